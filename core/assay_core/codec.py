@@ -1,0 +1,363 @@
+"""Between exact bytes and core's types; the only module of core that touches generated code.
+
+The schema is data: which fields a group has, and of what type, is read off the message
+descriptors. Decoding is strict: bytes that this schema's own writer would not have produced
+(unknown, duplicate or reordered fields, padded varints, trailing data) are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from assay_proto.v1 import window_pb2 as pb
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from assay_core.header import CloseReason, GapCause, GapRecord, Header, Period, Source
+from assay_core.leaves import (
+    HOST,
+    SALT_BYTES,
+    SUBJECT_BYTES,
+    Content,
+    Counter,
+    DriverState,
+    Event,
+    EventKind,
+    Gauge,
+    Group,
+    Leaf,
+    Reason,
+    Value,
+)
+from assay_core.merkle import HASH_BYTES
+
+_M = TypeVar("_M", bound=Message)
+
+TEXT_BYTES_MAX: Final = 256
+"""Longest text field of a leaf, bytes."""
+EVENTS_MAX: Final = 256
+"""Most events in one leaf."""
+
+
+class Malformed(ValueError):
+    """Bytes that do not hold what they should; says which field."""
+
+
+def fields_of(group: Group) -> Mapping[str, FieldDescriptor]:
+    """The fields of a group by name, in the order of their numbers, without `absent`."""
+    return _FIELDS[group]
+
+
+def encode_header(header: Header) -> bytes:
+    """The header's bytes; what is signed and what the next header hashes."""
+    period = header.period
+    return pb.Header(
+        schema=header.schema,
+        host_id=header.host_id,
+        incarnation=header.incarnation,
+        boot_id=header.boot_id,
+        sequence=header.sequence,
+        previous_header_hash=header.previous_header_hash,
+        begin_utc_ms=period.begin_utc_ms,
+        end_utc_ms=period.end_utc_ms,
+        begin_boottime_ms=period.begin_boottime_ms,
+        end_boottime_ms=period.end_boottime_ms,
+        source=pb.Source.ValueType(header.source),
+        close_reason=pb.CloseReason.ValueType(header.close_reason),
+        agent_version=header.agent_version,
+        answered_challenge=header.answered_challenge,
+        witnessed_log_root=header.witnessed_log_root,
+        witnessed_log_size=header.witnessed_log_size,
+        leaf_count=header.leaf_count,
+        merkle_root=header.merkle_root,
+    ).SerializeToString(deterministic=True)
+
+
+def decode_header(data: bytes) -> Header:
+    """The header in `data`. Raises Malformed."""
+    message = _strict(pb.Header, data)
+    _expect(len(message.boot_id) == 16, "boot_id is not 16 bytes")
+    _expect(len(message.merkle_root) == HASH_BYTES, "merkle_root is not 32 bytes")
+    for name in ("previous_header_hash", "answered_challenge", "witnessed_log_root"):
+        _expect(len(getattr(message, name)) in (0, HASH_BYTES), f"{name} is not 32 bytes")
+    _expect(0 < len(message.agent_version) <= TEXT_BYTES_MAX, "agent_version is missing")
+    _expect(message.leaf_count >= 1, "leaf_count is 0")
+    period = Period(
+        message.begin_utc_ms,
+        message.end_utc_ms,
+        message.begin_boottime_ms,
+        message.end_boottime_ms,
+    )
+    _expect(period.begin_utc_ms >= 0, "begin_utc_ms is before 1970")
+    _expect(period.end_utc_ms < 2**45, "end_utc_ms is beyond any clock")
+    _expect(period.begin_boottime_ms <= period.end_boottime_ms, "the period ends before it begins")
+    return Header(
+        schema=message.schema,
+        host_id=message.host_id,
+        incarnation=message.incarnation,
+        boot_id=message.boot_id,
+        sequence=message.sequence,
+        previous_header_hash=message.previous_header_hash,
+        period=period,
+        source=_enum(Source, message.source, "source"),
+        close_reason=_enum(CloseReason, message.close_reason, "close_reason"),
+        agent_version=message.agent_version,
+        answered_challenge=message.answered_challenge,
+        witnessed_log_root=message.witnessed_log_root,
+        witnessed_log_size=message.witnessed_log_size,
+        leaf_count=message.leaf_count,
+        merkle_root=message.merkle_root,
+    )
+
+
+def encode_gap(gap: GapRecord) -> bytes:
+    """The gap record's bytes; what is signed."""
+    return pb.GapRecord(
+        schema=gap.schema,
+        host_id=gap.host_id,
+        incarnation=gap.incarnation,
+        boot_id=gap.boot_id,
+        first_sequence=gap.first_sequence,
+        last_sequence=gap.last_sequence,
+        previous_header_hash=gap.previous_header_hash,
+        last_dropped_hash=gap.last_dropped_hash,
+        begin_utc_ms=gap.begin_utc_ms,
+        end_utc_ms=gap.end_utc_ms,
+        cause=pb.GapCause.ValueType(gap.cause),
+    ).SerializeToString(deterministic=True)
+
+
+def decode_gap(data: bytes) -> GapRecord:
+    """The gap record in `data`. Raises Malformed."""
+    message = _strict(pb.GapRecord, data)
+    _expect(len(message.boot_id) == 16, "boot_id is not 16 bytes")
+    _expect(len(message.last_dropped_hash) == HASH_BYTES, "last_dropped_hash is not 32 bytes")
+    _expect(
+        len(message.previous_header_hash) in (0, HASH_BYTES),
+        "previous_header_hash is not 32 bytes",
+    )
+    _expect(message.first_sequence <= message.last_sequence, "the gap ends before it begins")
+    return GapRecord(
+        schema=message.schema,
+        host_id=message.host_id,
+        incarnation=message.incarnation,
+        boot_id=message.boot_id,
+        first_sequence=message.first_sequence,
+        last_sequence=message.last_sequence,
+        previous_header_hash=message.previous_header_hash,
+        last_dropped_hash=message.last_dropped_hash,
+        begin_utc_ms=message.begin_utc_ms,
+        end_utc_ms=message.end_utc_ms,
+        cause=_enum(GapCause, message.cause, "cause"),
+    )
+
+
+def encode_leaf(leaf: Leaf) -> bytes:
+    """The leaf's bytes. Every field of its group must be in its content: a value or a reason."""
+    content = leaf.content
+    message = pb.Leaf(salt=leaf.salt, subject=content.subject)
+    body: Message = getattr(message, content.group.value)
+    body.SetInParent()
+    absent: dict[Reason, list[int]] = {}
+    unknown = content.values.keys() - _FIELDS[content.group].keys()
+    if unknown:
+        raise Malformed(f"{content.group.value} has no field {min(unknown)}")
+    for name, field in _FIELDS[content.group].items():
+        if name not in content.values:
+            raise Malformed(f"{content.group.value}.{name} has neither value nor reason")
+        value = content.values[name]
+        if isinstance(value, Reason):
+            absent.setdefault(value, []).append(field.number)
+        else:
+            _put(body, name, value)
+    for reason in sorted(absent):
+        body.absent.add(reason=reason, fields=absent[reason])  # type: ignore[attr-defined]  # every body has it
+    return message.SerializeToString(deterministic=True)
+
+
+def check_leaf(data: bytes) -> tuple[bytes, Group]:
+    """Checks that `data` is a leaf of this schema; returns its subject and group.
+
+    Raises Malformed. This is all that the door needs: the values are decoded when they are used.
+    """
+    message, group = _leaf(data)
+    body: Message = getattr(message, group.value)
+    missing = _check_absent(body)
+    seen = _check_present(body)
+    _expect(seen.isdisjoint(missing), "a field has both a value and a reason")
+    _expect(seen | missing >= _SINGULAR[group], "a field has neither a value nor a reason")
+    _expect(missing <= _NUMBERS[group], "a reason is given for a field that there is not")
+    return message.subject, group
+
+
+def decode_leaf(data: bytes) -> Leaf:
+    """The leaf in `data`, every field a value or a reason. Raises Malformed."""
+    check_leaf(data)
+    message, group = _leaf(data)
+    body: Message = getattr(message, group.value)
+    absent = {
+        number: Reason(entry.reason)
+        for entry in body.absent  # type: ignore[attr-defined]  # every body has it
+        for number in entry.fields
+    }
+    values: dict[str, Value] = {
+        name: absent[field.number] if field.number in absent else _get(body, field)
+        for name, field in _FIELDS[group].items()
+    }
+    content = Content(message.subject, group, MappingProxyType(values))
+    return Leaf(message.salt, content)
+
+
+def _leaf(data: bytes) -> tuple[pb.Leaf, Group]:
+    message = _strict(pb.Leaf, data)
+    case = message.WhichOneof("body")
+    if case is None:
+        raise Malformed("the leaf has no body")
+    group = Group(case)
+    _expect(len(message.salt) == SALT_BYTES, "the salt is not 16 bytes")
+    length = len(HOST) if group is Group.HOST else SUBJECT_BYTES
+    _expect(len(message.subject) == length, f"the subject of a {case} leaf is not {length} bytes")
+    return message, group
+
+
+def _check_absent(body: Message) -> set[int]:
+    missing: set[int] = set()
+    last_reason = 0
+    for entry in body.absent:  # type: ignore[attr-defined]  # every body has it
+        _expect(entry.reason in _REASONS, f"there is no reason {entry.reason}")
+        _expect(entry.reason > last_reason, "the reasons are not in order")
+        last_reason = entry.reason
+        _expect(len(entry.fields) > 0, "a reason is given for no field")
+        before = 0
+        for number in entry.fields:
+            _expect(number > before and number not in missing, "the fields are not in order")
+            before = number
+            missing.add(number)
+    return missing
+
+
+def _check_present(body: Message) -> set[int]:
+    """Checks the fields that have values; returns their numbers."""
+    numbers: set[int] = set()
+    for field, value in body.ListFields():
+        number = field.number
+        if number == _ABSENT_NUMBER:
+            continue
+        numbers.add(number)
+        if isinstance(value, pb.Gauge):
+            _expect(value.min <= value.mean <= value.max, "the mean of a gauge is out of range")
+        elif isinstance(value, str):
+            _expect(len(value) <= TEXT_BYTES_MAX, "a text field is too long")
+        elif field.name == "events":
+            _check_events(value)
+        elif field.name == "driver_state":
+            _enum(DriverState, value, "driver_state")
+        elif field.name == "missing_gpus":
+            _expect(all(len(uuid) == SUBJECT_BYTES for uuid in value), "missing_gpus: not a UUID")
+    return numbers
+
+
+def _check_events(events: Sequence[pb.Event]) -> None:
+    _expect(len(events) <= EVENTS_MAX, "too many events")
+    for event in events:
+        _enum(EventKind, event.kind, "kind")
+        _expect(event.count >= 1, "an event happened no times")
+        _expect(event.first_ms <= event.last_ms, "an event ends before it begins")
+
+
+def _put(body: Message, name: str, value: Value) -> None:
+    if isinstance(value, Gauge):
+        gauge = getattr(body, name)
+        gauge.SetInParent()
+        gauge.min, gauge.mean, gauge.max = value.min, value.mean, value.max
+    elif isinstance(value, Counter):
+        counter = getattr(body, name)
+        counter.SetInParent()
+        counter.delta, counter.total = value.delta, value.total
+    elif isinstance(value, tuple):
+        repeated = getattr(body, name)
+        for item in value:
+            if isinstance(item, Event):
+                repeated.add(
+                    kind=item.kind,
+                    code=item.code,
+                    first_ms=item.first_ms,
+                    last_ms=item.last_ms,
+                    count=item.count,
+                )
+            else:
+                repeated.append(item)
+    else:
+        setattr(body, name, value)
+
+
+def _get(body: Message, field: FieldDescriptor) -> Value:
+    value = getattr(body, field.name)
+    if field.is_repeated:
+        return tuple(_event(item) if isinstance(item, pb.Event) else item for item in value)
+    if isinstance(value, pb.Gauge):
+        return Gauge(value.min, value.mean, value.max)
+    if isinstance(value, pb.Counter):
+        return Counter(value.delta, value.total)
+    if isinstance(value, int | str):
+        return value
+    raise Malformed(f"{field.name} is of a type that leaves do not have")
+
+
+def _event(event: pb.Event) -> Event:
+    return Event(EventKind(event.kind), event.code, event.first_ms, event.last_ms, event.count)
+
+
+def _strict(type_: type[_M], data: bytes) -> _M:
+    message = type_()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise Malformed(f"not a {type_.__name__}: truncated or damaged") from error
+    message.DiscardUnknownFields()
+    if message.SerializeToString(deterministic=True) != data:
+        raise Malformed(
+            f"not a {type_.__name__} as its schema writes it: unknown, duplicate or reordered fields"
+        )
+    return message
+
+
+_E = TypeVar("_E", Source, CloseReason, GapCause, DriverState, EventKind)
+
+
+def _enum(type_: type[_E], number: int, name: str) -> _E:
+    try:
+        return type_(number)
+    except ValueError as error:
+        raise Malformed(f"{name} has no value {number}") from error
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Malformed(otherwise)
+
+
+def _message_type(field: FieldDescriptor) -> Descriptor:
+    if field.message_type is None:
+        raise TypeError(f"{field.name} is not a message")
+    return field.message_type
+
+
+_ABSENT: Final = "absent"
+_FIELDS: Final[Mapping[Group, Mapping[str, FieldDescriptor]]] = MappingProxyType(
+    {
+        Group(body.name): MappingProxyType(
+            {field.name: field for field in _message_type(body).fields if field.name != _ABSENT}
+        )
+        for body in pb.Leaf.DESCRIPTOR.oneofs_by_name["body"].fields
+    }
+)
+_ABSENT_NUMBER: Final = pb.Health.DESCRIPTOR.fields_by_name[_ABSENT].number
+_REASONS: Final = frozenset(int(reason) for reason in Reason)
+_NUMBERS: Final = {g: frozenset(f.number for f in fs.values()) for g, fs in _FIELDS.items()}
+_SINGULAR: Final = {
+    group: frozenset(f.number for f in fields.values() if not f.is_repeated)
+    for group, fields in _FIELDS.items()
+}

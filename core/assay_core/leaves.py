@@ -1,0 +1,159 @@
+"""Leaves: what one window says of one subject, in the group it may be disclosed by.
+
+Which fields a group has, their units and sources stand in proto/assay_proto/v1/window.proto.
+A field is a value or the reason why there is none; a missing field is never zero.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+SALT_BYTES: Final = 16
+SUBJECT_BYTES: Final = 16
+HOST: Final = b""
+"""The subject of the host leaf."""
+
+
+class Group(enum.StrEnum):
+    """The parts of a window that are disclosed apart from each other."""
+
+    IDENTITY = "identity"
+    HEALTH = "health"
+    USE = "use"
+    HOST = "host"
+
+
+class Reason(enum.IntEnum):
+    """Why a field has no value. Numbers as on the wire."""
+
+    NOT_SUPPORTED = 1
+    NO_PERMISSION = 2
+    DRIVER_UNRESPONSIVE = 3
+    DRIVER_ABSENT = 4
+    GPU_LOST = 5
+    SYMBOL_MISSING = 6
+    HIDDEN_BY_MIG = 7
+    IN_MAINTENANCE = 8
+    NOT_SAMPLED = 9
+    INVALID_VALUE = 10
+    DRIVER_ERROR = 11
+    ASLEEP = 12
+
+    @property
+    def label(self) -> str:
+        """The name in documents, JSON and metrics, e.g. "not_supported"."""
+        return self.name.lower()
+
+
+class DriverState(enum.IntEnum):
+    """The driver over a window; a window carries the worst that was seen."""
+
+    RUNNING = 1
+    RELOADED = 2
+    UNRESPONSIVE = 3
+    ABSENT = 4
+    PAUSED = 5
+
+
+class EventKind(enum.IntEnum):
+    """What happened. Numbers as on the wire."""
+
+    XID = 1
+    GPU_LOST = 2
+    GPU_RETURNED = 3
+    DRIVER_RELOADED = 4
+    DRIVER_UNRESPONSIVE = 5
+    DRIVER_RECOVERED = 6
+    PAUSED = 7
+    RESUMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """Smallest, mean (rounded half up) and largest sample of the period, in the field's unit."""
+
+    min: int
+    mean: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """The sum of a counter's increases over the period, and the counter as last read."""
+
+    delta: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, deduplicated within its window. Times are the host's, UTC ms."""
+
+    kind: EventKind
+    code: int
+    first_ms: int
+    last_ms: int
+    count: int
+
+
+Value = int | str | Gauge | Counter | tuple[Event, ...] | tuple[bytes, ...] | Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a leaf says, before it has a salt: a subject, a group and the group's fields.
+
+    `values` holds every field of the group by its name in the schema.
+    """
+
+    subject: bytes
+    group: Group
+    values: Mapping[str, Value]
+
+    def integer(self, name: str) -> int | Reason:
+        """An integer field, or why it has no value."""
+        value = self.values[name]
+        if isinstance(value, int):
+            return value
+        raise TypeError(f"{name} is not an integer field")
+
+    def text(self, name: str) -> str | Reason:
+        """A text field, or why it has no value."""
+        value = self.values[name]
+        if isinstance(value, str | Reason):
+            return value
+        raise TypeError(f"{name} is not a text field")
+
+    def gauge(self, name: str) -> Gauge | Reason:
+        """A gauge, or why it has no value."""
+        value = self.values[name]
+        if isinstance(value, Gauge | Reason):
+            return value
+        raise TypeError(f"{name} is not a gauge")
+
+    def counter(self, name: str) -> Counter | Reason:
+        """A counter, or why it has no value."""
+        value = self.values[name]
+        if isinstance(value, Counter | Reason):
+            return value
+        raise TypeError(f"{name} is not a counter")
+
+    def events(self) -> tuple[Event, ...]:
+        """The events of a health or host leaf; none where they could not be read."""
+        value = self.values["events"]
+        return (
+            tuple(item for item in value if isinstance(item, Event))
+            if isinstance(value, tuple)
+            else ()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A leaf as sealed: its content and the salt that keeps it secret until it is disclosed."""
+
+    salt: bytes
+    content: Content

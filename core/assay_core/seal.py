@@ -1,0 +1,192 @@
+"""Sealing: a header over leaves, signed as a DSSE envelope over the header's exact bytes.
+
+DSSE protocol v1: github.com/secure-systems-lab/dsse/blob/master/protocol.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from assay_core import codec, merkle
+from assay_core.header import CloseReason, GapRecord, Header, Period, Source, header_hash
+from assay_core.leaves import SALT_BYTES, Content, Leaf
+
+WINDOW_TYPE: Final = "application/vnd.assay.window.v1+protobuf"
+GAP_TYPE: Final = "application/vnd.assay.gap.v1+protobuf"
+ENROLL_TYPE: Final = "application/vnd.assay.enroll.v1+protobuf"
+RENEW_TYPE: Final = "application/vnd.assay.renew.v1+protobuf"
+ENTRY_TYPE: Final = "application/vnd.assay.entry.v1+json"
+
+ED25519: Final = "ed25519"
+SECRET_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A verification key as enrolled: the algorithm belongs to the key, never to a message.
+
+    `algorithm` is "ed25519" and `data` the 32 bytes of RFC 8032.
+    """
+
+    algorithm: str
+    data: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over algorithm and key, hex: the key's name in logs, files and keyid."""
+        return hashlib.sha256(self.algorithm.encode() + b"\x00" + self.data).hexdigest()
+
+    def verifies(self, signature: bytes, payload_type: str, payload: bytes) -> bool:
+        """Whether `signature` is this key's over the payload."""
+        if self.algorithm != ED25519:
+            return False
+        try:
+            key = Ed25519PublicKey.from_public_bytes(self.data)
+            key.verify(signature, pae(payload_type, payload))
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+class Signer(Protocol):
+    """Whoever holds a sealing key: a file, a credential, a TPM."""
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that verifies what `sign` makes."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature over `message`."""
+        ...
+
+
+class Ed25519Signer:
+    """A signer that holds an Ed25519 key (RFC 8032) in memory."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self._public = PublicKey(ED25519, key.public_key().public_bytes_raw())
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that verifies what `sign` makes."""
+        return self._public
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes, R || S."""
+        return self._key.sign(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature and the hint which key made it; the hint is not authenticated."""
+
+    sig: bytes
+    keyid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A DSSE envelope: exact bytes, their type, and signatures over both."""
+
+    payload: bytes
+    payload_type: str
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A sealed window as it travels: the signed header and the leaves' exact bytes."""
+
+    envelope: Envelope
+    leaves: tuple[bytes, ...]
+
+    @property
+    def hash(self) -> bytes:
+        """The header's hash, by which the next header names it."""
+        return header_hash(self.envelope.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a window stands: its host's identity and its place in the chain."""
+
+    host_id: str
+    incarnation: int
+    boot_id: bytes
+    sequence: int
+    previous_header_hash: bytes
+    answered_challenge: bytes = b""
+    witnessed_log_root: bytes = b""
+    witnessed_log_size: int = 0
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def sign_envelope(payload_type: str, payload: bytes, signer: Signer) -> Envelope:
+    """The payload in an envelope with one signature."""
+    signature = Signature(signer.sign(pae(payload_type, payload)), signer.public_key.fingerprint)
+    return Envelope(payload, payload_type, (signature,))
+
+
+def salt(secret: bytes, index: int) -> bytes:
+    """The salt of leaf `index`: HMAC-SHA-256(secret, index as 4 bytes big-endian), cut to 16.
+
+    128 bits, as RFC 9901 section 9.3 asks of salts; cutting an HMAC is RFC 2104 section 5.
+    """
+    return hmac.digest(secret, index.to_bytes(4, "big"), "sha256")[:SALT_BYTES]
+
+
+def seal_window(
+    contents: Sequence[Content],
+    *,
+    link: Link,
+    period: Period,
+    source: Source,
+    close_reason: CloseReason,
+    agent_version: str,
+    secret: bytes,
+    signer: Signer,
+) -> Sealed:
+    """Seals the contents, in their order, as the window that `link` places.
+
+    `secret` is 32 fresh random bytes; who learns it can guess every undisclosed leaf.
+    """
+    leaves = tuple(
+        codec.encode_leaf(Leaf(salt(secret, index), content))
+        for index, content in enumerate(contents)
+    )
+    header = Header(
+        host_id=link.host_id,
+        incarnation=link.incarnation,
+        boot_id=link.boot_id,
+        sequence=link.sequence,
+        previous_header_hash=link.previous_header_hash,
+        period=period,
+        source=source,
+        close_reason=close_reason,
+        agent_version=agent_version,
+        leaf_count=len(leaves),
+        merkle_root=merkle.root([merkle.leaf_hash(leaf) for leaf in leaves]),
+        answered_challenge=link.answered_challenge,
+        witnessed_log_root=link.witnessed_log_root,
+        witnessed_log_size=link.witnessed_log_size,
+    )
+    return Sealed(sign_envelope(WINDOW_TYPE, codec.encode_header(header), signer), leaves)
+
+
+def seal_gap(gap: GapRecord, signer: Signer) -> Envelope:
+    """The gap record, signed."""
+    return sign_envelope(GAP_TYPE, codec.encode_gap(gap), signer)
