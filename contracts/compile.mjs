@@ -43,6 +43,10 @@ const artefact = {
   sourceSha256: createHash("sha256").update(text).digest("hex"),
   abi: contract.abi,
   bytecode: `0x${contract.evm.bytecode.object}`,
+  // Byte ranges of the deployed code that the constructor fills in.
+  immutableRanges: Object.values(contract.evm.deployedBytecode.immutableReferences)
+    .flat()
+    .sort((a, b) => a.start - b.start),
   deployedBytecode: `0x${contract.evm.deployedBytecode.object}`,
 };
 const json = `${JSON.stringify(artefact, null, 1)}\n`;
