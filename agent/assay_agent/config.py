@@ -1,0 +1,68 @@
+"""The agent's configuration file, agent.yaml. Every default is safe to run with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from assay_core import files
+from assay_core.errors import FileError
+
+
+class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where readings come from."""
+
+    kind: Literal["nvml", "replay", "simulated"] = "nvml"
+    file: str | None = None
+    """The trace to replay, or the scenario to simulate."""
+    timeout_ms: int = 10_000
+    """How long a driver call may take before the driver counts as unresponsive."""
+
+
+class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much is kept for a valuer that cannot be reached."""
+
+    bytes_max: int = 1024 * 1024 * 1024
+    acknowledged_keep_ms: int = 14 * 86_400_000
+
+
+class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where Prometheus finds the agent."""
+
+    listen: str | None = "127.0.0.1:9464"
+    """Loopback unless told otherwise; null for none."""
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of agent.yaml."""
+
+    state_dir: str = "/var/lib/assay-agent"
+    """Keys, certificates and the spool; 0700, owned by the agent's user."""
+    poll_ms: int = 5_000
+    window_ms: int = 300_000
+    """1 s to 15 min. A health event closes a window at once."""
+    source: SourceConfig = SourceConfig()
+    spool: SpoolConfig = SpoolConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    proxy: str | None = None
+    """HTTP CONNECT proxy to the valuer, http://name:port. Without one, https_proxy is followed."""
+
+
+def load(path: Path | None) -> AgentConfig:
+    """Reads agent.yaml; without a file, the defaults. Raises FileError with line and field."""
+    if path is None:
+        return AgentConfig()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
+    config = files.parse(text, AgentConfig, str(path))
+    if not 1_000 <= config.window_ms <= 900_000:
+        raise FileError(f"{path}: window_ms: {config.window_ms} is not within 1000 to 900000")
+    if not 100 <= config.poll_ms <= config.window_ms:
+        raise FileError(f"{path}: poll_ms: {config.poll_ms} is not within 100 to window_ms")
+    if config.source.kind != "nvml" and config.source.file is None:
+        raise FileError(f"{path}: source.file: {config.source.kind} needs a file")
+    return config

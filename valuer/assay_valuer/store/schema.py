@@ -1,0 +1,242 @@
+"""The tables. SQLAlchemy Core's generic types only, so that PostgreSQL takes them as they are.
+
+The ledger is the truth; every other table is a registry or a projection that a replay of the
+ledger can rebuild. Times are UTC milliseconds, money is micro-dollars, both plain integers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA: Final = MetaData()
+
+_Key = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by INTEGER alone
+
+LEDGER_ENTRY: Final = Table(
+    "ledger_entry",
+    METADATA,
+    # Gap-free from 0: one more than the largest, taken inside the transaction that appends.
+    Column("position", _Key, primary_key=True, autoincrement=False),
+    # "window", "gap", "fork", and for the valuer's own signed records "token", "enrolment", ...
+    Column("kind", String(24), nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    # The host whose chain the entry belongs to; null for the valuer's own records.
+    Column("host_key", _Key),
+    Column("incarnation", BigInteger),
+    Column("sequence", BigInteger),
+    # A window's header hash; otherwise SHA-256 of the signed payload.
+    Column("hash", LargeBinary(32), nullable=False),
+    # The exact bytes as received, losslessly compressed; see ledger.
+    Column("body", LargeBinary, nullable=False),
+)
+Index(
+    "ledger_entry_by_chain",
+    LEDGER_ENTRY.c.host_key,
+    LEDGER_ENTRY.c.incarnation,
+    LEDGER_ENTRY.c.sequence,
+    sqlite_where=LEDGER_ENTRY.c.host_key.is_not(None),
+    postgresql_where=LEDGER_ENTRY.c.host_key.is_not(None),
+)
+
+HOST: Final = Table(
+    "host",
+    METADATA,
+    Column("key", _Key, primary_key=True),
+    Column("host_id", String(255), nullable=False, unique=True),  # SPIFFE ID
+    Column("site", String(64), nullable=False),
+    Column("incarnation", BigInteger, nullable=False),
+    Column("enrolled_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger),
+    Column("revoked_why", Text),
+    # The chain's head for the current incarnation; moved by compare-and-swap.
+    Column("head_sequence", BigInteger),
+    Column("head_hash", LargeBinary(32)),
+    # Of the newest window: its ledger position, and the instants verify() gave it.
+    Column("head_position", BigInteger),
+    Column("observed_ms", BigInteger),
+    Column("received_ms", BigInteger),
+    Column("source", Integer),  # assay_core.header.Source
+    Column("clock_behind", Boolean),
+)
+
+SEALING_KEY: Final = Table(
+    "sealing_key",
+    METADATA,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("host_key", ForeignKey("host.key"), nullable=False),
+    Column("incarnation", BigInteger, nullable=False),
+    Column("algorithm", String(16), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    # What sequence 0 of this incarnation names as its previous header.
+    Column("first_previous_hash", LargeBinary, nullable=False),
+    Column("enrolled_ms", BigInteger, nullable=False),
+)
+
+CERTIFICATE: Final = Table(
+    "certificate",
+    METADATA,
+    Column("serial", String(64), primary_key=True),  # hex
+    Column("host_key", ForeignKey("host.key"), nullable=False),
+    Column("issued_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+
+TOKEN: Final = Table(
+    "token",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("secret_sha256", LargeBinary(32), nullable=False),
+    Column("site", String(64), nullable=False),
+    Column("hosts_max", Integer, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    # Set where the token enrols an existing host anew, as its next incarnation.
+    Column("host_key", ForeignKey("host.key")),
+)
+
+TOKEN_USE: Final = Table(
+    "token_use",
+    METADATA,
+    Column("token_id", ForeignKey("token.id"), primary_key=True),
+    Column("fingerprint", ForeignKey("sealing_key.fingerprint"), primary_key=True),
+    Column("used_ms", BigInteger, nullable=False),
+)
+
+ASSET: Final = Table(
+    "asset",
+    METADATA,
+    Column("id", _Key, primary_key=True),
+    # Bound identifiers; null until known. Never the index, never the UUID alone.
+    Column("serial", String(64)),
+    Column("board_part_number", String(64)),
+    Column("pdi", String(20)),  # decimal of the 64 bits: SQLite's integers are signed
+    Column("uuid", LargeBinary(16)),
+    # The product's name, which the price table's models are matched with.
+    Column("name", String(128)),
+    Column("host_key", ForeignKey("host.key")),
+    Column("first_seen_ms", BigInteger),  # null while EXPECTED
+    Column("seen_ms", BigInteger),  # observed_ms of the newest window that saw it
+    Column("position", BigInteger),  # ledger position of that window
+    Column("simulated", Boolean),
+    # JSON of the newest health and use leaves, as standing needs them.
+    Column("health", Text),
+    Column("use", Text),
+    # Set while its host speaks and it does not.
+    Column("missing_since_ms", BigInteger),
+    UniqueConstraint("serial", "board_part_number", name="asset_by_serial"),
+)
+Index("asset_by_uuid", ASSET.c.uuid)
+Index("asset_by_host", ASSET.c.host_key)
+
+INCIDENT: Final = Table(
+    "incident",
+    METADATA,
+    Column("id", _Key, primary_key=True),
+    Column("asset_id", ForeignKey("asset.id"), nullable=False),
+    Column("kind", Integer, nullable=False),  # assay_core.leaves.EventKind
+    Column("code", Integer, nullable=False),
+    Column("class", String(16), nullable=False),  # impaired, degraded, user_error
+    Column("begin_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("end_ms", BigInteger),
+    Column("count", Integer, nullable=False),
+    Column("windows", Integer, nullable=False),  # windows running it has stood in
+    Column("position", BigInteger, nullable=False),  # the window that showed it last
+)
+Index("incident_by_asset", INCIDENT.c.asset_id)
+
+PROJECTION: Final = Table(
+    "projection",
+    METADATA,
+    # How far a projection has followed the ledger; one row each.
+    Column("name", String(32), primary_key=True),
+    Column("next_position", BigInteger, nullable=False),
+)
+
+UPTIME: Final = Table(
+    "uptime",
+    METADATA,
+    # Spans in which the valuer itself served: silence while it was down is ours.
+    Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_ms", BigInteger, nullable=False),
+)
+
+PRICE_SNAPSHOT: Final = Table(
+    "price_snapshot",
+    METADATA,
+    Column("sha256", String(64), primary_key=True),  # of the canonical JSON
+    Column("imported_ms", BigInteger, nullable=False),
+    Column("rows", Text, nullable=False),  # canonical JSON
+)
+
+LOAN: Final = Table(
+    "loan",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("feed_id", LargeBinary(32), nullable=False, unique=True),
+    Column("imported_ms", BigInteger, nullable=False),
+    Column("terms", Text, nullable=False),  # the file's own shape, canonical JSON
+)
+
+PLEDGE: Final = Table(
+    "pledge",
+    METADATA,
+    # An asset is pledged to one loan at a time, fleet-wide.
+    Column("asset_id", ForeignKey("asset.id"), primary_key=True),
+    Column("loan_id", ForeignKey("loan.id"), nullable=False),
+)
+
+VALUATION: Final = Table(
+    "valuation",
+    METADATA,
+    # The newest of each asset; history is in the ledger.
+    Column("asset_id", ForeignKey("asset.id"), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of its ledger entry
+    Column("result", Text, nullable=False),  # JSON: standing, values, findings
+)
+
+LOAN_POSITION: Final = Table(
+    "loan_position",
+    METADATA,
+    Column("loan_id", ForeignKey("loan.id"), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("result", Text, nullable=False),  # JSON
+)
+
+OUTBOX: Final = Table(
+    "outbox",
+    METADATA,
+    Column("id", _Key, primary_key=True),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("hub", String(42), nullable=False),
+    Column("feed_id", LargeBinary(32), nullable=False),
+    Column("round", BigInteger, nullable=False),
+    # planned, quorum_signed, broadcast, included, final, superseded, failed
+    Column("state", String(16), nullable=False),
+    Column("report", Text, nullable=False),  # JSON of the report's fields
+    Column("signatures", Text, nullable=False),  # JSON list of hex
+    Column("sender", String(42)),
+    Column("nonce", BigInteger),
+    Column("raw_transactions", Text, nullable=False),  # JSON list of hex, newest last
+    Column("block_hash", String(66)),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("detail", Text),
+    UniqueConstraint("chain_id", "hub", "feed_id", "round", name="outbox_by_round"),
+)
