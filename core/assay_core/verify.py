@@ -289,18 +289,13 @@ def check_leaves(header: Header, leaves: tuple[bytes, ...]) -> None:
 
 def check_contents(leaves: tuple[bytes, ...]) -> None:
     """Step 8."""
-    seen: set[tuple[bytes, Group]] = set()
-    for index, leaf in enumerate(leaves):
-        try:
-            key = codec.check_leaf(leaf)
-        except codec.Malformed as error:
-            raise Refused(Refusal.MALFORMED_LEAF, f"leaf {index}: {error}") from error
-        if key in seen:
-            raise Refused(
-                Refusal.MALFORMED_LEAF, f"leaf {index}: its subject has two {key[1]} leaves"
-            )
-        seen.add(key)
-    if not any(group is Group.HOST for _, group in seen):
+    try:
+        keys = codec.check_leaves(leaves)
+    except codec.Malformed as error:
+        raise Refused(Refusal.MALFORMED_LEAF, str(error)) from error
+    if len(set(keys)) != len(keys):
+        raise Refused(Refusal.MALFORMED_LEAF, "a subject has two leaves of one group")
+    if not any(group is Group.HOST for _, group in keys):
         raise Refused(Refusal.MALFORMED_LEAF, "there is no host leaf")
 
 

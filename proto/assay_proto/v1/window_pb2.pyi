@@ -465,6 +465,28 @@ class Leaf(_message.Message):
 Global___Leaf: _TypeAlias = Leaf  # noqa: Y015
 
 @_typing.final
+class Leaves(_message.Message):
+    """Leaves in tree order. Never sent: it reads the repeated field of a SealedWindow in one go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Leaf]: ...
+    def __init__(
+        self,
+        *,
+        leaves: _abc.Iterable[Global___Leaf] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leaves: _TypeAlias = Leaves  # noqa: Y015
+
+@_typing.final
 class Absent(_message.Message):
     """Fields of a body that have no value, by reason."""
 

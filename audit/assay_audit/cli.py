@@ -1,0 +1,172 @@
+"""`assay`: checks window files offline, trusting nobody but the file of keys you give it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from assay_core import disclosure
+from assay_core.errors import FileError
+from assay_core.instants import format_instant
+from assay_core.leaves import Counter, Event, Gauge, Leaf, Reason, Value
+
+HOLDS: Final = 0
+DOES_NOT_HOLD: Final = 1
+BAD_FILE: Final = 2
+
+_EPILOG: Final = """\
+example:
+  assay verify window window.json --trust trust.json
+
+The trust file says which key speaks for which host. Have it from someone other than whoever
+gave you the window. What holds is that this key sealed these readings; whether they are fresh,
+and whether the host told the truth, no file can say by itself.
+
+exit status: 0 all steps hold, 1 one does not, 2 a file cannot be read
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        window = disclosure.load(_read(args.file), str(args.file))
+        trust = disclosure.load_trust(_read(args.trust), str(args.trust))
+    except FileError as error:
+        print(f"assay: {error}", file=sys.stderr)
+        return BAD_FILE
+    inspection = disclosure.inspect(window, trust)
+    if args.json:
+        print(json.dumps(_as_json(inspection), indent=1))
+    else:
+        _print(inspection, show=args.show)
+    return HOLDS if inspection.holds else DOES_NOT_HOLD
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="assay", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verify = verbs.add_parser("verify", help="check something against the signed bytes")
+    things = verify.add_subparsers(dest="thing", required=True)
+    window = things.add_parser(
+        "window",
+        help="a window file, whole or a partial disclosure",
+        description="Checks a window file step by step, offline.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    window.add_argument("file", type=Path, metavar="FILE", help="the window file")
+    window.add_argument(
+        "--trust", type=Path, required=True, metavar="FILE", help="which key speaks for which host"
+    )
+    window.add_argument("--show", action="store_true", help="print every disclosed field too")
+    window.add_argument("--json", action="store_true", help="print for machines")
+    return parser
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
+
+
+def _print(inspection: disclosure.Inspection, *, show: bool) -> None:
+    for number, step in enumerate(inspection.steps, start=1):
+        mark = "holds" if step.holds else "FAILS"
+        print(f"{number}. {step.name:<10} {mark}  {step.detail}")
+    if not inspection.holds:
+        print("The file does not hold: do not rely on anything in it.")
+        return
+    print("All steps hold.")
+    for leaf in inspection.leaves if show else ():
+        print(f"\n{leaf.content.group.value} {leaf.content.subject.hex() or 'of the host'}")
+        for name, value in leaf.content.values.items():
+            print(f"  {name:<28} {_text(value)}")
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, Reason):
+        return f"({value.label})"
+    if isinstance(value, Gauge):
+        return f"{value.mean} (from {value.min} to {value.max})"
+    if isinstance(value, Counter):
+        return f"+{value.delta} to {value.total}"
+    if isinstance(value, tuple):
+        return "; ".join(_item(item) for item in value) or "none"
+    return str(value)
+
+
+def _item(item: Event | bytes) -> str:
+    if isinstance(item, bytes):
+        return item.hex()
+    code = f" {item.code}" if item.code else ""
+    return f"{item.kind.name.lower()}{code} ×{item.count} at {format_instant(item.first_ms)}"
+
+
+_Json = None | bool | int | str | list["_Json"] | dict[str, "_Json"]
+
+
+def _as_json(inspection: disclosure.Inspection) -> _Json:
+    header = inspection.header
+    return {
+        "verified": inspection.holds,
+        "steps": [
+            {"name": step.name, "holds": step.holds, "detail": step.detail}
+            for step in inspection.steps
+        ],
+        "header": {
+            "host_id": header.host_id,
+            "incarnation": header.incarnation,
+            "sequence": header.sequence,
+            "begin": format_instant(header.period.begin_utc_ms),
+            "end": format_instant(header.period.end_utc_ms),
+            "source": header.source.name.lower(),
+        }
+        if header is not None
+        else {},
+        "leaves": [_leaf_json(leaf) for leaf in inspection.leaves],
+    }
+
+
+def _leaf_json(leaf: Leaf) -> _Json:
+    return {
+        "subject": leaf.content.subject.hex(),
+        "group": leaf.content.group.value,
+        "values": _values_json(leaf.content.values),
+    }
+
+
+def _values_json(values: Mapping[str, Value]) -> _Json:
+    return {name: _value_json(value) for name, value in values.items()}
+
+
+def _value_json(value: Value) -> _Json:
+    if isinstance(value, Reason):
+        return {"reason": value.label}
+    if isinstance(value, Gauge):
+        return {"min": value.min, "mean": value.mean, "max": value.max}
+    if isinstance(value, Counter):
+        return {"delta": value.delta, "total": value.total}
+    if isinstance(value, tuple):
+        return [
+            item.hex()
+            if isinstance(item, bytes)
+            else {
+                "kind": item.kind.name.lower(),
+                "code": item.code,
+                "first": format_instant(item.first_ms),
+                "last": format_instant(item.last_ms),
+                "count": item.count,
+            }
+            for item in value
+        ]
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
