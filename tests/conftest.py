@@ -1,0 +1,67 @@
+"""What a test needs from the machine, and what is said when the machine has not got it.
+
+A test that needs a tool asks for it: `def test_x(requires_tool): anvil = requires_tool("anvil")`.
+Where the tool cannot be had the test is left out, and the terminal summary names it and the
+reason; under CI=true it fails instead. `leave_out(why)` is for what no set-up can bring, such as
+real captures that are not part of the project or a GPU: named in the summary, never a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from scripts import tools
+
+_LEFT_OUT = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LEFT_OUT] = []
+    config.addinivalue_line(
+        "markers", "kill: kills processes at random points; ASSAY_KILLS says how many times"
+    )
+
+
+@pytest.fixture
+def leave_out(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
+    """Leave this test out, loudly: what it needs is nothing a set-up could have fetched."""
+
+    def leave(why: str) -> NoReturn:
+        request.config.stash[_LEFT_OUT].append((request.node.nodeid, why))
+        pytest.skip(why)
+
+    return leave
+
+
+@pytest.fixture
+def requires_tool(
+    leave_out: Callable[[str], NoReturn],
+) -> Callable[[str], Path]:
+    """The path of a tool that `make test` fetches; see scripts/tools.py for the names."""
+
+    def require(name: str) -> Path:
+        found = tools.locate(name)
+        if isinstance(found, Path):
+            return found
+        why = f"{name} is not available: {found.why}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{why}. Under CI=true every test must run.", pytrace=False)
+        return leave_out(why)
+
+    return require
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    left_out = config.stash[_LEFT_OUT]
+    if not left_out:
+        return
+    terminalreporter.section("LEFT OUT", sep="=", yellow=True, bold=True)
+    for test, why in left_out:
+        terminalreporter.write_line(f"left out: {test} because {why}")
