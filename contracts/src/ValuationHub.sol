@@ -92,7 +92,7 @@ contract ValuationHub {
     /// @notice Longest time a value may be used after its oldest evidence.
     uint40 public constant VALIDITY_MAX_S = 72 hours;
     /// @notice Largest step between two rounds: a lost quorum must not be able to use them all up.
-    uint32 public constant ROUND_STEP_MAX = 1_000;
+    uint32 public constant ROUND_STEP_MAX = 65_536;
     uint8 public constant SIGNERS_MAX = 31;
     uint8 public constant DECIMALS_MAX = 18;
 

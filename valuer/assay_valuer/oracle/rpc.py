@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
+
 from assay_core.errors import ServiceError
 
 RESPONSE_BYTES_MAX: Final = 8 * 1024 * 1024
