@@ -69,9 +69,10 @@ class _Loader(yaml.SafeLoader):
         """As PyYAML's; an alias could make a small file a large tree."""
         event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not taken", problem_mark=event.start_mark
-            )
+            problem = "anchors and aliases are not taken"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags are not taken", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 
