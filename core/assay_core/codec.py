@@ -40,6 +40,8 @@ TEXT_BYTES_MAX: Final = 256
 """Longest text field of a leaf, bytes."""
 EVENTS_MAX: Final = 256
 """Most events in one leaf."""
+FIELD_NUMBER_MAX: Final = 1_000
+"""No body has a field beyond it."""
 
 
 class Malformed(ValueError):
@@ -230,12 +232,12 @@ def _check_leaf(message: pb.Leaf) -> tuple[bytes, Group]:
     seen = _check_present(body, table)
     if seen & missing:
         raise Malformed("a field has both a value and a reason")
-    if not seen | missing >= table.required:
+    if (seen | missing) & table.required != table.required:
         raise Malformed("a field has neither a value nor a reason")
-    if not missing <= table.numbers:
+    if missing & ~table.known:
         raise Malformed("a reason is given for a field that there is not")
-    for name, number in table.repeated:
-        if number in missing and getattr(body, name):
+    for name, bit in table.repeated:
+        if missing & bit and getattr(body, name):
             raise Malformed(f"{name} has both a value and a reason")
     return subject, table.group
 
@@ -252,9 +254,9 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _check_absent(body: Message) -> set[int]:
-    missing: set[int] = set()
-    last_reason = 0
+def _check_absent(body: Message) -> int:
+    """Checks the reasons; returns the fields they are given for, a bit for each number."""
+    missing = last_reason = 0
     for entry in body.absent:  # type: ignore[attr-defined]  # every body has it
         reason = entry.reason
         if reason not in _REASONS:
@@ -262,15 +264,19 @@ def _check_absent(body: Message) -> set[int]:
         if reason <= last_reason:
             raise Malformed("the reasons are not in order")
         last_reason = reason
-        fields = list(entry.fields)
-        if not fields or fields != sorted(set(fields)) or not missing.isdisjoint(fields):
-            raise Malformed("the fields of a reason are none, not in order, or given twice")
-        missing.update(fields)
+        last_number = 0
+        for number in entry.fields:
+            if not last_number < number <= FIELD_NUMBER_MAX or missing >> number & 1:
+                raise Malformed("the fields of a reason are not in order, or given twice")
+            last_number = number
+            missing |= 1 << number
+        if last_number == 0:
+            raise Malformed("a reason is given for no field")
     return missing
 
 
-def _check_present(body: Message, table: _Table) -> set[int]:
-    """Checks the fields that have values; returns the numbers of the singular ones."""
+def _check_present(body: Message, table: _Table) -> int:
+    """Checks the fields that have values; returns the singular ones, a bit for each number."""
     for name in table.gauges:
         gauge = getattr(body, name)
         if not gauge.min <= gauge.mean <= gauge.max:
@@ -285,7 +291,11 @@ def _check_present(body: Message, table: _Table) -> set[int]:
         if any(len(uuid) != SUBJECT_BYTES for uuid in body.missing_gpus):
             raise Malformed("missing_gpus holds what is not a UUID")
     has = body.HasField
-    return {number for name, number in table.singular if has(name)}
+    seen = 0
+    for name, bit in table.singular:
+        if has(name):
+            seen |= bit
+    return seen
 
 
 def _check_events(events: Sequence[pb.Event]) -> None:
@@ -392,25 +402,26 @@ class _Table:
 
     group: Group
     subject_bytes: int
+    # Names with a bit for each number; and the bits of what must be there, and of what may.
     singular: tuple[tuple[str, int], ...]
     repeated: tuple[tuple[str, int], ...]
     gauges: tuple[str, ...]
     texts: tuple[str, ...]
-    required: frozenset[int]
-    numbers: frozenset[int]
+    required: int
+    known: int
 
 
 def _table(group: Group, fields: Mapping[str, FieldDescriptor]) -> _Table:
-    singular = tuple((n, f.number) for n, f in fields.items() if not f.is_repeated)
+    singular = tuple((n, 1 << f.number) for n, f in fields.items() if not f.is_repeated)
     return _Table(
         group=group,
         subject_bytes=len(HOST) if group is Group.HOST else SUBJECT_BYTES,
         singular=singular,
-        repeated=tuple((n, f.number) for n, f in fields.items() if f.is_repeated),
+        repeated=tuple((n, 1 << f.number) for n, f in fields.items() if f.is_repeated),
         gauges=tuple(n for n, f in fields.items() if f.message_type is pb.Gauge.DESCRIPTOR),
         texts=tuple(n for n, f in fields.items() if f.type == FieldDescriptor.TYPE_STRING),
-        required=frozenset(number for _, number in singular),
-        numbers=frozenset(f.number for f in fields.values()),
+        required=sum(bit for _, bit in singular),
+        known=sum(1 << f.number for f in fields.values()),
     )
 
 
