@@ -47,10 +47,11 @@ static nvmlReturn_t engine(enum function function, nvmlDevice_t device, enum key
     return call_end(&call, NVML_SUCCESS);
 }
 
-#define ANSWER_ENGINE(function, key)                                                          \
-    NVML_API nvmlReturn_t function(nvmlDevice_t device, unsigned int *out, unsigned int *period_us) \
-    {                                                                                          \
-        return engine(FN_##function, device, K_##key, out, period_us);                         \
+#define ANSWER_ENGINE(function, key)                                                     \
+    NVML_API nvmlReturn_t function(nvmlDevice_t device, unsigned int *out,                \
+                                   unsigned int *period_us)                               \
+    {                                                                                     \
+        return engine(FN_##function, device, K_##key, out, period_us);                    \
     }
 
 ANSWER_ENGINE(nvmlDeviceGetEncoderUtilization, utilization_encoder_pct)
