@@ -210,7 +210,7 @@ class ShimScenario:
     def wait_for_call(
         self, function: str, *, outcome: str | None = None, count: int = 1, timeout_s: float = 20
     ) -> list[ShimCall]:
-        """Wait until a function was called so often (with an outcome); TimeoutError if it is not."""
+        """Wait until a function was called so often (with an outcome), or raise TimeoutError."""
         deadline = time.monotonic() + timeout_s
         while True:
             found = [call for call in self.calls(function) if outcome in {None, call.outcome}]
