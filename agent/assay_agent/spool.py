@@ -1,0 +1,439 @@
+"""The spool: this host's chain, sealed and durable, until a valuer has it and for a while after.
+
+A window exists once its transaction is committed, and only then may it be sent. The bound is in
+bytes of the file: acknowledged windows go first, then the oldest others, whose place in the chain
+stays behind so that a signed gap record can say what is missing. A gap is sealed when it is next
+to be sent, durable before it is, and never changed after.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from assay_agent import VERSION, spool_file
+from assay_agent.spool_file import SpoolDamaged, SpoolFull
+from assay_agent.window import Draft, Identity, KnownGpu
+from assay_core.errors import HostError
+from assay_core.header import GapCause, GapRecord, Head, Source
+from assay_core.leaves import Reason, Value
+from assay_core.seal import (
+    SECRET_BYTES,
+    Envelope,
+    Link,
+    Sealed,
+    Signature,
+    Signer,
+    seal_gap,
+    seal_window,
+)
+
+__all__ = ["Chain", "Forked", "Outgoing", "Spool", "SpoolDamaged", "SpoolFull", "known_gpus"]
+
+_EVICT_AT_ONCE: Final = 16
+_FORGET_AT_ONCE: Final = 1_000
+
+
+class Forked(HostError):
+    """The valuer holds another history under this host's key than this spool does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Whose chain the spool holds."""
+
+    host_id: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What goes next: a window, or a gap record. `head` is the chain's end once it is taken."""
+
+    head: Head
+    first_sequence: int
+    item: Sealed | Envelope
+
+
+class Spool:
+    """The open spool of one host and incarnation. Not for threads: one event loop owns it."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        chain: Chain,
+        signer: Signer,
+        boot_id: bytes,
+        bytes_max: int,
+        acknowledged_keep_ms: int,
+        now_ms: int,
+    ) -> None:
+        """Opens the spool at `path`. Raises SpoolDamaged, SpoolFull or HostError."""
+        self._db = spool_file.connect(path, now_ms)
+        self._chain = chain
+        self._signer = signer
+        self._boot_id = boot_id
+        self._bytes_max = bytes_max
+        self._keep_ms = acknowledged_keep_ms
+        row = self._db.execute(
+            "SELECT host_id, incarnation, first_previous_hash, next_sequence, head_hash FROM chain"
+        ).fetchone()
+        if (row[0], row[1]) != (chain.host_id, chain.incarnation):
+            self._db.close()
+            raise HostError(
+                f"the spool at {path} is of {row[0]} incarnation {row[1]}, the certificates are of "
+                f"{chain.host_id} incarnation {chain.incarnation}; enrol this host anew"
+            )
+        self._first_previous_hash: bytes = row[2]
+        self._next: int = row[3]
+        self._head_hash: bytes = row[4]
+        self.dropped_windows = 0
+        """Windows that the bound made this process drop before they were acknowledged."""
+
+    def close(self) -> None:
+        """Closes the file; what was committed stays."""
+        self._db.close()
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence of the next window to be sealed."""
+        return self._next
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in use, of at most `bytes_max` and one window."""
+        return spool_file.used_bytes(self._db)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Number of windows that no valuer has acknowledged, dropped ones included."""
+        query = "SELECT count(*) FROM record WHERE acknowledged_ms IS NULL AND kind <> 'gap'"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def known_gpus(self) -> tuple[KnownGpu, ...]:
+        """Every GPU this installation has seen, with its identity if sealed in this boot."""
+        return _known(self._db, self._boot_id)
+
+    def paused_until_ms(self) -> int | None:
+        """Until when the operator paused the agent, UTC milliseconds; None: not paused."""
+        found: int | None = self._db.execute("SELECT paused_until_ms FROM chain").fetchone()[0]
+        return found
+
+    def set_paused_until(self, until_ms: int | None) -> None:
+        """Remembers a pause over a restart of the agent."""
+        with spool_file.transaction(self._db):
+            self._db.execute("UPDATE chain SET paused_until_ms = ?", (until_ms,))
+
+    def append(
+        self, draft: Draft, *, source: Source, answered_challenge: bytes, now_ms: int
+    ) -> Sealed:
+        """Seals the draft as the next window. When this returns, the window is durable.
+
+        Raises SpoolFull: then nothing was sealed and no sequence is used up.
+        """
+        link = Link(
+            host_id=self._chain.host_id,
+            incarnation=self._chain.incarnation,
+            boot_id=self._boot_id,
+            sequence=self._next,
+            previous_header_hash=self._head_hash,
+            answered_challenge=answered_challenge,
+        )
+        sealed = seal_window(
+            draft.contents,
+            link=link,
+            period=draft.period,
+            source=source,
+            close_reason=draft.close_reason,
+            agent_version=VERSION,
+            secret=secrets.token_bytes(SECRET_BYTES),
+            signer=self._signer,
+        )
+        digest = sealed.hash
+        with spool_file.transaction(self._db):
+            self._insert(digest, draft, sealed)
+            self._db.execute(
+                "UPDATE chain SET next_sequence = ?, head_hash = ?", (self._next + 1, digest)
+            )
+            self._remember(draft.known)
+            self._expire(now_ms)
+            dropped = self._evict()
+        self._next += 1
+        self._head_hash = digest
+        self.dropped_windows += dropped
+        return sealed
+
+    def resume(self, head: Head | None, now_ms: int) -> Head:
+        """Where to go on, given the valuer's head: what the valuer holds is acknowledged.
+
+        Returns the head to give to `next_after`. Raises Forked where the valuer's history is not
+        the one that this spool holds.
+        """
+        if head is None:
+            cursor = Head(-1, self._first_previous_hash)
+        else:
+            self._check_ours(head)
+            cursor = head
+        try:
+            self._mark(cursor, now_ms)
+        except SpoolFull:
+            # Only a note for eviction, made again at the next resume; sending is what frees room.
+            return cursor
+        return cursor
+
+    def next_after(self, cursor: Head) -> Outgoing | None:
+        """What the chain goes on with after `cursor`; None at its end.
+
+        Where windows are missing this seals the gap record, durable before it is returned.
+        """
+        row = self._db.execute(
+            "SELECT kind, sequence, first_sequence, hash, data FROM record "
+            "WHERE sequence > ? ORDER BY sequence LIMIT 1",
+            (cursor.sequence,),
+        ).fetchone()
+        if row is None:
+            return None
+        kind, sequence, first, digest, data = row
+        if first != cursor.sequence + 1 or kind == "dropped":
+            return self._seal_gap(cursor)
+        item = _unpack_envelope(data) if kind == "gap" else _unpack(data)
+        return Outgoing(Head(sequence, digest), first, item)
+
+    def acknowledge(self, positions: Iterable[tuple[int, int]], now_ms: int) -> None:
+        """Marks sequences as durable at the valuer, each with its ledger position."""
+        with spool_file.transaction(self._db):
+            for sequence, position in positions:
+                self._db.execute(
+                    "UPDATE record SET acknowledged_ms = ?, position = ? WHERE sequence = ?",
+                    (now_ms, position, sequence),
+                )
+
+    def _mark(self, cursor: Head, now_ms: int) -> None:
+        with spool_file.transaction(self._db):
+            self._db.execute(
+                "UPDATE record SET acknowledged_ms = ? "
+                "WHERE sequence <= ? AND acknowledged_ms IS NULL",
+                (now_ms, cursor.sequence),
+            )
+            # A valuer restored from a backup needs again what it acknowledged before.
+            self._db.execute(
+                "UPDATE record SET acknowledged_ms = NULL, position = NULL "
+                "WHERE sequence > ? AND acknowledged_ms IS NOT NULL",
+                (cursor.sequence,),
+            )
+
+    def _check_ours(self, head: Head) -> None:
+        if head.sequence >= self._next:
+            raise Forked(
+                f"the valuer holds window {head.sequence}, this agent sealed none after "
+                f"{self._next - 1}: its state was copied, or restored from an older one. Enrol this "
+                "host with a new token"
+            )
+        row = self._db.execute(
+            "SELECT hash FROM record WHERE sequence = ?", (head.sequence,)
+        ).fetchone()
+        ours = self._head_hash if head.sequence == self._next - 1 else row and row[0]
+        if ours is not None and ours != head.hash:
+            raise Forked(
+                f"the valuer's window {head.sequence} is not the one this agent sealed: two agents "
+                "hold the same key. Stop the copy, and enrol this host with a new token"
+            )
+
+    def _seal_gap(self, cursor: Head) -> Outgoing:
+        first = cursor.sequence + 1
+        kept_sequence, last_hash, kept_begin_ms = self._db.execute(
+            "SELECT sequence, previous_hash, begin_utc_ms FROM record "
+            "WHERE sequence >= ? AND kind = 'window' ORDER BY sequence LIMIT 1",
+            (first,),
+        ).fetchone()
+        last = kept_sequence - 1
+        begin_ms, end_ms = self._db.execute(
+            "SELECT min(begin_utc_ms), max(end_utc_ms) FROM record WHERE sequence BETWEEN ? AND ?",
+            (first, last),
+        ).fetchone()
+        gap = GapRecord(
+            host_id=self._chain.host_id,
+            incarnation=self._chain.incarnation,
+            boot_id=self._boot_id,
+            first_sequence=first,
+            last_sequence=last,
+            previous_header_hash=cursor.hash,
+            last_dropped_hash=last_hash,
+            begin_utc_ms=kept_begin_ms if begin_ms is None else begin_ms,
+            end_utc_ms=kept_begin_ms if end_ms is None else end_ms,
+            cause=GapCause.SPOOL_FULL,
+        )
+        envelope = seal_gap(gap, self._signer)
+        with spool_file.transaction(self._db):
+            self._db.execute("DELETE FROM record WHERE sequence BETWEEN ? AND ?", (first, last))
+            self._db.execute(
+                "INSERT INTO record VALUES (?, ?, 'gap', ?, ?, ?, ?, ?, NULL, NULL)",
+                (
+                    last,
+                    first,
+                    last_hash,
+                    cursor.hash,
+                    gap.begin_utc_ms,
+                    gap.end_utc_ms,
+                    _pack_envelope(envelope),
+                ),
+            )
+        return Outgoing(Head(last, last_hash), first, envelope)
+
+    def _insert(self, digest: bytes, draft: Draft, sealed: Sealed) -> None:
+        self._db.execute(
+            "INSERT INTO record VALUES (?, ?, 'window', ?, ?, ?, ?, ?, NULL, NULL)",
+            (
+                self._next,
+                self._next,
+                digest,
+                self._head_hash,
+                draft.period.begin_utc_ms,
+                draft.period.end_utc_ms,
+                _pack(sealed),
+            ),
+        )
+
+    def _remember(self, known: Iterable[KnownGpu]) -> None:
+        self._db.executemany(
+            "INSERT INTO gpu VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE SET "
+            "last_seen_ms = excluded.last_seen_ms, identity = excluded.identity, "
+            "boot_id = excluded.boot_id",
+            [
+                (
+                    gpu.subject,
+                    gpu.last_seen_ms,
+                    None if gpu.identity is None else _pack_identity(gpu.identity),
+                    self._boot_id,
+                )
+                for gpu in known
+            ],
+        )
+
+    def _expire(self, now_ms: int) -> None:
+        """Forgets windows that were acknowledged long ago; never the head."""
+        self._db.execute(
+            "DELETE FROM record WHERE acknowledged_ms < ? AND sequence < ?",
+            (now_ms - self._keep_ms, self._next),
+        )
+
+    def _evict(self) -> int:
+        """Makes room within the bound; returns how many unacknowledged windows that cost."""
+        dropped = 0
+        while spool_file.used_bytes(self._db) > self._bytes_max:
+            if self._delete(
+                "acknowledged_ms IS NOT NULL AND sequence < ?", self._next, _EVICT_AT_ONCE
+            ):
+                continue
+            oldest = self._db.execute(
+                "SELECT min(sequence) FROM record WHERE kind = 'window' AND sequence < ?",
+                (self._next,),
+            ).fetchone()[0]
+            if oldest is not None:
+                self._db.execute(
+                    "UPDATE record SET kind = 'dropped', data = x'' WHERE sequence = ?", (oldest,)
+                )
+                dropped += 1
+            elif not self._delete("kind <> 'window' AND sequence < ?", self._next, _FORGET_AT_ONCE):
+                break  # the newest window alone is over the bound, and stays
+        return dropped
+
+    def _delete(self, where: str, sequence: int, limit: int) -> int:
+        query = (
+            f"DELETE FROM record WHERE sequence IN "  # noqa: S608 - the conditions stand above
+            f"(SELECT sequence FROM record WHERE {where} ORDER BY sequence LIMIT {limit})"
+        )
+        return self._db.execute(query, (sequence,)).rowcount
+
+
+def known_gpus(path: Path, boot_id: bytes) -> tuple[KnownGpu, ...]:
+    """The GPUs a spool knows, read beside a running agent. None where there is no spool."""
+    if not path.exists():
+        return ()
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+        try:
+            return _known(db, boot_id)
+        finally:
+            db.close()
+    except sqlite3.DatabaseError as error:
+        raise HostError(f"{path} cannot be read: {error}") from error
+
+
+def _known(db: sqlite3.Connection, boot_id: bytes) -> tuple[KnownGpu, ...]:
+    rows = db.execute("SELECT subject, last_seen_ms, identity, boot_id FROM gpu").fetchall()
+    return tuple(
+        KnownGpu(
+            subject,
+            last_seen_ms,
+            _unpack_identity(identity) if identity is not None and boot == boot_id else None,
+        )
+        for subject, last_seen_ms, identity, boot in rows
+    )
+
+
+class _EnvelopeData(msgspec.Struct, frozen=True, array_like=True):
+    payload: bytes
+    payload_type: str
+    signatures: list[tuple[bytes, str]]
+
+
+class _WindowData(msgspec.Struct, frozen=True, array_like=True):
+    envelope: _EnvelopeData
+    leaves: list[bytes]
+
+
+class _Absent(msgspec.Struct, frozen=True):
+    reason: int
+
+
+def _envelope_data(envelope: Envelope) -> _EnvelopeData:
+    signatures = [(item.sig, item.keyid) for item in envelope.signatures]
+    return _EnvelopeData(envelope.payload, envelope.payload_type, signatures)
+
+
+def _envelope(data: _EnvelopeData) -> Envelope:
+    signatures = tuple(Signature(sig, keyid) for sig, keyid in data.signatures)
+    return Envelope(data.payload, data.payload_type, signatures)
+
+
+def _pack(sealed: Sealed) -> bytes:
+    data = _WindowData(_envelope_data(sealed.envelope), list(sealed.leaves))
+    return msgspec.msgpack.encode(data)
+
+
+def _unpack(data: bytes) -> Sealed:
+    window = msgspec.msgpack.decode(data, type=_WindowData)
+    return Sealed(_envelope(window.envelope), tuple(window.leaves))
+
+
+def _pack_envelope(envelope: Envelope) -> bytes:
+    return msgspec.msgpack.encode(_envelope_data(envelope))
+
+
+def _unpack_envelope(data: bytes) -> Envelope:
+    return _envelope(msgspec.msgpack.decode(data, type=_EnvelopeData))
+
+
+def _pack_identity(identity: Identity) -> bytes:
+    values = {
+        name: _Absent(int(value)) if isinstance(value, Reason) else value
+        for name, value in identity.items()
+    }
+    return msgspec.json.encode(values)
+
+
+def _unpack_identity(data: bytes) -> Identity:
+    values = msgspec.json.decode(data, type=dict[str, int | str | _Absent])
+    found: dict[str, Value] = {
+        name: Reason(value.reason) if isinstance(value, _Absent) else value
+        for name, value in values.items()
+    }
+    return found
