@@ -1,0 +1,183 @@
+"""A loan's position in the house's view: debt against the value of what counts.
+
+This is the risk position, which only advises. The covenant position, which alone may call a loan,
+needs that loan's own signed covenant file and is not worked out here; each position says so.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Final
+
+from assay_core.money import ZERO, Usd, total
+from assay_core.units import BPS, ratio_bps_down, ratio_bps_up
+from assay_valuer.credit.loan import LoanFile, LoanStatus
+from assay_valuer.credit.schedule import arrears, debt_at
+from assay_valuer.findings import Finding
+from assay_valuer.policy import ValuerPolicy
+from assay_valuer.standing.types import Cause, Presence, Severity, Standing
+from assay_valuer.valuation.value import Valuation, Values
+
+_ADVISES: Final = Finding(
+    "covenant.none", "No covenant file: this is the house's risk view, and can call no loan."
+)
+
+
+class State(enum.StrEnum):
+    """Of a risk position, worst first."""
+
+    DISPUTED = "DISPUTED"
+    STALE = "STALE"
+    WATCH = "WATCH"
+    CURRENT = "CURRENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a GPU was worth when it last counted: for covenants, never for what is published."""
+
+    olv: Usd
+    nolv: Usd
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pledge:
+    """One pledged GPU with what we believe of it and what it is worth."""
+
+    label: str
+    standing: Standing
+    valuation: Valuation
+    remembered: Remembered | None = None
+
+    @property
+    def counted(self) -> Values | None:
+        """Its values if it counts and they are known."""
+        return self.valuation.values if self.standing.counts else None
+
+    @property
+    def fell_silent(self) -> bool:
+        """Whether it was seen once and silence took it out of the count."""
+        away = self.standing.presence in (Presence.SILENT, Presence.MISSING, Presence.UNKNOWN)
+        return away and not self.standing.counts
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One loan at one instant. LTVs are None where nothing counts: then they are unknown.
+
+    `observed_ms` is the oldest evidence counted. `uncounted_olv` is what silent GPUs were worth
+    when they left the count; it is in no other number here.
+    """
+
+    loan_id: str
+    state: State
+    debt: Usd
+    values: Values | None
+    lendable: Usd
+    ltv_gross_bps: int | None
+    ltv_net_bps: int | None
+    coverage_bps: int
+    counted: int
+    pledged: int
+    assurance: int
+    observed_ms: int | None
+    simulated: bool
+    stale: bool
+    causes: tuple[Cause, ...]
+    uncounted_olv: Usd
+    findings: tuple[Finding, ...]
+
+
+def position(
+    loan: LoanFile, pledges: Sequence[Pledge], policy: ValuerPolicy, now_ms: int
+) -> Position:
+    """The loan's position. The order of the pledges changes nothing."""
+    counted = [(one, values) for one in pledges if (values := one.counted) is not None]
+    values = reduce(add, (value for _, value in counted)) if counted else None
+    debt = debt_at(loan, now_ms).owed
+    lendable = total(
+        [
+            value.nolv.mid.times_down(policy.assurance.cap_bps(one.standing.assurance), BPS)
+            for one, value in counted
+        ]
+    )
+    silent = [one for one in pledges if one.fell_silent]
+    causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
+    observed = [one.standing.observed_ms for one, _ in counted]
+    gross = None if values is None else ratio_bps_up(debt.micros, values.olv.mid.micros)
+    net = None if values is None else ratio_bps_up(debt.micros, values.nolv.mid.micros)
+    findings = [
+        *_loan_findings(loan, debt, now_ms),
+        *_cover_findings(pledges, gross, policy),
+        _ADVISES,
+    ]
+    return Position(
+        loan_id=loan.id,
+        state=_state(pledges, bool(silent), findings),
+        debt=debt,
+        values=values,
+        lendable=lendable,
+        ltv_gross_bps=gross,
+        ltv_net_bps=net,
+        coverage_bps=ratio_bps_down(len(counted), len(pledges)),
+        counted=len(counted),
+        pledged=len(pledges),
+        assurance=min((one.standing.assurance for one, _ in counted), default=0),
+        observed_ms=min((at for at in observed if at is not None), default=None),
+        simulated=any(one.standing.simulated for one in pledges),
+        stale=bool(silent),
+        causes=causes,
+        uncounted_olv=total([one.remembered.olv for one in silent if one.remembered]),
+        findings=tuple(findings),
+    )
+
+
+def _state(pledges: Sequence[Pledge], silent: bool, findings: Sequence[Finding]) -> State:
+    if any(one.standing.disputed for one in pledges):
+        return State.DISPUTED
+    if silent:
+        return State.STALE
+    watched = any(finding.code.startswith("watch.") for finding in findings)
+    return State.WATCH if watched else State.CURRENT
+
+
+def _loan_findings(loan: LoanFile, debt: Usd, now_ms: int) -> list[Finding]:
+    if loan.status is not LoanStatus.ACTIVE:
+        return [Finding("watch.status", f"The loan is {loan.status.value}.")]
+    behind = arrears(loan, now_ms) if debt > ZERO else ZERO
+    if behind > ZERO:
+        return [Finding("watch.arrears", f"Recorded payments are {behind} behind the schedule.")]
+    return []
+
+
+def _cover_findings(
+    pledges: Sequence[Pledge], gross_bps: int | None, policy: ValuerPolicy
+) -> list[Finding]:
+    found: list[Finding] = []
+    if gross_bps is None:
+        found.append(Finding("watch.unknown", "Nothing pledged counts: value and LTV are unknown."))
+    else:
+        crossed = [one for one in policy.ltv_thresholds_bps if gross_bps >= one]
+        if crossed:
+            detail = f"Gross LTV is {percent(gross_bps)}, at or above {percent(crossed[-1])}."
+            found.append(Finding("watch.ltv", detail))
+    impaired = sum(one.standing.severity is Severity.IMPAIRED for one in pledges)
+    if impaired:
+        found.append(Finding("watch.impaired", f"{impaired} of {len(pledges)} are impaired."))
+    away = sum(one.counted is None for one in pledges)
+    if away:
+        found.append(Finding("watch.coverage", f"{away} of {len(pledges)} pledged do not count."))
+    unpriced = sum(one.standing.counts and one.valuation.values is None for one in pledges)
+    if unpriced:
+        found.append(Finding("value.unknown", f"The value of {unpriced} is unknown."))
+    return found
+
+
+def percent(bps: int) -> str:
+    """Basis points as people say them: "71.25%"."""
+    return f"{bps // 100}.{bps % 100:02d}%"

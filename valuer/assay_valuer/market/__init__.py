@@ -1,0 +1,1 @@
+"""What things are worth on a market: price tables, and which product a GPU is."""

@@ -1,0 +1,167 @@
+"""The valuer's policy: every number that valuing, crediting and publishing rest on, in one file.
+
+Each number says whether it is *evidence* (a source measured or published it) or *judgement*.
+A policy is named by the hash of its contents wherever it has been used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final
+
+import msgspec
+
+from assay_core.files import parse
+from assay_core.instants import DAY_MS, SECOND_MS
+
+Bps = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+Seconds = Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400)]
+
+
+class Silence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long what has fallen silent still counts. Judgement."""
+
+    quiet_after_s: Seconds = 900
+    """A host that has said nothing for this long is silent. The longest window is 15 minutes."""
+    host_grace_s: Seconds = 6 * 3600
+    """A silent host's or site's GPUs count this long after they were last seen."""
+    gpu_grace_s: Seconds = 900
+    """A GPU that is silent while its host speaks counts this long."""
+    maintenance_max_s: Seconds = 86_400
+    """Announced maintenance lets a GPU count at most this long after it was last seen."""
+
+
+class Persistence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When an incident moves a value. Judgement; NVSentinel#1710 (672 false fatals in 3 h) is why."""
+
+    enabled: bool = True
+    """Off: an incident moves the value at once."""
+    windows: Annotated[int, msgspec.Meta(ge=1, le=100)] = 2
+    """Windows running that it must stand in, unless the driver itself confirms it."""
+
+
+class Incidents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long incidents last. Judgement, but for the recurrence."""
+
+    xid_quiet_s: Seconds = 86_400
+    """An Xid that is not impaired and does not come again ends after this long."""
+    xid_recurrence_s: Seconds = 30 * 86_400
+    """A degraded Xid that comes again within this long is impaired. From the rules' source."""
+    lost_impaired_after_s: Seconds = 86_400
+    """A GPU that is lost this long is impaired, restart or not."""
+
+
+class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Factors on value. Judgement: no public data pairs telemetry with sale prices."""
+
+    degraded_bps: Bps = 8_500
+    """Taken for a GPU with a degraded incident. An impaired one does not count at all."""
+
+
+class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """From prices to values under a premise."""
+
+    used_of_new_bps: Bps = 6_500
+    """Used price ÷ new price where a table has no used row. Judgement, inside the medians .52 to
+    .80 of sold ÷ retail ask by model, which were measured on consumer cards."""
+    olv_of_fmv_bps: Bps = 8_500
+    """OLV ÷ FMV: 90 days of exposure ÷ 180. Evidence: SpotWire valuator_data.json (CC BY)."""
+    flv_of_olv_bps: Bps = 7_500
+    """FLV ÷ OLV. Evidence for .70 to .80; the middle is judgement."""
+    sale_cost_bps: Bps = 3_000
+    """Cost of a sale through a reseller, of the gross price. Evidence: "sUSDai Risk Rating"
+    (April 2026), citing Stablewatch: about 30%."""
+    price_age_max_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 180
+    """An older price is no price: the value is unknown. Judgement."""
+
+
+class Assurance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Most that is lent on net value, by how far evidence can be trusted. Judgement."""
+
+    l0_bps: Bps = 1_000
+    l1_bps: Bps = 2_500
+    l2_bps: Bps = 6_000
+    l2_plus_bps: Bps = 7_000
+    l3_bps: Bps = 8_000
+    custody_bps: Bps = 1_500
+    """Added where the hardware is in a bailee's custody."""
+    max_bps: Bps = 9_500
+
+    def cap_bps(self, level: int) -> int:
+        """The cap for an assurance as reports carry it: 0 to 4, and 128 for custody."""
+        steps = (self.l0_bps, self.l1_bps, self.l2_bps, self.l2_plus_bps, self.l3_bps)
+        cap = steps[min(level & 127, len(steps) - 1)]
+        return min(cap + (self.custody_bps if level & 128 else 0), self.max_bps)
+
+
+class Publishing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a feed gets a new round. Judgement, on what other oracles do."""
+
+    deviation_bps: Bps = 100
+    """Move of net value since the last round that is worth a new one."""
+    coverage_drop_bps: Bps = 200
+    """Fall of coverage that is published at once."""
+    heartbeat_s: Seconds = 86_400
+    """A round at least this often. Drift of 15 to 20% a year makes this the usual trigger."""
+    valid_s: Annotated[int, msgspec.Meta(ge=60, le=72 * 3600)] = 48 * 3600
+    """How long a round may be used after its oldest evidence. The hub refuses more than 72 h."""
+    expiry_margin_s: Seconds = 6 * 3600
+    """A round about to expire within this long is renewed, if newer evidence allows."""
+    threshold_hysteresis_bps: Bps = 25
+    """How far below an LTV threshold counts as having gone back under it."""
+    interval_min_s: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 900
+    """Least time between two rounds, but for triggers that are immediate."""
+
+
+class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole policy. An empty file is the default; `name` is shown wherever it was used."""
+
+    name: str = "default"
+    credit_simulated: bool = False
+    """Whether simulated or replayed GPUs count. Only for demonstrations."""
+    ltv_thresholds_bps: tuple[Annotated[int, msgspec.Meta(ge=1, le=65_535)], ...] = (
+        7_000,
+        7_500,
+        8_000,
+        8_500,
+    )
+    """Gross LTV that is watched. Evidence for 80% (USD.AI's maximum at origination, May 2026);
+    the others are judgement around it. From the first on, a loan is WATCH."""
+    silence: Silence = msgspec.field(default_factory=Silence)
+    persistence: Persistence = msgspec.field(default_factory=Persistence)
+    incidents: Incidents = msgspec.field(default_factory=Incidents)
+    health: Health = msgspec.field(default_factory=Health)
+    market: Market = msgspec.field(default_factory=Market)
+    assurance: Assurance = msgspec.field(default_factory=Assurance)
+    publishing: Publishing = msgspec.field(default_factory=Publishing)
+
+    def __post_init__(self) -> None:
+        thresholds = self.ltv_thresholds_bps
+        if not thresholds or list(thresholds) != sorted(set(thresholds)):
+            raise ValueError("ltv_thresholds_bps: at least one, ascending, none twice")
+        steps = [self.assurance.cap_bps(level) for level in range(5)]
+        if steps != sorted(steps):
+            raise ValueError("assurance: a better proof must never lower the cap")
+
+    @property
+    def sha256(self) -> str:
+        """The policy's own name: SHA-256 of its canonical JSON, hex."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def price_age_max_ms(self) -> int:
+        """`market.price_age_max_days` in milliseconds."""
+        return self.market.price_age_max_days * DAY_MS
+
+
+DEFAULT: Final = ValuerPolicy()
+
+
+def read_policy(text: str, name: str) -> ValuerPolicy:
+    """The policy in a YAML file's text. Raises FileError with line and field."""
+    return parse(text, ValuerPolicy, name) if text.strip() else DEFAULT
+
+
+def ms(seconds: int) -> int:
+    """Seconds of the policy as the milliseconds that everything else counts in."""
+    return seconds * SECOND_MS

@@ -1,0 +1,1 @@
+"""What we currently believe about a GPU: presence, incidents, assurance, and whether it counts."""

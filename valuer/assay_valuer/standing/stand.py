@@ -1,0 +1,185 @@
+"""From a GPU's track to what we believe of it now, and whether it counts.
+
+Silence never makes a value and never unmakes one: it takes a GPU out of the count, by cause and
+after its grace. Assurance is L0 for every GPU of this version: its host's software key said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from assay_core.instants import format_duration, format_instant
+from assay_core.leaves import DriverState
+from assay_valuer.findings import Finding
+from assay_valuer.policy import ValuerPolicy, ms
+from assay_valuer.standing.rules import rule_for
+from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
+from assay_valuer.standing.types import (
+    Asset,
+    Cause,
+    Host,
+    Incident,
+    Kind,
+    Presence,
+    Severity,
+    Standing,
+)
+
+L0: Final = 0
+"""A software key signed it; nothing else vouches for the host or the GPU."""
+
+_SIMULATED: Final = Finding("assurance.simulated", "Simulated or replayed: no real hardware.")
+_SOFTWARE: Final = Finding("assurance.l0", "Signed by a software key alone (L0).")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything around the GPUs at one instant: hosts and voices by the host's key."""
+
+    hosts: Mapping[int, Host]
+    voices: Mapping[int, HostVoice]
+    uptime: Uptime
+    policy: ValuerPolicy
+    now_ms: int
+
+
+def scene(hosts: Mapping[int, Host], uptime: Uptime, policy: ValuerPolicy, now_ms: int) -> Scene:
+    """The scene, with each host's silence attributed."""
+    return Scene(hosts, voices(hosts, uptime, policy.silence, now_ms), uptime, policy, now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    presence: Presence
+    cause: Cause = Cause.NONE
+    counts: bool = True
+    finding: Finding | None = None
+
+
+def stand(asset: Asset, around: Scene) -> Standing:
+    """The standing of one asset."""
+    policy = around.policy
+    where = _where(asset, around)
+    incidents = tuple(one for one in asset.track.incidents if one.open)
+    findings: list[Finding] = [] if where.finding is None else [where.finding]
+    severity = _weigh(asset, incidents, around, findings)
+    counts = where.counts
+    if severity is Severity.IMPAIRED:
+        counts = False
+        findings.append(Finding("count.impaired", "Impaired: not eligible, and not counted."))
+    if where.presence is not Presence.EXPECTED:
+        findings.append(_SOFTWARE)
+    if asset.simulated:
+        findings.append(_SIMULATED)
+        if not policy.credit_simulated:
+            counts = False
+            findings.append(
+                Finding("count.simulated", "Policy gives simulated GPUs no credit: not counted.")
+            )
+    claimed_by = asset.track.condition.claimed_by
+    if claimed_by:
+        findings.append(
+            Finding("identity.disputed", f"{claimed_by} claims this GPU too: a person must decide.")
+        )
+    return Standing(
+        presence=where.presence,
+        cause=where.cause,
+        observed_ms=asset.track.seen_ms,
+        assurance=L0,
+        severity=severity,
+        counts=counts,
+        simulated=asset.simulated,
+        disputed=bool(claimed_by),
+        name=asset.name,
+        incidents=incidents,
+        findings=tuple(findings),
+    )
+
+
+def _where(asset: Asset, around: Scene) -> _Where:
+    track, silence, now_ms = asset.track, around.policy.silence, around.now_ms
+    host = around.hosts.get(asset.host_key) if asset.host_key is not None else None
+    voice = around.voices.get(host.key) if host is not None else None
+    if track.seen_ms is None:
+        detail = "Pledged, and not seen yet: not counted."
+        return _Where(Presence.EXPECTED, counts=False, finding=Finding("presence.expected", detail))
+    if host is None or voice is None or host.revoked:
+        detail = "Its host is revoked or unknown: nobody speaks for it."
+        return _Where(Presence.UNKNOWN, counts=False, finding=Finding("presence.unknown", detail))
+    unseen_ms = around.uptime.served_ms(track.seen_ms, now_ms)
+    until_ms = track.condition.maintenance_until_ms
+    if until_ms is not None and now_ms <= until_ms and unseen_ms <= ms(silence.maintenance_max_s):
+        detail = f"In announced maintenance until {format_instant(until_ms)}."
+        return _Where(Presence.MAINTENANCE, finding=Finding("presence.maintenance", detail))
+    if until_ms is None and track.missing_since_ms is not None:
+        if track.condition.driver in _DRIVER_SILENT and not track.condition.lost:
+            return _silent(Cause.HOST, "driver", unseen_ms, ms(silence.host_grace_s))
+        return _gone(track.condition.lost, track.missing_since_ms, around)
+    if voice.voice is Voice.SILENT:
+        return _silent(voice.cause, voice.cause.value, unseen_ms, ms(silence.host_grace_s))
+    if voice.voice is Voice.WAITED_FOR:
+        detail = "We were down ourselves; clocks stopped, and its host is waited for."
+        return _Where(Presence.SILENT, Cause.OURS, finding=Finding("presence.silent_ours", detail))
+    return _Where(Presence.PRESENT)
+
+
+_DRIVER_SILENT: Final = (int(DriverState.UNRESPONSIVE), int(DriverState.ABSENT))
+
+
+def _gone(lost: bool, since_ms: int, around: Scene) -> _Where:
+    """Its host speaks, and it does not."""
+    age_ms = around.uptime.served_ms(since_ms, around.now_ms)
+    grace_ms = ms(around.policy.silence.gpu_grace_s)
+    if not lost:
+        return _silent(Cause.GPU, "GPU", age_ms, grace_ms)
+    counts = age_ms <= grace_ms
+    detail = f"Gone from its host since {format_instant(since_ms)}: {_count(counts, grace_ms)}."
+    return _Where(Presence.MISSING, Cause.GPU, counts, Finding("presence.missing", detail))
+
+
+def _silent(cause: Cause, whose: str, age_ms: int, grace_ms: int) -> _Where:
+    counts = age_ms <= grace_ms
+    detail = (
+        f"The {whose} has been silent for {format_duration(age_ms)}: {_count(counts, grace_ms)}."
+    )
+    return _Where(Presence.SILENT, cause, counts, Finding(f"presence.silent_{cause.value}", detail))
+
+
+def _count(counts: bool, grace_ms: int) -> str:
+    grace = format_duration(grace_ms)
+    return f"still counted, within its grace of {grace}" if counts else f"not counted after {grace}"
+
+
+def _weigh(
+    asset: Asset, incidents: tuple[Incident, ...], around: Scene, findings: list[Finding]
+) -> Severity | None:
+    """The worst severity that may move the value; says each open incident in `findings`."""
+    policy = around.policy
+    worst: Severity | None = None
+    action = asset.track.condition.recovery_action
+    for incident in incidents:
+        severity = _severity_now(incident, policy, around.now_ms)
+        holds = (
+            not policy.persistence.enabled
+            or incident.windows >= policy.persistence.windows
+            or incident.kind is Kind.GPU_LOST  # the driver itself no longer enumerates it
+            or bool(action)
+        )
+        name = f"Xid {incident.code}" if incident.kind is Kind.XID else incident.kind.name.lower()
+        rule = rule_for(incident.kind, incident.code)
+        waits = "" if holds else ", not yet confirmed"
+        findings.append(
+            Finding(f"incident.{severity.value}", f"{name}: {rule.meaning} ({rule.source}){waits}.")
+        )
+        if holds and (worst is None or severity.rank > worst.rank):
+            worst = severity
+    return worst
+
+
+def _severity_now(incident: Incident, policy: ValuerPolicy, now_ms: int) -> Severity:
+    old_ms = ms(policy.incidents.lost_impaired_after_s)
+    if incident.kind is Kind.GPU_LOST and now_ms - incident.begin_ms >= old_ms:
+        return Severity.IMPAIRED
+    return incident.severity
