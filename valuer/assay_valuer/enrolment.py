@@ -1,0 +1,279 @@
+"""Enrolment and renewal, once their messages are parsed: what they check and what they change."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from assay_core.errors import HostError
+from assay_core.instants import DAY_MS, format_instant
+from assay_core.seal import ED25519, ENROLL_TYPE, RENEW_TYPE, PublicKey, Signer
+from assay_valuer.ca import Authority, BadRequest, Issued
+from assay_valuer.hosts import find_host
+from assay_valuer.ledger.append import append_record, to_json
+from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY, TOKEN_USE
+from assay_valuer.tokens import StoredToken, find_token
+
+RENEWABLE_MS: Final = 90 * DAY_MS
+"""How long after a certificate expired its host may still renew it."""
+AGENT_VERSION_MAX: Final = 64
+
+
+class Denial(enum.StrEnum):
+    """Why a host got no certificate. The value is the wire name and the metric's label."""
+
+    MALFORMED = "malformed"
+    RATE_LIMITED = "rate_limited"
+    BAD_PROOF = "bad_proof"
+    BAD_CSR = "bad_csr"
+    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - a name, not a secret
+    EXPIRED_TOKEN = "expired_token"  # noqa: S105
+    SPENT_TOKEN = "spent_token"  # noqa: S105
+    KEY_ENROLLED = "key_enrolled"
+    UNKNOWN_HOST = "unknown_host"
+    REVOKED_HOST = "revoked_host"
+    WRONG_INCARNATION = "wrong_incarnation"
+    TOO_LATE = "too_late"
+    UNAVAILABLE = "unavailable"
+
+
+class Denied(HostError):
+    """No certificate was issued and nothing was changed; says what to do next."""
+
+    def __init__(self, reason: Denial, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A statement's exact bytes and the sealing key's signature over them."""
+
+    raw: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollStatement:
+    """What a host signs to enrol; see EnrollStatement in enrollment.proto."""
+
+    token_id: str
+    tls_csr: bytes
+    sealing_key: PublicKey
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenewStatement:
+    """What a host signs to renew; see RenewStatement in enrollment.proto."""
+
+    host_id: str
+    incarnation: int
+    tls_csr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What a host is told: who it is, where its chain starts, and its certificate."""
+
+    host_id: str
+    incarnation: int
+    first_previous_hash: bytes
+    certificate: Issued
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """What issuing needs and no message may choose."""
+
+    authority: Authority
+    ledger_key: Signer
+    trust_domain: str
+    certificate_life_ms: int
+
+
+def enroll(
+    connection: Connection,
+    registrar: Registrar,
+    statement: EnrollStatement,
+    token_secret: bytes,
+    now_ms: int,
+) -> Enrolled:
+    """Enrols a host, or answers again one that did not hear the first answer. Raises Denied.
+
+    The statement's signature was checked before; see check_proof.
+    """
+    token = find_token(connection, statement.token_id, token_secret)
+    if token is None:
+        raise Denied(Denial.UNKNOWN_TOKEN, "no such token; ask the lender for one")
+    key = statement.sealing_key
+    known = connection.execute(
+        select(SEALING_KEY, HOST.c.host_id, HOST.c.incarnation.label("now_at"), HOST.c.revoked_ms)
+        .join(HOST, HOST.c.key == SEALING_KEY.c.host_key)
+        .where(SEALING_KEY.c.fingerprint == key.fingerprint)
+    ).one_or_none()
+    if known is None:
+        _check_usable(token, now_ms)
+        return _enroll_new(connection, registrar, statement, token, now_ms)
+    if known.revoked_ms is not None:
+        raise Denied(Denial.REVOKED_HOST, "the host was revoked; ask the lender")
+    used = connection.execute(
+        select(func.count())
+        .select_from(TOKEN_USE)
+        .where(TOKEN_USE.c.token_id == token.id, TOKEN_USE.c.fingerprint == key.fingerprint)
+    ).scalar()
+    if not used or known.incarnation != known.now_at:
+        raise Denied(
+            Denial.KEY_ENROLLED,
+            f"this key is enrolled as {known.host_id} already; make a new one to enrol anew",
+        )
+    certificate = _issue(
+        connection, registrar, (known.host_key, known.host_id), statement.tls_csr, now_ms
+    )
+    return Enrolled(known.host_id, known.incarnation, known.first_previous_hash, certificate)
+
+
+def renew(
+    connection: Connection,
+    registrar: Registrar,
+    statement: RenewStatement,
+    proof: Proof,
+    now_ms: int,
+) -> Enrolled:
+    """A new certificate for proof of the enrolled sealing key. Raises Denied."""
+    host = find_host(connection, statement.host_id)
+    if host is None:
+        raise Denied(Denial.UNKNOWN_HOST, "the host is not enrolled; enrol it with a token")
+    if not any(key.verifies(proof.signature, RENEW_TYPE, proof.raw) for key in host.trust.keys):
+        raise Denied(Denial.BAD_PROOF, "no key enrolled for this host signed the request")
+    if host.trust.revoked:
+        raise Denied(Denial.REVOKED_HOST, "the host was revoked; ask the lender")
+    if statement.incarnation != host.trust.incarnation:
+        raise Denied(
+            Denial.WRONG_INCARNATION,
+            f"this host is at incarnation {host.trust.incarnation}; enrol it with a token",
+        )
+    newest = connection.execute(
+        select(func.max(CERTIFICATE.c.expires_ms)).where(CERTIFICATE.c.host_key == host.key)
+    ).scalar()
+    if newest is not None and now_ms > newest + RENEWABLE_MS:
+        raise Denied(
+            Denial.TOO_LATE,
+            f"the certificate expired at {format_instant(newest)}, over 90 days ago; enrol the "
+            "host with a token made for it",
+        )
+    certificate = _issue(
+        connection, registrar, (host.key, host.trust.host_id), statement.tls_csr, now_ms
+    )
+    return Enrolled(
+        host.trust.host_id, host.trust.incarnation, host.trust.first_previous_hash, certificate
+    )
+
+
+def check_proof(key: PublicKey, proof: Proof) -> None:
+    """That the sealing key itself signed the statement to enrol it. Raises Denied."""
+    if key.algorithm != ED25519 or not key.verifies(proof.signature, ENROLL_TYPE, proof.raw):
+        raise Denied(Denial.BAD_PROOF, "the sealing key, ed25519, did not sign the statement")
+
+
+def _check_usable(token: StoredToken, now_ms: int) -> None:
+    if now_ms >= token.expires_ms:
+        raise Denied(
+            Denial.EXPIRED_TOKEN,
+            f"the token expired at {format_instant(token.expires_ms)}; ask for a new one",
+        )
+    if token.used >= token.hosts_max:
+        raise Denied(
+            Denial.SPENT_TOKEN,
+            f"the token was for {token.hosts_max} and is used up; ask for a new one",
+        )
+
+
+def _enroll_new(
+    connection: Connection,
+    registrar: Registrar,
+    statement: EnrollStatement,
+    token: StoredToken,
+    now_ms: int,
+) -> Enrolled:
+    key = statement.sealing_key
+    if token.host_key is None:
+        host_id = f"spiffe://{registrar.trust_domain}/site/{token.site}/host/{key.fingerprint[:16]}"
+        incarnation, previous = 0, b""
+        result = connection.execute(
+            insert(HOST).values(host_id=host_id, site=token.site, incarnation=0, enrolled_ms=now_ms)
+        )
+        (host_key,) = result.inserted_primary_key or (0,)
+    else:
+        host_key = token.host_key
+        host_id, incarnation, previous = _next_incarnation(connection, host_key)
+    connection.execute(
+        insert(SEALING_KEY).values(
+            fingerprint=key.fingerprint,
+            host_key=host_key,
+            incarnation=incarnation,
+            algorithm=key.algorithm,
+            public_key=key.data,
+            first_previous_hash=previous,
+            enrolled_ms=now_ms,
+        )
+    )
+    connection.execute(
+        insert(TOKEN_USE).values(token_id=token.id, fingerprint=key.fingerprint, used_ms=now_ms)
+    )
+    record = to_json(
+        {
+            "host_id": host_id,
+            "site": token.site,
+            "incarnation": incarnation,
+            "token": token.id,
+            "algorithm": key.algorithm,
+            "public_key": key.data.hex(),
+            "first_previous_hash": previous.hex(),
+            "agent_version": statement.agent_version,
+            "enrolled_ms": now_ms,
+        }
+    )
+    append_record(connection, "enrolment", record, registrar.ledger_key, now_ms)
+    certificate = _issue(connection, registrar, (host_key, host_id), statement.tls_csr, now_ms)
+    return Enrolled(host_id, incarnation, previous, certificate)
+
+
+def _next_incarnation(connection: Connection, host_key: int) -> tuple[str, int, bytes]:
+    """Starts a host's next chain; its id, incarnation and the old head's hash."""
+    host = connection.execute(select(HOST).where(HOST.c.key == host_key)).one()
+    if host.revoked_ms is not None:
+        raise Denied(Denial.REVOKED_HOST, "the host was revoked; ask the lender")
+    connection.execute(
+        update(HOST)
+        .where(HOST.c.key == host_key)
+        .values(incarnation=host.incarnation + 1, head_sequence=None, head_hash=None)
+    )
+    return host.host_id, host.incarnation + 1, host.head_hash or b""
+
+
+def _issue(
+    connection: Connection,
+    registrar: Registrar,
+    host: tuple[int, str],
+    csr: bytes,
+    now_ms: int,
+) -> Issued:
+    host_key, host_id = host
+    try:
+        issued = registrar.authority.issue_host(csr, host_id, now_ms, registrar.certificate_life_ms)
+    except BadRequest as error:
+        raise Denied(Denial.BAD_CSR, str(error)) from error
+    connection.execute(
+        insert(CERTIFICATE).values(
+            serial=issued.serial,
+            host_key=host_key,
+            issued_ms=issued.issued_ms,
+            expires_ms=issued.expires_ms,
+        )
+    )
+    return issued

@@ -1,0 +1,155 @@
+"""The registry of hosts: who is enrolled, with which keys, and where each chain is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, func, select, update
+
+from assay_core.errors import AssayError
+from assay_core.header import Head, Source
+from assay_core.seal import PublicKey, Signer
+from assay_core.verify import HostTrust
+from assay_valuer.ledger.append import append_record, to_json
+from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY
+
+_WHY_MAX: Final = 500
+
+
+class HostUnknown(AssayError):
+    """No host has this id."""
+
+    def __init__(self, host_id: str) -> None:
+        super().__init__(f"there is no host {host_id}; see `assay-valuer host list`")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host as ingest needs it: its key in the store, whom to trust, and its chain's head.
+
+    `keyed_ms` is when its current sealing key was enrolled.
+    """
+
+    key: int
+    trust: HostTrust
+    head: Head | None
+    keyed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostLine:
+    """A host as people list it. Instants are UTC ms; None: never, or not revoked."""
+
+    host_id: str
+    site: str
+    incarnation: int
+    enrolled_ms: int
+    head_sequence: int | None
+    received_ms: int | None
+    source: str | None
+    clock_behind: bool
+    certificate_expires_ms: int | None
+    revoked_ms: int | None
+    revoked_why: str | None
+
+
+def find_host(connection: Connection, host_id: str) -> Host | None:
+    """The host of this id, revoked or not; None where there is none."""
+    row = connection.execute(select(HOST).where(HOST.c.host_id == host_id)).one_or_none()
+    if row is None:
+        return None
+    keys = connection.execute(
+        select(SEALING_KEY)
+        .where(SEALING_KEY.c.host_key == row.key, SEALING_KEY.c.incarnation == row.incarnation)
+        .order_by(SEALING_KEY.c.enrolled_ms)
+    ).all()
+    trust = HostTrust(
+        host_id=row.host_id,
+        incarnation=row.incarnation,
+        keys=tuple(PublicKey(key.algorithm, key.public_key) for key in keys),
+        first_previous_hash=keys[0].first_previous_hash if keys else b"",
+        revoked=row.revoked_ms is not None,
+    )
+    head = None if row.head_sequence is None else Head(row.head_sequence, row.head_hash)
+    return Host(row.key, trust, head, keys[-1].enrolled_ms if keys else 0)
+
+
+def standing_changes(connection: Connection, keys: Iterable[int]) -> dict[int, tuple[bool, int]]:
+    """For each host key: whether it is revoked, and its incarnation."""
+    rows = connection.execute(
+        select(HOST.c.key, HOST.c.revoked_ms, HOST.c.incarnation).where(HOST.c.key.in_(list(keys)))
+    )
+    return {row.key: (row.revoked_ms is not None, row.incarnation) for row in rows}
+
+
+def revoke(connection: Connection, host_id: str, *, why: str, signer: Signer, now_ms: int) -> bool:
+    """Revokes a host for good, with a signed record; whether it was not revoked before.
+
+    Raises HostUnknown, AssayError.
+    """
+    if not 0 < len(why) <= _WHY_MAX:
+        raise AssayError(f"say why, in at most {_WHY_MAX} characters: it stays in the ledger")
+    row = connection.execute(
+        select(HOST.c.key, HOST.c.revoked_ms).where(HOST.c.host_id == host_id)
+    ).one_or_none()
+    if row is None:
+        raise HostUnknown(host_id)
+    if row.revoked_ms is not None:
+        return False
+    connection.execute(
+        update(HOST).where(HOST.c.key == row.key).values(revoked_ms=now_ms, revoked_why=why)
+    )
+    record = to_json({"host_id": host_id, "revoked_ms": now_ms, "why": why})
+    append_record(connection, "revocation", record, signer, now_ms)
+    return True
+
+
+def list_hosts(connection: Connection) -> list[HostLine]:
+    """Every host, by id."""
+    newest = (
+        select(CERTIFICATE.c.host_key, func.max(CERTIFICATE.c.expires_ms).label("certificate_ms"))
+        .group_by(CERTIFICATE.c.host_key)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(HOST, newest.c.certificate_ms)
+        .outerjoin(newest, newest.c.host_key == HOST.c.key)
+        .order_by(HOST.c.host_id)
+    )
+    return [
+        HostLine(
+            host_id=row.host_id,
+            site=row.site,
+            incarnation=row.incarnation,
+            enrolled_ms=row.enrolled_ms,
+            head_sequence=row.head_sequence,
+            received_ms=row.received_ms,
+            source=None if row.source is None else Source(row.source).name.lower(),
+            clock_behind=bool(row.clock_behind),
+            certificate_expires_ms=row.certificate_ms,
+            revoked_ms=row.revoked_ms,
+            revoked_why=row.revoked_why,
+        )
+        for row in rows
+    ]
+
+
+def list_trust(connection: Connection) -> list[HostTrust]:
+    """Which keys speak for which host and incarnation, over all that were ever enrolled."""
+    rows = connection.execute(
+        select(SEALING_KEY, HOST.c.host_id, HOST.c.revoked_ms)
+        .join(HOST, HOST.c.key == SEALING_KEY.c.host_key)
+        .order_by(HOST.c.host_id, SEALING_KEY.c.incarnation, SEALING_KEY.c.enrolled_ms)
+    )
+    return [
+        HostTrust(
+            host_id=row.host_id,
+            incarnation=row.incarnation,
+            keys=(PublicKey(row.algorithm, row.public_key),),
+            first_previous_hash=row.first_previous_hash,
+            revoked=row.revoked_ms is not None,
+        )
+        for row in rows
+    ]
