@@ -1,0 +1,307 @@
+"""The real driver as a source: a driver process that may hang, and an agent that may not.
+
+Rules:
+
+1. Silence is measured between driver calls. A process silent for `timeout_ms` makes the driver
+   unresponsive; one silent for three times that is left alone, counted, and replaced.
+2. A process is never killed. One that comes back from its call finds its input closed, and ends.
+3. No more than ABANDONED_MAX are left behind: a driver that hangs every caller is not given more.
+4. A GPU is known by its UUID for as long as this source lives: gone, it stays, as GPU_LOST.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from assay_agent.telemetry.fields import START_NAMES, TICK_NAMES, reason_of
+from assay_agent.telemetry.nvml_process import DriverProcess
+from assay_agent.telemetry.reading import GpuReading, Happening, Poll, Sample
+from assay_agent.telemetry.wire import Cell, Happened, Look, sample
+from assay_core.header import Source
+from assay_core.leaves import HOST, SUBJECT_BYTES, DriverState, EventKind, Reason
+
+ABANDONED_MAX: Final = 4
+MISSED_BEATS_MAX: Final = 3
+KNOWN_MAX: Final = 64
+"""GPUs remembered; the longest gone is forgotten first. A host holds 16."""
+PENDING_MAX: Final = 1024
+"""Most Xids kept between two polls: a storm says nothing new after that."""
+RESTART_MS: Final = (1_000, 60_000)
+"""How soon a driver process is started again after one ended or hung: at first, and at most."""
+
+_HOST_NAMES: Final = ("driver_version", "nvml_version", "gpu_count")
+_ALL_NAMES: Final = START_NAMES + TICK_NAMES
+_END_TIMEOUT_S: Final = 5.0
+
+
+class NvmlSource:
+    """GPUs through NVIDIA's driver library; see GpuSource. Belongs to one event loop."""
+
+    def __init__(self, timeout_ms: int, restart_ms: tuple[int, int] = RESTART_MS) -> None:
+        self._timeout_s = timeout_ms / 1000
+        self._restart_s = (restart_ms[0] / 1000, restart_ms[1] / 1000)
+        self._restarts = 0
+        self._start_at_s = 0.0
+        self._process: DriverProcess | None = None
+        self._abandoned: list[DriverProcess] = []
+        self._ending: list[DriverProcess] = []
+        self._generation = 0
+        self._identities: dict[bytes, dict[str, Sample]] = {}
+        self._lost: dict[bytes, None] = {}
+        self._pending: list[Happening] = []
+        self._wake = asyncio.Event()
+        self._paused = False
+        self._hung = False
+        self._gone: Reason | None = None
+        self._ran = False
+
+    @property
+    def kind(self) -> Source:
+        """Readings come from a driver library."""
+        return Source.NVML
+
+    @property
+    def abandoned(self) -> tuple[int, ...]:
+        """Process ids of those left behind in a call."""
+        return tuple(process.pid for process in self._abandoned)
+
+    @property
+    def process(self) -> int | None:
+        """Process id of the one in use."""
+        return self._process.pid if self._process else None
+
+    async def poll(self, timeout_ms: int) -> Poll:
+        """See GpuSource."""
+        until_s = self._now_s() + timeout_ms / 1000
+        self._reap()
+        if not await self._resumed(until_s):
+            return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
+        process = self._process
+        if process is not None and process.asked and not process.ended:
+            await process.wait(until_s)  # the question of an earlier poll is still out
+            if process.asked and not process.ended and not self._paused:
+                return self._silent(process)
+        else:
+            await self._wait_for_events(until_s)
+        if self._paused:
+            return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
+        process = self._started()
+        if process is None:
+            return self._without_process()
+        process.ask_look(self._generation)
+        return await self._answer(process)
+
+    async def pause(self) -> None:
+        """See GpuSource."""
+        self._paused = True
+        self._wake.set()
+        await self._let_go()
+
+    async def resume(self) -> None:
+        """See GpuSource."""
+        self._paused = False
+        self._start_at_s = 0.0
+        self._wake.set()
+
+    async def close(self) -> None:
+        """See GpuSource."""
+        self._paused = True
+        self._wake.set()
+        await self._let_go()
+        self._reap()
+
+    async def _let_go(self) -> None:
+        process, self._process = self._process, None
+        self._generation = 0
+        if process is None:
+            return
+        process.ask_close()
+        if not await process.wait_end(min(self._timeout_s, _END_TIMEOUT_S)):
+            self._abandon(process)
+
+    async def _answer(self, process: DriverProcess) -> Poll:
+        """Waits while the process shows that it gets on, but not for ever."""
+        limit_s = self._now_s() + MISSED_BEATS_MAX * self._timeout_s
+        while process.asked and not process.ended and self._now_s() < limit_s:
+            if self._now_s() - process.spoke_s >= self._timeout_s:
+                break
+            await process.wait(min(process.spoke_s + self._timeout_s, limit_s))
+        if self._paused:
+            return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
+        if process.look is not None:
+            return self._seen(process.look)
+        return self._silent(process)
+
+    def _silent(self, process: DriverProcess) -> Poll:
+        """No answer: the process has died, or is stuck, perhaps for long enough to leave it."""
+        if process.ended:
+            self._drop(process)
+            return self._unresponsive(Reason.DRIVER_ERROR)
+        if self._now_s() - process.spoke_s >= MISSED_BEATS_MAX * self._timeout_s:
+            self._process = None
+            self._generation = 0
+            self._abandon(process)
+        return self._unresponsive(Reason.DRIVER_UNRESPONSIVE)
+
+    def _without_process(self) -> Poll:
+        if self._gone is not None:
+            return self._nothing(DriverState.ABSENT, self._gone)
+        return self._unresponsive(Reason.DRIVER_UNRESPONSIVE)
+
+    def _unresponsive(self, reason: Reason) -> Poll:
+        if not self._hung:
+            self._hung = True
+            self._happen(HOST, EventKind.DRIVER_UNRESPONSIVE)
+        return self._nothing(DriverState.UNRESPONSIVE, reason)
+
+    def _seen(self, look: Look) -> Poll:
+        if self._hung:
+            self._hung = False
+            self._happen(HOST, EventKind.DRIVER_RECOVERED)
+        if look.final and self._process is not None:
+            self._drop(self._process)
+        if look.code != 0:
+            self._gone = reason_of(look.code)
+            return self._nothing(DriverState.ABSENT, self._gone)
+        reloaded = look.reloaded or (self._gone is not None and self._ran)
+        self._gone, self._ran, self._restarts = None, True, 0
+        if reloaded:
+            self._happen(HOST, EventKind.DRIVER_RELOADED)
+        gpus = self._gpus(look)
+        return self._poll(
+            DriverState.RELOADED if reloaded else DriverState.RUNNING,
+            dict(zip(_HOST_NAMES, map(sample, look.host), strict=True)),
+            gpus,
+        )
+
+    def _gpus(self, look: Look) -> tuple[GpuReading, ...]:
+        if look.identities is not None:
+            for uuid, cells in look.identities.items():
+                self._identities[bytes.fromhex(uuid)] = _named(START_NAMES, cells)
+            self._generation = look.generation
+        seen = {bytes.fromhex(uuid): cells for uuid, cells in look.gpus.items()}
+        why = next((Reason(r) for r in look.unreadable if r != Reason.GPU_LOST), Reason.GPU_LOST)
+        for subject in seen:
+            if subject in self._lost:
+                del self._lost[subject]
+                self._happen(subject, EventKind.GPU_RETURNED)
+        readings = []
+        for subject, identity in tuple(self._identities.items()):
+            if subject in seen:
+                values = identity | _named(TICK_NAMES, seen[subject])
+            else:
+                values = dict.fromkeys(_ALL_NAMES, why)
+                self._miss(subject, why)
+            readings.append(GpuReading(subject, values))
+        return tuple(readings)
+
+    def _miss(self, subject: bytes, why: Reason) -> None:
+        """A known GPU is gone, unless one that may be it is there and only cannot be read."""
+        if why is not Reason.GPU_LOST or subject in self._lost:
+            return
+        self._lost[subject] = None
+        self._happen(subject, EventKind.GPU_LOST)
+        if len(self._identities) > KNOWN_MAX:
+            oldest = next(iter(self._lost))
+            del self._lost[oldest], self._identities[oldest]
+
+    def _started(self) -> DriverProcess | None:
+        """The process in use, started if need be and if it may be."""
+        if self._process is not None and self._process.ended:
+            self._drop(self._process)
+        if self._process is None:
+            if self._now_s() < self._start_at_s or len(self._abandoned) >= ABANDONED_MAX:
+                return None
+            self._put_off_start()
+            self._process = DriverProcess(self._heard)
+        return self._process
+
+    def _drop(self, process: DriverProcess) -> None:
+        """It has ended by itself, or is ending."""
+        self._process = None
+        self._generation = 0
+        process.forget()
+        self._ending.append(process)
+
+    def _abandon(self, process: DriverProcess) -> None:
+        process.forget()
+        self._abandoned.append(process)
+
+    def _put_off_start(self) -> None:
+        first_s, most_s = self._restart_s
+        self._start_at_s = self._now_s() + min(most_s, first_s * 2 ** min(self._restarts, 16))
+        self._restarts += 1
+
+    def _reap(self) -> None:
+        self._abandoned = [process for process in self._abandoned if not process.reap()]
+        self._ending = [process for process in self._ending if not process.reap()]
+
+    async def _wait_for_events(self, until_s: float) -> None:
+        while not self._pending and not self._paused:
+            if not await self._woken(until_s):
+                return
+
+    async def _resumed(self, until_s: float) -> bool:
+        """Whether it is not paused, or not any more by `until_s`."""
+        while self._paused:
+            if not await self._woken(until_s):
+                return False
+        return True
+
+    async def _woken(self, until_s: float) -> bool:
+        """Waits until something changed; False when nothing did by `until_s`."""
+        self._wake.clear()
+        left_s = until_s - self._now_s()
+        if left_s <= 0:
+            return False
+        try:
+            await asyncio.wait_for(self._wake.wait(), left_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _heard(self, happened: Happened) -> None:
+        try:
+            subject = bytes.fromhex(happened.subject)
+        except ValueError:
+            return
+        if len(subject) not in (0, SUBJECT_BYTES) or len(self._pending) >= PENDING_MAX:
+            return
+        self._happen(subject, EventKind.XID, happened.code, happened.at_ms)
+        self._wake.set()
+
+    def _happen(
+        self, subject: bytes, kind: EventKind, code: int = 0, at_ms: int | None = None
+    ) -> None:
+        at_ms = _utc_ms() if at_ms is None else at_ms
+        self._pending.append(Happening(subject, kind, code, at_ms))
+
+    def _nothing(self, driver: DriverState, reason: Reason) -> Poll:
+        return self._poll(driver, dict.fromkeys(_HOST_NAMES, reason), ())
+
+    def _poll(
+        self, driver: DriverState, host: dict[str, Sample], gpus: tuple[GpuReading, ...]
+    ) -> Poll:
+        events, self._pending = tuple(self._pending), []
+        return Poll(
+            at_utc_ms=_utc_ms(),
+            at_boottime_ms=time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+            driver=driver,
+            host=host,
+            abandoned_processes=len(self._abandoned),
+            gpus=gpus,
+            events=events,
+        )
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _named(names: tuple[str, ...], cells: list[Cell]) -> dict[str, Sample]:
+    return dict(zip(names, map(sample, cells), strict=True))
+
+
+def _utc_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,86 @@
+"""The process that is inside the driver, so that the agent never is.
+
+It answers "look" over its standard input and output, tells of Xid events as they come, and beats
+between driver calls. It ends when it is told to, or when its input ends: never inside a call, since
+the thread that reads the input is the one that calls. Signals that would end it are ignored for
+the same reason: a process killed inside the driver can take the GPU with it until a reboot.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import BinaryIO, Final
+
+import msgspec
+
+from assay_agent.telemetry.nvml_driver import Driver
+from assay_agent.telemetry.wire import Ask, Beat, Happened, Told
+
+BEAT_S: Final = 0.2
+"""Beats are no closer than this: a look over healthy GPUs is done before the first."""
+_ASK_BYTES_MAX: Final = 4096
+
+
+class Channel:
+    """Messages to the agent; both threads speak, one at a time."""
+
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
+        self._lock = threading.Lock()
+        self._encoder = msgspec.json.Encoder()
+        self._spoke_s = time.monotonic()
+
+    def tell(self, message: Told) -> None:
+        """Sends one message. Raises BrokenPipeError when the agent has gone."""
+        line = self._encoder.encode(message) + b"\n"
+        with self._lock:
+            self._output.write(line)
+            self._output.flush()
+            self._spoke_s = time.monotonic()
+
+    def beat(self) -> None:
+        """Says that a call has returned, if nothing was said for a while."""
+        if time.monotonic() - self._spoke_s >= BEAT_S:
+            self.tell(Beat())
+
+    def happened(self, uuid: str, code: int) -> None:
+        """Tells of an Xid at once; when the agent has gone there is nobody to tell."""
+        try:
+            self.tell(Happened(uuid, code, time.time_ns() // 1_000_000))
+        except BrokenPipeError:
+            return
+
+
+def serve(asks: BinaryIO, channel: Channel) -> None:
+    """Answers until told to end, or until the agent has gone."""
+    driver = Driver(channel.beat, channel.happened)
+    decoder = msgspec.json.Decoder(Ask)
+    try:
+        while line := asks.readline(_ASK_BYTES_MAX):
+            ask = decoder.decode(line)
+            if ask.do == "close":
+                break
+            look = driver.look(ask.generation)
+            channel.tell(look)
+            if look.final:
+                break
+    except BrokenPipeError:
+        pass  # the agent has gone: let go of the driver and end
+    driver.close()
+
+
+def main() -> None:
+    """Runs as `python -m assay_agent.telemetry.nvml_child`, started by nvml.py alone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library may print must not end up among the messages
+    serve(sys.stdin.buffer, Channel(output))
+
+
+if __name__ == "__main__":
+    main()
