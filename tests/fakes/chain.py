@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from assay_valuer.oracle.rpc import ChainUnreachable, JsonRpc
 from assay_valuer.oracle.signer import LocalSigner
 
 ROOT = Path(__file__).resolve().parents[2]
-ANVIL = ROOT / "contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil"
 START_MAX_S = 60.0
 STOP_MAX_S = 20.0
 
@@ -60,15 +59,15 @@ def devchain(directory: Path) -> Iterator[RunningChain]:
 
 
 @contextmanager
-def anvil(directory: Path, *options: str) -> Iterator[RunningChain]:
-    """anvil, mining each transaction at once unless `options` say otherwise.
+def anvil(program: Path, directory: Path, *options: str) -> Iterator[RunningChain]:
+    """anvil (`requires_tool("anvil")` names the program), mining each transaction at once unless `options` say otherwise.
 
     An epoch of one slot, so that its `finalized` block is two behind the newest.
     """
     port = _free_port()
     log = directory / f"anvil-{port}.log"
     command = [
-        str(ANVIL), "--host", "127.0.0.1", "--port", str(port),
+        str(program), "--host", "127.0.0.1", "--port", str(port),
         "--slots-in-an-epoch", "1", "--no-request-size-limit", *options,
     ]  # fmt: skip
     with _running(command, log) as process:
@@ -77,11 +76,29 @@ def anvil(directory: Path, *options: str) -> Iterator[RunningChain]:
         yield RunningChain("anvil", url, process.pid)
 
 
-def anvil_missing() -> str | None:
-    """Why anvil cannot be run here, or None."""
-    if ANVIL.exists():
-        return None
-    return f"{ANVIL.relative_to(ROOT)} is not there: run `npm ci` in contracts/"
+class Chains:
+    """Chains started when first asked for and stopped together: one of a kind for a test module."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stack = ExitStack()
+        self._running: dict[str, RunningChain] = {}
+
+    def devchain(self) -> RunningChain:
+        """The development chain."""
+        if "devchain" not in self._running:
+            self._running["devchain"] = self._stack.enter_context(devchain(self._directory))
+        return self._running["devchain"]
+
+    def anvil(self, program: Path) -> RunningChain:
+        """anvil as it starts by default."""
+        if "anvil" not in self._running:
+            self._running["anvil"] = self._stack.enter_context(anvil(program, self._directory))
+        return self._running["anvil"]
+
+    def close(self) -> None:
+        """Stops what was started."""
+        self._stack.close()
 
 
 @contextmanager
