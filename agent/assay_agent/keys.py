@@ -1,0 +1,262 @@
+"""The host's keys and certificates, in files that only the agent's user may read.
+
+In the state directory (0700), each file 0600 and written whole or not at all:
+
+    sealing.key       Ed25519, PKCS#8 PEM: what a window's signature means. May come instead from
+                      systemd's LoadCredential=, as $CREDENTIALS_DIRECTORY/sealing.key.
+    tls.pem           P-256 client key, then its certificate chain: one file, so that a crash never
+                      leaves a key beside another key's certificate.
+    authority.pem     what the valuer's listeners are checked against.
+    host.json         who the valuer says this host is.
+    enrolling.json    the enrolment statement and its TLS key, kept until the reply is stored: a lost
+                      reply is asked for again with the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from assay_core.errors import HostError
+from assay_core.seal import Ed25519Signer
+
+_SEALING: Final = "sealing.key"
+_TLS: Final = "tls.pem"
+_AUTHORITY: Final = "authority.pem"
+_HOST: Final = "host.json"
+_ENROLLING: Final = "enrolling.json"
+
+_T = TypeVar("_T")
+
+
+class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who the valuer says this host is, and where it listens."""
+
+    host_id: str
+    incarnation: int
+    previous_head_hash: str
+    """Hex; the old head that sequence 0 names. Empty: none."""
+    enrollment_endpoint: str
+    attestation_endpoint: str
+    schema_max: int
+
+
+class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An enrolment under way."""
+
+    token_id: str
+    statement: str
+    """Base64 of its exact bytes."""
+    tls_key_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsIdentity:
+    """The client key and certificates as gRPC takes them, PEM; validity in UTC milliseconds."""
+
+    key_pem: bytes
+    chain_pem: bytes
+    authority_pem: bytes
+    not_before_ms: int
+    not_after_ms: int
+
+    @property
+    def renew_at_ms(self) -> int:
+        """Half of its life: when a new certificate is due."""
+        return (self.not_before_ms + self.not_after_ms) // 2
+
+
+class KeyStore:
+    """The files above."""
+
+    def __init__(self, state_dir: Path, credentials_dir: Path | None = None) -> None:
+        self._dir = state_dir
+        self._credentials_dir = credentials_dir
+
+    @classmethod
+    def default(cls, state_dir: str) -> KeyStore:
+        """The store in `state_dir`, with systemd's credentials where there are any."""
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        return cls(Path(state_dir), Path(credentials) if credentials else None)
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the files are."""
+        return self._dir
+
+    def prepare(self) -> None:
+        """Makes the directory where there is none. Raises HostError where others may enter it."""
+        try:
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = self._dir.stat().st_mode
+        except OSError as error:
+            raise HostError(f"state_dir {self._dir} cannot be made: {error.strerror}") from error
+        if mode & 0o077:
+            raise HostError(
+                f"{self._dir} is open to other users (mode {stat.S_IMODE(mode):04o}); "
+                f"run: chmod 0700 {self._dir}"
+            )
+
+    def signer(self, *, create: bool = False) -> Ed25519Signer:
+        """The sealing key; with `create`, a new one where there is none yet."""
+        if self._credentials_dir is not None:
+            credential = self._credentials_dir / _SEALING
+            if credential.exists():  # systemd keeps it to the service, by an ACL if need be
+                return _signer(credential.read_bytes(), credential)
+        path = self._dir / _SEALING
+        if create and not path.exists():
+            self._write(_SEALING, _pem(Ed25519PrivateKey.generate()))
+        return _signer(self._read(_SEALING), path)
+
+    def host(self) -> Host:
+        """The enrolled host. Raises HostError where this host was never enrolled."""
+        return _decode(self._read(_HOST), Host, self._dir / _HOST)
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether an enrolment was completed here."""
+        return (self._dir / _HOST).exists()
+
+    def tls(self) -> TlsIdentity:
+        """The client certificate and what the valuer is checked against."""
+        path = self._dir / _TLS
+        pem = self._read(_TLS)
+        try:
+            chain = x509.load_pem_x509_certificates(pem)
+            key = serialization.load_pem_private_key(pem, None)
+        except (ValueError, TypeError) as error:
+            raise HostError(f"{path} is damaged; enrol this host anew") from error
+        return TlsIdentity(
+            key_pem=_pem(key),
+            chain_pem=b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain),
+            authority_pem=self._read(_AUTHORITY),
+            not_before_ms=int(chain[0].not_valid_before_utc.timestamp() * 1000),
+            not_after_ms=int(chain[0].not_valid_after_utc.timestamp() * 1000),
+        )
+
+    def enrolling(self) -> Enrolling | None:
+        """The enrolment under way, if there is one."""
+        path = self._dir / _ENROLLING
+        return _decode(self._read(_ENROLLING), Enrolling, path) if path.exists() else None
+
+    def begin_enrolling(self, enrolling: Enrolling) -> None:
+        """Keeps a statement before it is sent."""
+        self._write(_ENROLLING, msgspec.json.encode(enrolling))
+
+    def finish_enrolling(self, host: Host) -> None:
+        """Keeps who the host is; the enrolment is complete, and its secrets are not kept twice."""
+        self._write(_HOST, msgspec.json.format(msgspec.json.encode(host)))
+        (self._dir / _ENROLLING).unlink(missing_ok=True)
+
+    def store_tls(self, key_pem: bytes, chain_pem: bytes, authority_pem: bytes) -> None:
+        """Keeps a new client certificate, after checking that it is one for this key."""
+        try:
+            leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+            x509.load_pem_x509_certificates(authority_pem)
+            key = serialization.load_pem_private_key(key_pem, None)
+        except (ValueError, IndexError) as error:
+            raise HostError("the valuer sent certificates that cannot be read") from error
+        if leaf.public_key() != key.public_key():
+            raise HostError("the valuer sent a certificate for another key")
+        self._write(_AUTHORITY, authority_pem)
+        self._write(_TLS, key_pem.rstrip() + b"\n" + chain_pem)
+
+    def _read(self, name: str) -> bytes:
+        path = self._dir / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise HostError(
+                f"{path} is missing: this host is not enrolled "
+                "(assay-agent enroll --token-file FILE)"
+            ) from error
+        except OSError as error:
+            raise HostError(f"{path} cannot be read: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            if mode & 0o077:
+                raise HostError(
+                    f"{path} is readable by other users (mode {stat.S_IMODE(mode):04o}); its secret "
+                    "may be known: run chmod 0600 on it, or better, enrol this host anew"
+                )
+            return file.read()
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Replaces a file as a whole: fsync before the rename, and the directory after it."""
+        fresh = self._dir / (name + ".new")
+        fresh.unlink(missing_ok=True)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._dir / name)
+            directory = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise HostError(f"{self._dir / name} cannot be written: {error.strerror}") from error
+
+
+def new_tls_key() -> bytes:
+    """A fresh P-256 key, PKCS#8 PEM."""
+    return _pem(ec.generate_private_key(ec.SECP256R1()))
+
+
+def signing_request(key_pem: bytes) -> bytes:
+    """A PKCS#10 request for the key, DER. The valuer ignores its subject."""
+    key = serialization.load_pem_private_key(key_pem, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("the TLS key is not an elliptic-curve key")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "assay-agent")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.DER)
+
+
+def encode(data: bytes) -> str:
+    """Bytes as base64, as the files above hold them."""
+    return base64.b64encode(data).decode()
+
+
+def _pem(key: object) -> bytes:
+    if not isinstance(key, Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+        raise TypeError("not one of the agent's keys")
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _signer(pem: bytes, path: Path) -> Ed25519Signer:
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError) as error:
+        raise HostError(f"{path} is not a private key in PEM") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise HostError(f"{path} is not an Ed25519 key")
+    return Ed25519Signer(key)
+
+
+def _decode(data: bytes, type_: type[_T], path: Path) -> _T:
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.MsgspecError as error:
+        raise HostError(f"{path} is damaged ({error}); enrol this host anew") from error

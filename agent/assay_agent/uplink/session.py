@@ -1,0 +1,230 @@
+"""One stream to the valuer, from Hello to its end: windows up in chain order, control down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import grpc
+from grpc import aio
+
+from assay_agent import VERSION
+from assay_agent.spool import Outgoing, Spool, SpoolFull
+from assay_core.errors import ServiceError
+from assay_core.header import SCHEMA, Head
+from assay_core.seal import Envelope, Sealed
+from assay_proto.v1 import attestation_pb2 as pb
+from assay_proto.v1 import attestation_pb2_grpc as rpc
+
+WELCOME_S: Final = 30.0
+_IN_FLIGHT_MAX: Final = 256
+"""Most windows in flight, whatever the valuer allows: what bounds the agent's memory."""
+
+Stream = aio.StreamStreamCall[pb.AgentMessage, pb.ValuerMessage]
+
+
+class RefusedByValuer(ServiceError):
+    """The valuer did not store a window. `retry_after_ms` of 0: the same bytes never will be."""
+
+    def __init__(self, sequence: int, reason: str, detail: str, retry_after_ms: int) -> None:
+        super().__init__(f"the valuer refused window {sequence} ({reason}): {detail}")
+        self.sequence = sequence
+        self.reason = reason
+        self.retry_after_ms = retry_after_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The valuer's answer to Hello."""
+
+    head: Head | None
+    in_flight_max: int
+    message_max_bytes: int
+    now_ms: int
+    schema_max: int
+
+
+class Listener(Protocol):
+    """Who hears what the valuer says."""
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """The stream is open."""
+        ...
+
+    def acknowledged(self, count: int) -> None:
+        """So many more records are durable at the valuer."""
+        ...
+
+    def challenged(self, nonce: bytes) -> None:
+        """The next header should answer this."""
+        ...
+
+    def hinted(self, window_ms: int) -> None:
+        """The valuer wishes windows of this length; 0: no wish."""
+        ...
+
+
+class Session:
+    """The protocol over one call. `wake` says that the spool holds more."""
+
+    def __init__(
+        self, spool: Spool, listener: Listener, *, incarnation: int, clock: Callable[[], int]
+    ) -> None:
+        self._spool = spool
+        self._listener = listener
+        self._incarnation = incarnation
+        self._clock = clock
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self._in_flight: deque[int] = deque()
+        self._sent = -1
+
+    def wake(self) -> None:
+        """More may be sent now."""
+        self._more.set()
+
+    async def run(self, channel: aio.Channel) -> None:
+        """Returns when the valuer ends the stream in good order.
+
+        Raises RefusedByValuer, Forked, ServiceError, SpoolFull, or gRPC's own AioRpcError.
+        """
+        call: Stream = rpc.AttestationStub(channel).Stream()
+        try:
+            hello = pb.Hello(
+                schema_max=SCHEMA, agent_version=VERSION, incarnation=self._incarnation
+            )
+            await call.write(pb.AgentMessage(hello=hello))
+            welcome = await self._welcome(call)
+            self._listener.welcomed(welcome)
+            cursor = self._spool.resume(welcome.head, self._clock())
+            self._sent = cursor.sequence
+            await first_of(self._receive(call), self._send(call, cursor, welcome))
+        except asyncio.InvalidStateError as error:  # a write to a call that has ended
+            raise ServiceError("the stream to the valuer ended") from error
+        finally:
+            call.cancel()
+
+    async def _welcome(self, call: Stream) -> Welcome:
+        try:
+            message = await asyncio.wait_for(call.read(), WELCOME_S)
+        except TimeoutError as error:
+            raise ServiceError(f"the valuer did not answer within {WELCOME_S:.0f} s") from error
+        if not isinstance(message, pb.ValuerMessage):
+            raise await _end_of(call)
+        if message.WhichOneof("message") == "refusal":
+            raise _refused(message.refusal)
+        if message.WhichOneof("message") != "welcome":
+            raise ServiceError("the valuer did not begin with Welcome; is it of another version?")
+        welcome = message.welcome
+        head = Head(welcome.head_sequence, welcome.head_hash) if welcome.has_head else None
+        return Welcome(
+            head,
+            min(max(welcome.in_flight_max, 1), _IN_FLIGHT_MAX),
+            welcome.message_max_bytes,
+            welcome.now_ms,
+            welcome.schema_max,
+        )
+
+    async def _send(self, call: Stream, cursor: Head, welcome: Welcome) -> None:
+        while True:
+            while len(self._in_flight) >= welcome.in_flight_max:
+                self._room.clear()
+                await self._room.wait()
+            self._more.clear()
+            outgoing = self._spool.next_after(cursor)
+            if outgoing is None:
+                await self._more.wait()
+                continue
+            message = _message(outgoing)
+            if 0 < welcome.message_max_bytes < message.ByteSize():
+                raise RefusedByValuer(
+                    outgoing.head.sequence,
+                    "too_large",
+                    f"{message.ByteSize()} bytes; this valuer takes {welcome.message_max_bytes}",
+                    0,
+                )
+            cursor = outgoing.head
+            self._in_flight.append(cursor.sequence)
+            self._sent = cursor.sequence
+            await call.write(message)
+
+    async def _receive(self, call: Stream) -> None:
+        while True:
+            message = await call.read()
+            if not isinstance(message, pb.ValuerMessage):
+                if await call.code() is not grpc.StatusCode.OK:
+                    raise await _end_of(call)
+                return
+            kind = message.WhichOneof("message")
+            if kind == "acknowledgements":
+                self._acknowledge(message.acknowledgements)
+            elif kind == "refusal":
+                raise _refused(message.refusal)
+            elif kind == "challenge" and len(message.challenge.nonce) == 32:
+                self._listener.challenged(message.challenge.nonce)
+            elif kind == "hint":
+                self._listener.hinted(message.hint.window_ms)
+
+    def _acknowledge(self, message: pb.Acknowledgements) -> None:
+        positions = [(item.sequence, item.position) for item in message.acknowledgements]
+        if any(sequence > self._sent for sequence, _ in positions):
+            raise ServiceError("the valuer acknowledged a window that was never sent to it")
+        durable = {sequence for sequence, _ in positions}
+        taken = len(durable.intersection(self._in_flight))
+        self._in_flight = deque(item for item in self._in_flight if item not in durable)
+        self._room.set()
+        try:
+            self._spool.acknowledge(positions, self._clock())
+        except SpoolFull:
+            # The valuer has it; the next resume notes it. Sending goes on: it is what frees room.
+            self._room.set()
+        self._listener.acknowledged(taken)
+
+
+async def first_of(*coroutines: Coroutine[None, None, None]) -> None:
+    """Runs all until the first ends, cancels the others, and raises what it raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+def _message(outgoing: Outgoing) -> pb.AgentMessage:
+    item = outgoing.item
+    if isinstance(item, Sealed):
+        window = pb.SealedWindow(envelope=_envelope(item.envelope), leaves=item.leaves)
+        return pb.AgentMessage(window=window)
+    return pb.AgentMessage(gap=_envelope(item))
+
+
+def _envelope(envelope: Envelope) -> pb.Envelope:
+    return pb.Envelope(
+        payload=envelope.payload,
+        payload_type=envelope.payload_type,
+        signatures=[pb.Signature(sig=s.sig, keyid=s.keyid) for s in envelope.signatures],
+    )
+
+
+def _refused(refusal: pb.Refusal) -> RefusedByValuer:
+    return RefusedByValuer(
+        refusal.sequence, refusal.reason[:64], refusal.detail[:512], refusal.retry_after_ms
+    )
+
+
+async def _end_of(call: Stream) -> aio.AioRpcError | ServiceError:
+    """Why a stream ended."""
+    code = await call.code()
+    if code is grpc.StatusCode.OK:
+        return ServiceError("the valuer ended the stream")
+    return aio.AioRpcError(
+        code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )
