@@ -1,0 +1,161 @@
+"""The scenario file of a simulated host: its fleet, what it works on, and what breaks when.
+
+    seed: 7                  # the same seed is the same host: serials, parts, UUIDs
+    fleets:
+      - profile: h100
+        count: 8
+        load: {shape: training}
+    faults:
+      - {at_s: 45, kind: fall_off_bus, gpu: 2}
+      - {at_s: 90, kind: return, gpu: 2}
+
+Times are seconds after the agent started. A GPU is named by its place in the fleets, from 0.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from assay_agent.telemetry.models import ModelName
+from assay_core import files
+from assay_core.errors import FileError
+
+GPUS_MAX: Final = 64
+"""As many as one window has room for."""
+FAULTS_MAX: Final = 1_000
+CELSIUS_MAX: Final = 150
+
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
+Place = Annotated[int, msgspec.Meta(ge=0, lt=GPUS_MAX)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+
+Shape = Literal["idle", "steady", "diurnal", "burst", "training"]
+
+
+class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a fleet works on.
+
+    steady: always at `level_pct`. diurnal: from 0 to it and back, once in `period_s`. burst: at it
+    for `duty_pct` of each period, else idle. training: the same, but between two bursts (while a
+    checkpoint is written) at a tenth of it.
+    """
+
+    shape: Shape = "idle"
+    level_pct: Percent = 95
+    period_s: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
+    """Default: a day for diurnal, 5 min for burst, 10 min for training."""
+    duty_pct: Percent | None = None
+    """Default: 50 for burst, 95 for training."""
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """GPUs of one model with one load."""
+
+    profile: ModelName
+    count: Annotated[int, msgspec.Meta(ge=1, le=GPUS_MAX)] = 8
+    load: Load = Load()
+
+
+class _Fault(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"
+):
+    at_s: Seconds
+
+
+class _GpuFault(_Fault, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    gpu: Place
+
+
+class FallOffBus(_GpuFault, frozen=True, tag="fall_off_bus"):
+    """Xid 79, and the GPU is lost until it returns."""
+
+
+class Return(_GpuFault, frozen=True, tag="return"):
+    """A lost GPU is back; what counts from driver load starts anew."""
+
+
+class Xid(_GpuFault, frozen=True, kw_only=True, tag="xid"):
+    """An Xid event, and nothing else."""
+
+    code: Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+
+
+class Ecc(_GpuFault, frozen=True, kw_only=True, tag="ecc"):
+    """So many more ECC errors."""
+
+    corrected: Count = 0
+    uncorrected: Count = 0
+
+
+class RemapFailed(_GpuFault, frozen=True, tag="remap_failed"):
+    """Xid 64: a row could not be remapped, for good."""
+
+
+class Thermal(_GpuFault, frozen=True, kw_only=True, tag="thermal"):
+    """So hot for so long, its clocks slowed down."""
+
+    for_s: Seconds
+    celsius: Annotated[int, msgspec.Meta(ge=0, le=CELSIUS_MAX)] = 92
+
+
+class DriverHang(_Fault, frozen=True, kw_only=True, tag="driver_hang"):
+    """No driver call of the host returns for so long."""
+
+    for_s: Seconds
+
+
+Fault = FallOffBus | Return | Xid | Ecc | RemapFailed | Thermal | DriverHang
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of a scenario file."""
+
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    fleets: Annotated[tuple[Fleet, ...], msgspec.Meta(min_length=1, max_length=GPUS_MAX)]
+    faults: Annotated[tuple[Fault, ...], msgspec.Meta(max_length=FAULTS_MAX)] = ()
+
+
+def parse(text: str, name: str) -> Scenario:
+    """Reads a scenario. Raises FileError with line and field."""
+    scenario = files.parse(text, Scenario, name)
+    count = sum(fleet.count for fleet in scenario.fleets)
+    if count > GPUS_MAX:
+        raise FileError(f"{name}: fleets: {count} GPUs; a host has at most {GPUS_MAX}")
+    lost: set[int] = set()
+    for fault in sorted(scenario.faults, key=at_s):
+        if isinstance(fault, DriverHang):
+            continue
+        where = f"{name}: faults: {_kind(fault)} at {fault.at_s} s"
+        if fault.gpu >= count:
+            raise FileError(f"{where}: there is no GPU {fault.gpu}: {count} GPUs, from 0")
+        if isinstance(fault, FallOffBus) and fault.gpu in lost:
+            raise FileError(f"{where}: GPU {fault.gpu} is lost already")
+        if isinstance(fault, Return) and fault.gpu not in lost:
+            raise FileError(f"{where}: GPU {fault.gpu} is not lost")
+        if isinstance(fault, FallOffBus):
+            lost.add(fault.gpu)
+        elif isinstance(fault, Return):
+            lost.discard(fault.gpu)
+    return scenario
+
+
+def load(path: Path) -> Scenario:
+    """Reads a scenario file. Raises FileError with line and field."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
+    return parse(text, str(path))
+
+
+def at_s(fault: Fault) -> int:
+    """When it happens: the order of faults."""
+    return fault.at_s
+
+
+def _kind(fault: Fault) -> str:
+    return str(fault.__struct_config__.tag)
