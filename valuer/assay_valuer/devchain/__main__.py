@@ -8,10 +8,11 @@ import sys
 import threading
 from pathlib import Path
 
+from eth_account import Account
+
 from assay_valuer.devchain.accounts import development_keys
 from assay_valuer.devchain.evm import CHAIN_ID
 from assay_valuer.devchain.server import DevChainServer
-from eth_account import Account
 
 
 def main() -> int:

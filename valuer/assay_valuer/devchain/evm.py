@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, cast
 
-from assay_valuer.devchain.accounts import BALANCE_WEI, development_keys
 from eth.abc import (
     BlockAPI,
     BlockHeaderAPI,
@@ -33,6 +32,8 @@ from eth_account import Account
 from eth_typing import Address, BlockNumber, Hash32
 from eth_utils.address import to_canonical_address
 from eth_utils.exceptions import ValidationError
+
+from assay_valuer.devchain.accounts import BALANCE_WEI, development_keys
 
 CHAIN_ID: Final = 1337
 """One of the ids that the hub knows as a local development chain."""

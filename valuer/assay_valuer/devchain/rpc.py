@@ -6,6 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from eth._utils.address import generate_contract_address
+from eth.abc import BlockAPI, BlockHeaderAPI, LogAPI
+from eth_typing import Address, Hash32
+from eth_utils.address import to_checksum_address
+
 from assay_valuer.devchain.evm import (
     CHAIN_ID,
     GAS_LIMIT,
@@ -15,10 +20,6 @@ from assay_valuer.devchain.evm import (
     Rejected,
     Reverted,
 )
-from eth._utils.address import generate_contract_address
-from eth.abc import BlockAPI, BlockHeaderAPI, LogAPI
-from eth_typing import Address, Hash32
-from eth_utils.address import to_checksum_address
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 

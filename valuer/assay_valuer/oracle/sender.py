@@ -27,6 +27,7 @@ from assay_valuer.oracle.transaction import (
     Fees,
     Unsigned,
     fees_of,
+    gas_of,
     hash_of,
     market_fees,
     nonce_of,
@@ -131,11 +132,14 @@ class Lane:
         )
 
     def _refused(self, post: Post, reason: HubRefused) -> Post:
+        if reason.name == "RoundNotNewer":
+            # Carried between our look and the node's run; or by a transaction still waiting, which
+            # a node that runs on its pending block sees already.
+            landed = self._landed(post)
+            return landed or replace(post, detail="waiting: the round is on its way already")
         if reason.name in _PASSING:
             return replace(post, detail=f"waiting: {reason}")
-        # Somebody else may have carried the round between our look and the node's run.
-        landed = self._landed(post) if reason.name == "RoundNotNewer" else None
-        return landed if landed is not None else _failed(post, str(reason))
+        return _failed(post, str(reason))
 
     def _fees(self, nonce: int) -> Fees:
         """Market fees, and enough to replace whatever was sent with this nonce before.
@@ -225,17 +229,19 @@ class Lane:
         if post.nonce is None or attempts >= self._limits.attempts_max:
             self._broadcast(post, now_ms)
             return replace(post, detail=f"not mined after {attempts} transactions")
-        data = submit_data(post.report, post.signatures)
         try:
-            gas = self._rpc.estimate_gas(self._hub.domain.hub, data, sender=self._key.address)
             fees = self._fees(post.nonce)
-        except CallReverted as error:
-            return self._refused(post, explain(error.data))
         except FeeAboveCap as error:
             self._broadcast(post, now_ms)
             return replace(post, detail=str(error))
+        # Not estimated again: on its pending block the node has run the one that waits.
         return self._sign_and_send(
-            post, nonce=post.nonce, data=data, gas=with_margin(gas), fees=fees, now_ms=now_ms
+            post,
+            nonce=post.nonce,
+            data=submit_data(post.report, post.signatures),
+            gas=gas_of(post.raw_transactions[-1]),
+            fees=fees,
+            now_ms=now_ms,
         )
 
     # ------------------------------------------------------------ included: read back, confirm
