@@ -124,7 +124,7 @@ def position(
         lendable=lendable,
         ltv_gross_bps=gross,
         ltv_net_bps=net,
-        coverage_bps=ratio_bps_down(len(counted), len(pledges)),
+        coverage_bps=_coverage_bps(len(counted), len(pledges)),
         counted=len(counted),
         pledged=len(pledges),
         assurance=min((one.standing.assurance for one, _ in counted), default=0),
@@ -135,6 +135,11 @@ def position(
         uncounted_olv=total([one.remembered.olv for one in silent if one.remembered]),
         findings=tuple(findings),
     )
+
+
+def _coverage_bps(counted: int, pledged: int) -> int:
+    """Share counted, rounded down, but never to nothing while something counts."""
+    return max(ratio_bps_down(counted, pledged), 1) if counted else 0
 
 
 def _state(pledges: Sequence[Pledge], silent: bool, findings: Sequence[Finding]) -> State:

@@ -34,11 +34,14 @@ class Trigger(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What of a round decides whether another is due. Seconds as reports carry them."""
+    """What a round says of its feed. Seconds as reports carry them."""
 
     olv: Usd
     nolv: Usd
+    p10: Usd
+    p90: Usd
     ltv_gross_bps: int
+    ltv_net_bps: int
     coverage_bps: int
     assurance: int
     flags: int

@@ -41,14 +41,9 @@ def observe(track: Track, sight: Sight, policy: Incidents) -> Track:
         for incident in track.incidents
     )
     incidents = _open_new(incidents, sight, policy)
-    speaks = sight.maintenance_until_ms is None
-    missing = None
-    if speaks and not (sight.seen and not sight.lost):
-        missing = track.missing_since_ms
-        if missing is None:
-            missing = _gone_since(sight)
-    elif not speaks:
-        missing = track.missing_since_ms
+    missing = None if sight.seen and not sight.lost else track.missing_since_ms
+    if (missing is None and not sight.seen and sight.maintenance_until_ms is None) or (missing is None and sight.lost):
+        missing = _gone_since(sight)
     return Track(
         first_seen_ms=_first(track.first_seen_ms, sight.observed_ms if sight.seen else None),
         seen_ms=max(track.seen_ms or 0, sight.observed_ms) if sight.seen else track.seen_ms,

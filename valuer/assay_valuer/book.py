@@ -1,0 +1,159 @@
+"""The book: every GPU's standing and value and every loan's position at one instant. Pure.
+
+`appraise` takes what is known, the policy and the time, and gives the whole book: no store, no clock,
+no memory of its own, so that whoever has the same inputs gets the same book.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from assay_core import merkle
+from assay_valuer.credit.loan import LoanFile
+from assay_valuer.credit.position import Pledge, Position, Remembered, position
+from assay_valuer.market.prices import PriceSnapshot
+from assay_valuer.policy import ValuerPolicy
+from assay_valuer.standing.silence import Uptime
+from assay_valuer.standing.stand import scene, stand
+from assay_valuer.standing.types import Asset, Host, Severity, Standing
+from assay_valuer.valuation.value import METHOD, Valuation, value
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """A loan as registered: its file, the feed that values its collateral, the pledged assets."""
+
+    file: LoanFile
+    feed_id: bytes
+    asset_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BookSnapshot:
+    """What is known at one instant.
+
+    `remembered` is what assets were worth when last counted; `hashes` names, for each asset that
+    was seen, the newest window that saw it.
+    """
+
+    hosts: Mapping[int, Host]
+    assets: Mapping[int, Asset]
+    loans: Sequence[Loan]
+    prices: PriceSnapshot | None
+    uptime: Uptime
+    remembered: Mapping[int, Remembered]
+    hashes: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One GPU in the book."""
+
+    asset: Asset
+    standing: Standing
+    valuation: Valuation
+    loan_id: str | None
+
+    @property
+    def counted(self) -> bool:
+        """Whether it counts and its value is known."""
+        return self.standing.counts and self.valuation.values is not None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must change for the line to be worth recording anew."""
+        one = self.standing
+        return (
+            one.presence,
+            one.cause,
+            one.counts,
+            one.severity,
+            one.assurance,
+            one.simulated,
+            one.disputed,
+            self.valuation.values,
+            self.loan_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Everything, at `at_ms`. `methodology` is the hash of policy, method and prices, 32 bytes."""
+
+    at_ms: int
+    policy: ValuerPolicy
+    prices: PriceSnapshot | None
+    methodology: bytes
+    hosts: Mapping[int, Host]
+    lines: Mapping[int, Line]
+    loans: Mapping[str, Loan]
+    positions: Mapping[str, Position]
+    remembered: Mapping[int, Remembered]
+    hashes: Mapping[int, bytes]
+
+    def evidence_root(self, loan_id: str) -> bytes:
+        """RFC 6962 root over the hashes of the windows that what counts rests on, each once,
+        ascending: a window of the host that was seen last, for each GPU counted.
+        """
+        counted = {
+            self.hashes[asset_id]
+            for asset_id in self.loans[loan_id].asset_ids
+            if self.lines[asset_id].counted and asset_id in self.hashes
+        }
+        return merkle.root([merkle.leaf_hash(digest) for digest in sorted(counted)])
+
+
+def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
+    """The book at `now_ms`.
+
+    GPUs of one product and health share one valuation: it depends on nothing else.
+    """
+    around = scene(snapshot.hosts, snapshot.uptime, policy, now_ms)
+    pledged_to = {asset_id: loan.file.id for loan in snapshot.loans for asset_id in loan.asset_ids}
+    shared: dict[tuple[str | None, Severity | None], Valuation] = {}
+    remembered = dict(snapshot.remembered)
+    lines: dict[int, Line] = {}
+    for asset_id, asset in snapshot.assets.items():
+        standing = stand(asset, around)
+        key = (standing.name, standing.severity)
+        valuation = shared.get(key)
+        if valuation is None:
+            valuation = shared[key] = value(standing, snapshot.prices, policy, now_ms)
+        lines[asset_id] = Line(asset, standing, valuation, pledged_to.get(asset_id))
+        if standing.counts and valuation.values is not None:
+            worth = valuation.values
+            remembered[asset_id] = Remembered(worth.olv.mid, worth.nolv.mid, now_ms)
+    positions = {
+        loan.file.id: position(
+            loan.file, [_pledge(lines[one], remembered) for one in loan.asset_ids], policy, now_ms
+        )
+        for loan in snapshot.loans
+    }
+    return Book(
+        at_ms=now_ms,
+        policy=policy,
+        prices=snapshot.prices,
+        methodology=methodology(policy, snapshot.prices),
+        hosts=snapshot.hosts,
+        lines=lines,
+        loans={loan.file.id: loan for loan in snapshot.loans},
+        positions=positions,
+        remembered=remembered,
+        hashes=dict(snapshot.hashes),
+    )
+
+
+def methodology(policy: ValuerPolicy, prices: PriceSnapshot | None) -> bytes:
+    """SHA-256 over the method's name, the policy's and the price snapshot's hashes, line by line."""
+    parts = (METHOD, policy.sha256, _NO_PRICES if prices is None else prices.sha256)
+    return hashlib.sha256("\n".join(parts).encode()).digest()
+
+
+_NO_PRICES: Final = "-"
+
+
+def _pledge(line: Line, remembered: Mapping[int, Remembered]) -> Pledge:
+    return Pledge(line.asset.label, line.standing, line.valuation, remembered.get(line.asset.id))

@@ -1,0 +1,329 @@
+"""The book in the store: what a pipeline loads when it starts, and what it writes at each step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from assay_core.money import Usd
+from assay_valuer.book import Loan
+from assay_valuer.credit import loan as loan_file
+from assay_valuer.credit.position import Remembered
+from assay_valuer.fleet import Changes, Fleet
+from assay_valuer.market import prices as price_table
+from assay_valuer.market.prices import PriceSnapshot
+from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.standing.silence import Span
+from assay_valuer.standing.types import (
+    Asset,
+    Condition,
+    Host,
+    Incident,
+    Kind,
+    Severity,
+    Track,
+)
+from assay_valuer.store.schema import (
+    ASSET,
+    HOST,
+    INCIDENT,
+    LEDGER_ENTRY,
+    LOAN,
+    LOAN_POSITION,
+    PLEDGE,
+    PRICE_SNAPSHOT,
+    PROJECTION,
+    UPTIME,
+    VALUATION,
+)
+
+NAME: Final = "standing"
+"""The projection's row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the store holds of the fleet."""
+
+    assets: tuple[Asset, ...]
+    hashes: dict[int, bytes]
+    next_position: int
+
+
+def load_fleet(connection: Connection) -> Loaded:
+    """Every asset with its track, and how far the ledger has been followed."""
+    incidents: dict[int, list[Incident]] = defaultdict(list)
+    for row in connection.execute(select(INCIDENT).order_by(INCIDENT.c.id)).mappings():
+        incidents[row["asset_id"]].append(
+            Incident(
+                kind=Kind(row["kind"]),
+                code=row["code"],
+                severity=Severity(row["class"]),
+                begin_ms=row["begin_ms"],
+                seen_ms=row["seen_ms"],
+                end_ms=row["end_ms"],
+                count=row["count"],
+                windows=row["windows"],
+                position=row["position"],
+            )
+        )
+    assets, hashes = [], {}
+    joined = select(ASSET, LEDGER_ENTRY.c.hash.label("window_hash")).outerjoin(
+        LEDGER_ENTRY, LEDGER_ENTRY.c.position == ASSET.c.position
+    )
+    for row in connection.execute(joined).mappings():
+        health: str | None = row["health"]
+        track = Track(
+            first_seen_ms=row["first_seen_ms"],
+            seen_ms=row["seen_ms"],
+            missing_since_ms=row["missing_since_ms"],
+            position=row["position"],
+            condition=Condition()
+            if health is None
+            else msgspec.json.decode(health, type=Condition),
+            incidents=tuple(incidents.get(row["id"], ())),
+        )
+        assets.append(
+            Asset(
+                id=row["id"],
+                serial=row["serial"],
+                board_part_number=row["board_part_number"],
+                uuid=row["uuid"],
+                name=row["name"],
+                host_key=row["host_key"],
+                simulated=bool(row["simulated"]),
+                track=track,
+            )
+        )
+        if row["window_hash"] is not None:
+            hashes[row["id"]] = row["window_hash"]
+    where = PROJECTION.c.name == NAME
+    position = connection.execute(select(PROJECTION.c.next_position).where(where)).scalar()
+    return Loaded(tuple(assets), hashes, 0 if position is None else int(position))
+
+
+def save_fleet(
+    connection: Connection, fleet: Fleet, changes: Changes, from_position: int, to_position: int
+) -> bool:
+    """Writes what changed and moves the projection, or writes nothing and returns False.
+
+    False where the projection is not at `from_position`: another process followed the ledger too.
+    """
+    if not _move(connection, from_position, to_position):
+        return False
+    rows = [_asset_row(fleet.assets[one], changes) for one in sorted(changes.assets)]
+    made = [row for row in rows if row["id"] in changes.made]
+    changed = [row for row in rows if row["id"] not in changes.made]
+    # An identifier may pass from one row to another: it is let go before it is taken.
+    changed.sort(key=lambda row: row["uuid"] is not None)
+    if changed:
+        keyed = [{"of_id": row["id"], **_without_id(row)} for row in changed]
+        connection.execute(_UPDATE_ASSET, keyed)
+    if made:
+        connection.execute(insert(ASSET), made)
+    learnt = [{"of_id": one, "pdi_text": str(pdi)} for one, pdi in changes.pdi.items()]
+    if learnt:
+        connection.execute(_UPDATE_PDI, learnt)
+    for asset_id in sorted(changes.incidents):
+        connection.execute(delete(INCIDENT).where(INCIDENT.c.asset_id == asset_id))
+        incidents = [_incident_row(asset_id, one) for one in fleet.assets[asset_id].track.incidents]
+        if incidents:
+            connection.execute(insert(INCIDENT), incidents)
+    return True
+
+
+def _move(connection: Connection, from_position: int, to_position: int) -> bool:
+    where = PROJECTION.c.name == NAME
+    held = connection.execute(select(PROJECTION.c.next_position).where(where)).scalar()
+    if (0 if held is None else held) != from_position:
+        return False
+    if held is None:
+        connection.execute(insert(PROJECTION).values(name=NAME, next_position=to_position))
+    else:
+        connection.execute(update(PROJECTION).where(where).values(next_position=to_position))
+    return True
+
+
+def _asset_row(asset: Asset, changes: Changes) -> dict[str, object]:
+    track = asset.track
+    pdi = changes.pdi.get(asset.id)
+    return {
+        "id": asset.id,
+        "serial": asset.serial,
+        "board_part_number": asset.board_part_number,
+        "pdi": None if pdi is None else str(pdi),
+        "uuid": asset.uuid,
+        "name": asset.name,
+        "host_key": asset.host_key,
+        "first_seen_ms": track.first_seen_ms,
+        "seen_ms": track.seen_ms,
+        "position": track.position,
+        "simulated": asset.simulated,
+        "health": msgspec.json.encode(track.condition).decode(),
+        "missing_since_ms": track.missing_since_ms,
+    }
+
+
+def _without_id(row: Mapping[str, object]) -> dict[str, object]:
+    return {f"new_{name}": value for name, value in row.items() if name not in ("id", "pdi")}
+
+
+_CHANGING: Final = (
+    "serial",
+    "board_part_number",
+    "uuid",
+    "name",
+    "host_key",
+    "first_seen_ms",
+    "seen_ms",
+    "position",
+    "simulated",
+    "health",
+    "missing_since_ms",
+)
+_UPDATE_ASSET: Final = (
+    update(ASSET)
+    .where(ASSET.c.id == bindparam("of_id"))
+    .values({name: bindparam(f"new_{name}") for name in _CHANGING})
+)
+_UPDATE_PDI: Final = (
+    update(ASSET).where(ASSET.c.id == bindparam("of_id")).values(pdi=bindparam("pdi_text"))
+)
+
+
+def _incident_row(asset_id: int, incident: Incident) -> dict[str, object]:
+    return {
+        "asset_id": asset_id,
+        "kind": int(incident.kind),
+        "code": incident.code,
+        "class": incident.severity.value,
+        "begin_ms": incident.begin_ms,
+        "seen_ms": incident.seen_ms,
+        "end_ms": incident.end_ms,
+        "count": incident.count,
+        "windows": incident.windows,
+        "position": incident.position,
+    }
+
+
+# ---------------------------------------------------------------------------- the registry
+
+
+def load_hosts(connection: Connection) -> dict[int, Host]:
+    """Every host by its key."""
+    return {
+        row["key"]: Host(
+            key=row["key"],
+            host_id=row["host_id"],
+            site=row["site"],
+            observed_ms=row["observed_ms"],
+            revoked=row["revoked_ms"] is not None,
+        )
+        for row in connection.execute(select(HOST)).mappings()
+    }
+
+
+def load_loans(connection: Connection) -> tuple[Loan, ...]:
+    """Every loan with its pledge, by id."""
+    pledged: dict[str, list[int]] = defaultdict(list)
+    for asset_id, loan_id in connection.execute(select(PLEDGE).order_by(PLEDGE.c.asset_id)):
+        pledged[loan_id].append(asset_id)
+    rows = connection.execute(select(LOAN).order_by(LOAN.c.id)).mappings()
+    return tuple(
+        Loan(loan_file.from_json(row["terms"]), row["feed_id"], tuple(pledged[row["id"]]))
+        for row in rows
+    )
+
+
+def load_prices(connection: Connection) -> PriceSnapshot | None:
+    """The price table imported last."""
+    newest = (
+        select(PRICE_SNAPSHOT.c.rows)
+        .order_by(PRICE_SNAPSHOT.c.imported_ms.desc(), PRICE_SNAPSHOT.c.sha256)
+        .limit(1)
+    )
+    text = connection.execute(newest).scalar()
+    return None if text is None else price_table.from_json(text)
+
+
+def registry_version(connection: Connection) -> tuple[object, ...]:
+    """Changes whenever somebody else registers a loan, a pledge or a price table."""
+    return (
+        connection.execute(select(func.count(), func.max(ASSET.c.id)).select_from(ASSET)).one(),
+        connection.execute(
+            select(func.count(), func.max(LOAN.c.imported_ms)).select_from(LOAN)
+        ).one(),
+        connection.execute(
+            select(func.count(), func.max(PRICE_SNAPSHOT.c.imported_ms)).select_from(PRICE_SNAPSHOT)
+        ).one(),
+    )
+
+
+def load_uptime(connection: Connection) -> list[Span]:
+    """The spans in which the valuer served."""
+    rows = connection.execute(select(UPTIME).order_by(UPTIME.c.begin_ms))
+    return [Span(begin_ms, end_ms) for begin_ms, end_ms in rows]
+
+
+def save_uptime(connection: Connection, span: Span) -> None:
+    """Writes a span, or moves the end of the one that began then."""
+    where = UPTIME.c.begin_ms == span.begin_ms
+    moved = connection.execute(update(UPTIME).where(where).values(end_ms=span.end_ms))
+    if moved.rowcount == 0:
+        connection.execute(insert(UPTIME).values(begin_ms=span.begin_ms, end_ms=span.end_ms))
+
+
+# ---------------------------------------------------------------------------- results
+
+
+def load_remembered(connection: Connection) -> dict[int, Remembered]:
+    """What each asset was worth when it last counted."""
+    found = {}
+    for asset_id, text in connection.execute(select(VALUATION.c.asset_id, VALUATION.c.result)):
+        memory = msgspec.json.decode(text, type=StoredLine).remembered
+        if memory is not None:
+            found[asset_id] = Remembered(
+                Usd(memory.olv_micros), Usd(memory.nolv_micros), memory.at_ms
+            )
+    return found
+
+
+def save_lines(
+    connection: Connection, lines: Mapping[int, StoredLine], at_ms: int, position: int
+) -> None:
+    """Replaces the newest result of each asset. `position` is of the ledger entry that has them."""
+    ids = sorted(lines)
+    connection.execute(
+        delete(VALUATION).where(VALUATION.c.asset_id == bindparam("gone")),
+        [{"gone": one} for one in ids],
+    )
+    connection.execute(
+        insert(VALUATION),
+        [
+            {
+                "asset_id": one,
+                "at_ms": at_ms,
+                "position": position,
+                "result": msgspec.json.encode(lines[one]).decode(),
+            }
+            for one in ids
+        ],
+    )
+
+
+def save_positions(
+    connection: Connection, positions: Mapping[str, StoredPosition], at_ms: int
+) -> None:
+    """Replaces the newest position of each loan."""
+    for loan_id, position in positions.items():
+        connection.execute(delete(LOAN_POSITION).where(LOAN_POSITION.c.loan_id == loan_id))
+        connection.execute(
+            insert(LOAN_POSITION).values(
+                loan_id=loan_id, at_ms=at_ms, result=msgspec.json.encode(position).decode()
+            )
+        )

@@ -1,0 +1,179 @@
+"""Which asset a window speaks of, and the fold of all windows over all assets.
+
+An asset is known by serial and board part number; while it has none, by its UUID on its host. A
+window of another host that claims a known asset never moves it: the claim is marked, and disputed
+until a person decides. Works in memory; what it changed since the last `taken` is for the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from assay_valuer.policy import Incidents
+from assay_valuer.sights import Identified, WindowSights
+from assay_valuer.standing.track import observe
+from assay_valuer.standing.types import Asset, Sight, Track
+
+
+@dataclass(slots=True)
+class Changes:
+    """Assets that were made or changed, those whose incidents did, and identifiers learnt."""
+
+    assets: set[int] = field(default_factory=set)
+    incidents: set[int] = field(default_factory=set)
+    made: set[int] = field(default_factory=set)
+    pdi: dict[int, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.assets)
+
+
+class Fleet:
+    """Every asset, as far as the windows taken so far have shown. One thread uses it."""
+
+    def __init__(
+        self, assets: Iterable[Asset], hashes: Mapping[int, bytes], policy: Incidents
+    ) -> None:
+        """`hashes` maps an asset to the hash of the newest window that saw it."""
+        self._assets = {asset.id: asset for asset in assets}
+        self._policy = policy
+        self.hashes = dict(hashes)
+        self._serials: dict[tuple[str, str], int] = {}
+        self._uuids: dict[bytes, int] = {}
+        self._by_host: dict[int, set[int]] = {}
+        self._next_id = max(self._assets, default=0) + 1
+        self._changes = Changes()
+        for asset in self._assets.values():
+            self._index(asset)
+
+    @property
+    def assets(self) -> Mapping[int, Asset]:
+        """The assets by id, as they are now."""
+        return self._assets
+
+    def taken(self) -> Changes:
+        """What changed since the last time this was asked."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def take(self, window: WindowSights, host_id: str) -> None:
+        """Folds one window in. Windows come in the order of their positions."""
+        named: set[int] = set()
+        for uuid, (identity, sight) in window.gpus.items():
+            asset = self._resolve(uuid, identity, window.host_key, host_id, named)
+            if asset is not None:
+                named.add(asset.id)
+                self._observe(asset, sight, window)
+        if window.unnamed is None:
+            return
+        for asset_id in self._by_host.get(window.host_key, set()) - named:
+            asset = self._assets[asset_id]
+            sight_of = window.of_unnamed(asset.uuid)
+            if sight_of is not None and asset.track.seen_ms is not None:
+                self._observe(asset, sight_of, window)
+
+    def _observe(self, asset: Asset, sight: Sight, window: WindowSights) -> None:
+        track = observe(asset.track, sight, self._policy)
+        if track.incidents != asset.track.incidents:
+            self._changes.incidents.add(asset.id)
+        simulated = window.simulated if sight.seen else asset.simulated
+        self._put(replace(asset, track=track, simulated=simulated))
+        if sight.seen:
+            self.hashes[asset.id] = window.hash
+
+    def _resolve(
+        self,
+        uuid: bytes,
+        identity: Identified | None,
+        host_key: int,
+        host_id: str,
+        named: set[int],
+    ) -> Asset | None:
+        """The asset a GPU of the window is; None where the window may not speak for it."""
+        by_uuid = self._uuids.get(uuid)
+        if identity is None:
+            return self._own(by_uuid, host_key)
+        serial = _serial(identity)
+        by_serial = self._serials.get(serial) if serial is not None else None
+        found = by_serial if serial is not None else by_uuid
+        if found is None and by_uuid is not None:
+            held = self._assets[by_uuid]
+            if held.host_key == host_key and held.serial is None:
+                found = by_uuid  # a stronger identifier for the same asset
+        if found is None:
+            return self._make(uuid, identity, host_key)
+        asset = self._assets[found]
+        if serial is None and asset.serial is not None and asset.host_key != host_key:
+            return None  # a weaker claim binds nobody but the claimant
+        if asset.host_key not in (None, host_key) or found in named:
+            self._dispute(asset, host_id)
+            return None
+        return self._bind(asset, uuid, identity, host_key)
+
+    def _own(self, asset_id: int | None, host_key: int) -> Asset | None:
+        if asset_id is None:
+            return None
+        asset = self._assets[asset_id]
+        return asset if asset.host_key == host_key else None
+
+    def _make(self, uuid: bytes, identity: Identified, host_key: int) -> Asset:
+        asset = Asset(
+            id=self._next_id,
+            serial=None,
+            board_part_number=None,
+            uuid=None,
+            name=None,
+            host_key=None,
+            simulated=False,
+            track=Track(),
+        )
+        self._next_id += 1
+        self._changes.made.add(asset.id)
+        return self._bind(asset, uuid, identity, host_key)
+
+    def _bind(self, asset: Asset, uuid: bytes, identity: Identified, host_key: int) -> Asset:
+        serial = _serial(identity)
+        before = self._uuids.get(uuid)
+        if before is not None and before != asset.id:  # the UUID now belongs to another board
+            self._put(replace(self._assets[before], uuid=None))
+        if asset.uuid is not None and asset.uuid != uuid:
+            self._uuids.pop(asset.uuid, None)
+        bound = replace(
+            asset,
+            uuid=uuid,
+            host_key=host_key,
+            name=identity.name or asset.name,
+            serial=asset.serial if serial is None else serial[0],
+            board_part_number=asset.board_part_number if serial is None else serial[1],
+        )
+        if identity.pdi is not None:
+            self._changes.pdi[asset.id] = identity.pdi
+        self._put(bound)
+        return bound
+
+    def _dispute(self, asset: Asset, host_id: str) -> None:
+        if not asset.track.condition.claimed_by:
+            condition = msgspec.structs.replace(asset.track.condition, claimed_by=host_id)
+            self._put(replace(asset, track=replace(asset.track, condition=condition)))
+
+    def _put(self, asset: Asset) -> None:
+        self._assets[asset.id] = asset
+        self._changes.assets.add(asset.id)
+        self._index(asset)
+
+    def _index(self, asset: Asset) -> None:
+        if asset.serial is not None and asset.board_part_number is not None:
+            self._serials[asset.serial, asset.board_part_number] = asset.id
+        if asset.uuid is not None:
+            self._uuids[asset.uuid] = asset.id
+        if asset.host_key is not None:
+            self._by_host.setdefault(asset.host_key, set()).add(asset.id)
+
+
+def _serial(identity: Identified) -> tuple[str, str] | None:
+    if identity.serial is None or identity.board_part_number is None:
+        return None
+    return identity.serial, identity.board_part_number

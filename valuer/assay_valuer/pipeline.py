@@ -1,0 +1,245 @@
+"""The valuer's own work, step by step: follow the ledger, appraise, keep what changed.
+
+One thread ticks. What a tick read from the ledger and what it wrote are one transaction with the
+projection's position, so that every window is taken exactly once; memory is a copy of the store and
+is loaded anew after anything went wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from assay_core.errors import AssayError
+from assay_core.instants import MINUTE_MS
+from assay_core.seal import Signer
+from assay_valuer import book_store
+from assay_valuer.book import Book, BookSnapshot, Loan, appraise
+from assay_valuer.credit.position import Position, Remembered
+from assay_valuer.fleet import Fleet
+from assay_valuer.ledger.append import append_record, next_position
+from assay_valuer.ledger.read import windows_from
+from assay_valuer.market.prices import PriceSnapshot
+from assay_valuer.policy import ValuerPolicy
+from assay_valuer.results import StoredLine, StoredPosition, stored_line, stored_position
+from assay_valuer.sights import sights
+from assay_valuer.standing.silence import Span, merge
+from assay_valuer.standing.types import Host
+from assay_valuer.store.database import Database
+
+BATCH_MAX: Final = 200
+"""Most windows taken in one transaction."""
+TICK_GAP_MAX_MS: Final = MINUTE_MS
+"""Two ticks further apart than this: we were not serving in between."""
+POSITION_EVERY_MS: Final = MINUTE_MS
+"""A position whose debt alone has moved is written this often."""
+VALUATION: Final = "valuation"
+POSITION: Final = "position"
+
+
+@dataclass(slots=True)
+class _Memory:
+    """The store, in memory."""
+
+    fleet: Fleet
+    next_position: int
+    hosts: dict[int, Host]
+    loans: tuple[Loan, ...]
+    prices: PriceSnapshot | None
+    spans: list[Span]
+    remembered: dict[int, Remembered]
+    version: tuple[object, ...]
+
+
+class Pipeline:
+    """Ticks over one store. Only one process at a time may run one."""
+
+    def __init__(self, database: Database, ledger_key: Signer, policy: ValuerPolicy) -> None:
+        self._database: Final = database
+        self._key: Final = ledger_key
+        self._policy: Final = policy
+        self._memory: _Memory | None = None
+        self._serving: Span | None = None
+        self._kept_lines: dict[int, tuple[object, ...]] = {}
+        self._kept_positions: dict[str, tuple[tuple[object, ...], int]] = {}
+        self.book: Book | None = None
+        """The newest book; None before the first tick."""
+        self.lag: int = 0
+        """Ledger entries that the newest book has not taken yet."""
+
+    def tick(self, now_ms: int) -> Book:
+        """Takes what the ledger has, appraises, writes what changed, and returns the book.
+
+        Raises StoreError; nothing is lost then, and the next tick goes on from the store.
+        """
+        try:
+            memory = self._refresh()
+            self._follow(memory)
+            self._serve(memory, now_ms)
+            book = appraise(self._snapshot(memory), self._policy, now_ms)
+            self._keep(book)
+        except IntegrityError as error:
+            self._forget()
+            raise BookRaced from error
+        except BaseException:  # whatever it was, memory may be ahead of the store now
+            self._forget()
+            raise
+        memory.remembered = dict(book.remembered)
+        self.book = book
+        return book
+
+    def _forget(self) -> None:
+        self._memory = None
+
+    def _refresh(self) -> _Memory:
+        """Memory as the store has it now: loaded anew where somebody else has written."""
+        version = self._database.read(book_store.registry_version)
+        if self._memory is None or self._memory.version != version:
+            self._memory = self._database.read(self._load)
+        self._memory.hosts = self._database.read(book_store.load_hosts)
+        return self._memory
+
+    def _load(self, connection: Connection) -> _Memory:
+        loaded = book_store.load_fleet(connection)
+        remembered = book_store.load_remembered(connection)
+        if self.book is not None:
+            remembered |= self.book.remembered
+        return _Memory(
+            fleet=Fleet(loaded.assets, loaded.hashes, self._policy.incidents),
+            next_position=loaded.next_position,
+            hosts=book_store.load_hosts(connection),
+            loans=book_store.load_loans(connection),
+            prices=book_store.load_prices(connection),
+            spans=book_store.load_uptime(connection),
+            remembered=remembered,
+            version=book_store.registry_version(connection),
+        )
+
+    # ------------------------------------------------------------------ following the ledger
+
+    def _follow(self, memory: _Memory) -> None:
+        """Takes every window that there is now, batch by batch."""
+        end = self._database.read(next_position)
+        while memory.next_position < end:
+            first = memory.next_position
+            read = partial(windows_from, position=first, limit=BATCH_MAX)
+            windows = [window for window in self._database.read(read) if window.position < end]
+            for window in windows:
+                host = memory.hosts.get(window.host_key)
+                if host is not None:
+                    memory.fleet.take(sights(window), host.host_id)
+            to = end if len(windows) < BATCH_MAX else windows[-1].position + 1
+            self._advance(memory, first, to)
+        self.lag = self._database.read(next_position) - memory.next_position
+
+    def _advance(self, memory: _Memory, first: int, to: int) -> None:
+        changes = memory.fleet.taken()
+
+        def job(connection: Connection) -> tuple[object, ...]:
+            if not book_store.save_fleet(connection, memory.fleet, changes, first, to):
+                raise BookRaced
+            return book_store.registry_version(connection)
+
+        memory.version = self._database.write(job)
+        memory.next_position = to
+
+    # ------------------------------------------------------------------ serving
+
+    def _serve(self, memory: _Memory, now_ms: int) -> None:
+        """Our own uptime: this span grows with each tick, unless we were away in between."""
+        span = self._serving
+        if span is None or not 0 <= now_ms - span.end_ms <= TICK_GAP_MAX_MS:
+            span = Span(now_ms, now_ms)
+        self._serving = Span(span.begin_ms, now_ms)
+        others = [one for one in memory.spans if one.begin_ms != span.begin_ms]
+        memory.spans = [*others, self._serving]
+
+    def _snapshot(self, memory: _Memory) -> BookSnapshot:
+        return BookSnapshot(
+            hosts=memory.hosts,
+            assets=memory.fleet.assets,
+            loans=memory.loans,
+            prices=memory.prices,
+            uptime=merge(memory.spans),
+            remembered=memory.remembered,
+            hashes=memory.fleet.hashes,
+        )
+
+    # ------------------------------------------------------------------ keeping
+
+    def _keep(self, book: Book) -> None:
+        """Writes what changed, with a signed record of it in the ledger; and our uptime."""
+        lines = {
+            asset_id: stored_line(line, book.remembered.get(asset_id))
+            for asset_id, line in book.lines.items()
+            if self._kept_lines.get(asset_id) != line.key
+        }
+        told, written = self._changed_positions(book)
+        serving = self._serving
+
+        def job(connection: Connection) -> None:
+            if lines:
+                record = _record(book, {one.gpu: one for one in lines.values()})
+                at = append_record(connection, VALUATION, record, self._key, book.at_ms)
+                book_store.save_lines(connection, lines, book.at_ms, at)
+            if told:
+                record = _record(book, {one: written[one] for one in told})
+                append_record(connection, POSITION, record, self._key, book.at_ms)
+            book_store.save_positions(connection, written, book.at_ms)
+            if serving is not None:
+                book_store.save_uptime(connection, serving)
+
+        self._database.write(job)
+        self._kept_lines |= {one: book.lines[one].key for one in lines}
+        for loan_id in written:
+            key = position_key(book.positions[loan_id])
+            self._kept_positions[loan_id] = (key, book.at_ms)
+
+    def _changed_positions(self, book: Book) -> tuple[list[str], dict[str, StoredPosition]]:
+        """The loans whose position is worth a record, and all those worth writing."""
+        told, written = [], {}
+        for loan_id, position in book.positions.items():
+            key, at_ms = self._kept_positions.get(loan_id, ((), 0))
+            changed = key != position_key(position)
+            if changed:
+                told.append(loan_id)
+            if changed or book.at_ms - at_ms >= POSITION_EVERY_MS:
+                written[loan_id] = stored_position(position, book)
+        return told, written
+
+
+class BookRaced(AssayError):
+    """Somebody else wrote to the book's tables at the same time. The next tick reads them anew."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the book changed in the store while it was being worked out; it is read anew. If this "
+            "goes on, a second valuer runs on this store: stop one"
+        )
+
+
+def position_key(position: Position) -> tuple[object, ...]:
+    """What must change for a position to be worth recording anew: not its debt alone."""
+    return (
+        position.state,
+        position.values,
+        position.counted,
+        position.pledged,
+        position.assurance,
+        position.simulated,
+        position.causes,
+        tuple(finding.code for finding in position.findings),
+    )
+
+
+def _record(book: Book, results: dict[str, StoredLine] | dict[str, StoredPosition]) -> bytes:
+    """Canonical JSON of results: what was concluded, when, by which method."""
+    return msgspec.json.encode(
+        {"at_ms": book.at_ms, "methodology": book.methodology.hex(), "results": results},
+        order="sorted",
+    )

@@ -1,0 +1,166 @@
+"""Results as they are kept: in the store, in the ledger's records, and printed as JSON.
+
+Amounts are micro-dollars, ratios basis points, times UTC milliseconds. None is unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from assay_valuer.book import Book, Line
+from assay_valuer.credit.position import Position, Remembered
+from assay_valuer.findings import Finding
+from assay_valuer.valuation.value import Range, Values
+
+
+class StoredFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding as kept and printed."""
+
+    code: str
+    detail: str
+    effect_bps: int | None = None
+
+
+class StoredRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Low, mid and high, micro-dollars."""
+
+    low_micros: int
+    mid_micros: int
+    high_micros: int
+
+
+class StoredValues(msgspec.Struct, frozen=True, kw_only=True):
+    """Values under each premise."""
+
+    fmv: StoredRange
+    olv: StoredRange
+    nolv: StoredRange
+    flv: StoredRange
+
+
+class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What it was worth when it last counted."""
+
+    olv_micros: int
+    nolv_micros: int
+    at_ms: int
+
+
+class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU's newest recorded result."""
+
+    gpu: str
+    product: str | None
+    presence: str
+    cause: str
+    counts: bool
+    severity: str | None
+    assurance: int
+    simulated: bool
+    disputed: bool
+    observed_ms: int | None
+    values: StoredValues | None
+    remembered: StoredMemory | None
+    findings: tuple[StoredFinding, ...]
+
+
+class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
+    """One loan's newest recorded position. A ratio of None is unknown."""
+
+    state: str
+    debt_micros: int
+    values: StoredValues | None
+    lendable_micros: int
+    ltv_gross_bps: int | None
+    ltv_net_bps: int | None
+    coverage_bps: int
+    counted: int
+    pledged: int
+    assurance: int
+    observed_ms: int | None
+    simulated: bool
+    stale: bool
+    causes: tuple[str, ...]
+    uncounted_olv_micros: int
+    policy: str
+    methodology: str
+    findings: tuple[StoredFinding, ...]
+
+
+def stored_line(line: Line, remembered: Remembered | None) -> StoredLine:
+    """A line as it is kept."""
+    standing, valuation = line.standing, line.valuation
+    memory = None
+    if remembered is not None:
+        memory = StoredMemory(
+            olv_micros=remembered.olv.micros,
+            nolv_micros=remembered.nolv.micros,
+            at_ms=remembered.at_ms,
+        )
+    return StoredLine(
+        gpu=line.asset.label,
+        product=None if valuation.product is None else str(valuation.product),
+        presence=standing.presence.value,
+        cause=standing.cause.value,
+        counts=standing.counts,
+        severity=None if standing.severity is None else standing.severity.value,
+        assurance=standing.assurance,
+        simulated=standing.simulated,
+        disputed=standing.disputed,
+        observed_ms=standing.observed_ms,
+        values=_values(valuation.values),
+        remembered=memory,
+        findings=_findings((*valuation.findings, *standing.findings)),
+    )
+
+
+def stored_position(position: Position, book: Book) -> StoredPosition:
+    """A position as it is kept."""
+    return StoredPosition(
+        state=position.state.value,
+        debt_micros=position.debt.micros,
+        values=_values(position.values),
+        lendable_micros=position.lendable.micros,
+        ltv_gross_bps=position.ltv_gross_bps,
+        ltv_net_bps=position.ltv_net_bps,
+        coverage_bps=position.coverage_bps,
+        counted=position.counted,
+        pledged=position.pledged,
+        assurance=position.assurance,
+        observed_ms=position.observed_ms,
+        simulated=position.simulated,
+        stale=position.stale,
+        causes=tuple(cause.value for cause in position.causes),
+        uncounted_olv_micros=position.uncounted_olv.micros,
+        policy=book.policy.name,
+        methodology=book.methodology.hex(),
+        findings=_findings(position.findings),
+    )
+
+
+def _values(values: Values | None) -> StoredValues | None:
+    if values is None:
+        return None
+    return StoredValues(
+        fmv=_range(values.fmv),
+        olv=_range(values.olv),
+        nolv=_range(values.nolv),
+        flv=_range(values.flv),
+    )
+
+
+def _range(amounts: Range) -> StoredRange:
+    return StoredRange(
+        low_micros=amounts.low.micros,
+        mid_micros=amounts.mid.micros,
+        high_micros=amounts.high.micros,
+    )
+
+
+def _findings(findings: Iterable[Finding]) -> tuple[StoredFinding, ...]:
+    return tuple(
+        StoredFinding(code=one.code, detail=one.detail, effect_bps=one.effect_bps)
+        for one in findings
+    )
