@@ -36,18 +36,17 @@ from assay_core.leaves import (
 GPUS_MAX: Final = 64
 """Most GPUs in one window: three leaves each and the host's are the most a valuer takes."""
 
-_UNREACHED: Final = frozenset(
+_PASSING: Final = frozenset(
     {
         Reason.GPU_LOST,
         Reason.DRIVER_UNRESPONSIVE,
         Reason.DRIVER_ABSENT,
         Reason.IN_MAINTENANCE,
         Reason.NOT_SAMPLED,
+        Reason.DRIVER_ERROR,
+        Reason.ASLEEP,
     }
 )
-"""Where a reading says nothing but these, the poll did not reach the GPU."""
-
-_PASSING: Final = _UNREACHED | {Reason.DRIVER_ERROR, Reason.ASLEEP}
 """Reasons that say nothing of who a GPU is: they alone do not make an identity a changed one."""
 
 _DRIVER_REASONS: Final = MappingProxyType(
@@ -129,19 +128,27 @@ class Aggregator:
         self._last = poll
         for name, field in self._host.items():
             field.add(poll.host.get(name, Reason.NOT_SAMPLED))
-        reached = {
+        unread = _DRIVER_REASONS.get(poll.driver)
+        lost = {
             reading.subject
             for reading in poll.gpus
-            if self._gpu(reading.subject).add(reading, poll)
+            if self._gpu(reading.subject).add(reading, poll.at_utc_ms) is Reason.GPU_LOST
         }
-        unread = _DRIVER_REASONS.get(poll.driver)
         listed = {reading.subject for reading in poll.gpus}
         for subject, gpu in self._gpus.items():
             if subject not in listed:
                 gpu.miss(unread or Reason.GPU_LOST)
-        self._missing = unread or tuple(sorted(self._gpus.keys() - reached))
+        self._missing = unread or tuple(sorted(lost | (self._gpus.keys() - listed)))
         for happening in poll.events:
-            self._happen(happening)
+            self.happen(happening)
+
+    def happen(self, happening: Happening) -> None:
+        """Takes an event into the period."""
+        if happening.subject == HOST:
+            events = self._host_events
+        else:
+            events = self._gpu(happening.subject).events
+        events.add(happening.kind, happening.code, happening.at_ms)
 
     def draft(
         self,
@@ -194,12 +201,6 @@ class Aggregator:
             raise ValueError("a GPU's subject is the 16 bytes of its UUID")
         return self._gpus.setdefault(subject, _Gpu(KnownGpu(subject, 0)))
 
-    def _happen(self, happening: Happening) -> None:
-        where = (
-            self._host_events if happening.subject == HOST else self._gpu(happening.subject).events
-        )
-        where.add(happening.kind, happening.code, happening.at_ms)
-
     def _host_content(self, last: Poll, maintenance_until_ms: int | None) -> Content:
         values: dict[str, Value] = {name: field.value() for name, field in self._host.items()}
         values["driver_state"] = int(self._driver)
@@ -235,19 +236,19 @@ class _Gpu:
         self._fields = [item for fields in self._groups.values() for item in fields.items()]
         self._read = (*self._groups[Group.HEALTH], *self._groups[Group.USE])
 
-    def add(self, reading: GpuReading, poll: Poll) -> bool:
-        """Takes one reading; returns whether the poll reached the GPU."""
+    def add(self, reading: GpuReading, at_utc_ms: int) -> Reason | None:
+        """Takes one reading; None where it reached the GPU, else why it did not."""
         values = reading.values
         for name, field in self._fields:
             field.add(values.get(name, Reason.NOT_SAMPLED))
         for name in self._read:
             sample = values.get(name, Reason.NOT_SAMPLED)
-            if sample.__class__ is not Reason or sample not in _UNREACHED:
+            if not isinstance(sample, Reason):
                 self._polls += 1
-                self.last_seen_ms = max(self.last_seen_ms, poll.at_utc_ms)
-                return True
-            self._reason = Reason(sample)
-        return False
+                self.last_seen_ms = max(self.last_seen_ms, at_utc_ms)
+                return None
+            self._reason = sample
+        return self._reason
 
     def miss(self, reason: Reason) -> None:
         """Takes a poll that did not reach the GPU."""

@@ -43,6 +43,10 @@ class Pace:
         exponent = min(max(failures - 1, 0), 16)
         return draw() * min(self.most_s, self.least_s * (1 << exponent))
 
+    def jittered(self, failures: int) -> float:
+        """`after`, drawn from the system's randomness."""
+        return self.after(failures, random.SystemRandom().random)
+
 
 @dataclass(slots=True)
 class Control:

@@ -1,0 +1,82 @@
+"""`assay-agent run`: the service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+import structlog
+
+from assay_agent import config, host, spool_file
+from assay_agent.config import AgentConfig
+from assay_agent.host import Clock
+from assay_agent.keys import KeyStore
+from assay_agent.metrics import AgentMetrics
+from assay_agent.service import Service
+from assay_agent.spool import Chain, Spool
+from assay_agent.telemetry.sources import make_source
+from assay_agent.uplink.uplink import Pace
+
+Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(commands: Commands) -> None:
+    """Declares the command."""
+    commands.add_parser(
+        "run",
+        help="read the GPUs, seal windows and send them, until SIGTERM",
+        description="The agent itself, in the foreground; systemd runs it as assay-agent.service. "
+        "Logs to standard error, JSON unless it is a terminal.",
+        epilog="example: assay-agent run --config /etc/assay/agent.yaml",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs until SIGTERM."""
+    settings = config.load(args.config)
+    _log_to_stderr()
+    keys = KeyStore.default(settings.state_dir)
+    keys.prepare()
+    with spool_file.locked(keys.state_dir):
+        asyncio.run(_serve(settings, keys))
+    return 0
+
+
+async def _serve(settings: AgentConfig, keys: KeyStore) -> None:
+    clock = Clock()
+    enrolled = keys.host()
+    source = make_source(settings.source)
+    spool = Spool(
+        keys.state_dir / spool_file.FILE,
+        chain=Chain(enrolled.host_id, enrolled.incarnation),
+        signer=keys.signer(),
+        boot_id=host.boot_id(source.kind),
+        bytes_max=settings.spool.bytes_max,
+        acknowledged_keep_ms=settings.spool.acknowledged_keep_ms,
+        now_ms=clock.utc_ms(),
+    )
+    try:
+        metrics = AgentMetrics(source.kind)
+        if settings.metrics.listen is not None:
+            metrics.serve(settings.metrics.listen)
+        service = Service(settings, keys, source, spool, metrics, clock=clock, pace=Pace())
+        await service.run()
+    finally:
+        spool.close()
+
+
+def _log_to_stderr() -> None:
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
