@@ -1,0 +1,113 @@
+"""Registering what people decide: price tables and loans, with a signed record of each in the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from assay_core.errors import FileError
+from assay_core.seal import Signer
+from assay_valuer.credit import loan as loan_file
+from assay_valuer.credit.loan import LoanFile, Pledged
+from assay_valuer.ledger.append import append_record, to_json
+from assay_valuer.market import prices as price_table
+from assay_valuer.market.prices import PriceSnapshot
+from assay_valuer.oracle.report import FeedKey
+from assay_valuer.store.schema import ASSET, LOAN, PLEDGE, PRICE_SNAPSHOT
+
+PRICES: Final = "prices"
+LOAN_RECORD: Final = "loan"
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What became of a loan file: its feed, and how many of its GPUs have not been seen yet."""
+
+    feed_id: bytes
+    pledged: int
+    expected: int
+
+
+def feed_of(loan: LoanFile) -> bytes:
+    """The id of the feed that values the loan's collateral token."""
+    return FeedKey(loan.chain_id, loan.collateral_token, loan.collateral_token_ids[0]).feed_id
+
+
+def import_prices(
+    connection: Connection, snapshot: PriceSnapshot, signer: Signer, now_ms: int
+) -> None:
+    """Makes the snapshot the one in use; one imported before becomes the newest again."""
+    rows = price_table.to_json(snapshot)
+    where = PRICE_SNAPSHOT.c.sha256 == snapshot.sha256
+    moved = connection.execute(update(PRICE_SNAPSHOT).where(where).values(imported_ms=now_ms))
+    if moved.rowcount == 0:
+        connection.execute(
+            insert(PRICE_SNAPSHOT).values(sha256=snapshot.sha256, imported_ms=now_ms, rows=rows)
+        )
+    payload = to_json({"sha256": snapshot.sha256, "imported_ms": now_ms, "rows": rows})
+    append_record(connection, PRICES, payload, signer, now_ms)
+
+
+def import_loan(
+    connection: Connection, loan: LoanFile, name: str, signer: Signer, now_ms: int
+) -> Registered:
+    """Registers a loan, or replaces the terms and pledge of one that has the same id and feed.
+
+    GPUs that were never seen are registered as EXPECTED. `name` is the file's, for messages. Raises
+    FileError where a GPU is pledged to another loan, or the feed values another loan's collateral.
+    """
+    feed_id = feed_of(loan)
+    _check_feed(connection, loan, feed_id, name)
+    terms = loan_file.to_json(loan)
+    values = {"feed_id": feed_id, "imported_ms": now_ms, "terms": terms}
+    moved = connection.execute(update(LOAN).where(LOAN.c.id == loan.id).values(**values))
+    if moved.rowcount == 0:
+        connection.execute(insert(LOAN).values(id=loan.id, **values))
+    connection.execute(delete(PLEDGE).where(PLEDGE.c.loan_id == loan.id))
+    expected = 0
+    for index, gpu in enumerate(loan.pledge):
+        asset_id, seen = _asset(connection, gpu)
+        expected += not seen
+        holder = connection.execute(
+            select(PLEDGE.c.loan_id).where(PLEDGE.c.asset_id == asset_id)
+        ).scalar()
+        if holder is not None:
+            raise FileError(
+                f"{name}: pledge.{index}.serial: {gpu.serial} is pledged to loan {holder} already; "
+                "a GPU secures one loan at a time"
+            )
+        connection.execute(insert(PLEDGE).values(asset_id=asset_id, loan_id=loan.id))
+    payload = to_json(
+        {"id": loan.id, "feed_id": feed_id.hex(), "imported_ms": now_ms, "terms": terms}
+    )
+    append_record(connection, LOAN_RECORD, payload, signer, now_ms)
+    return Registered(feed_id, len(loan.pledge), expected)
+
+
+def _check_feed(connection: Connection, loan: LoanFile, feed_id: bytes, name: str) -> None:
+    held = connection.execute(select(LOAN.c.feed_id).where(LOAN.c.id == loan.id)).scalar()
+    if held is not None and held != feed_id:
+        raise FileError(f"{name}: id: loan {loan.id} is registered with another collateral token")
+    other = connection.execute(
+        select(LOAN.c.id).where(LOAN.c.feed_id == feed_id, LOAN.c.id != loan.id)
+    ).scalar()
+    if other is not None:
+        raise FileError(f"{name}: collateral_token_ids: loan {other} has this token already")
+
+
+def _asset(connection: Connection, gpu: Pledged) -> tuple[int, bool]:
+    """The asset of a pledged GPU, made if there is none; and whether it was ever seen."""
+    known = connection.execute(
+        select(ASSET.c.id, ASSET.c.first_seen_ms).where(
+            ASSET.c.serial == gpu.serial, ASSET.c.board_part_number == gpu.board_part_number
+        )
+    ).one_or_none()
+    if known is not None:
+        return int(known.id), known.first_seen_ms is not None
+    made = insert(ASSET).values(serial=gpu.serial, board_part_number=gpu.board_part_number)
+    key = connection.execute(made).inserted_primary_key
+    if key is None:
+        raise FileError(f"the store gave the pledged GPU {gpu.serial} no number")
+    return int(key[0]), False

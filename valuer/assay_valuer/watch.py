@@ -1,0 +1,259 @@
+"""What Prometheus sees of the book: every GPU, host, loan and feed, from the newest book.
+
+What is unknown has no sample: a value that is absent is not zero. Above 10,000 series for single
+GPUs, GPUs are shown by host alone. Money is in dollars and ratios are from 0 to 1, as Prometheus'
+conventions have it; both are for watching, and nothing is ever worked out from them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from assay_core.money import MICROS_PER_USD, Usd
+from assay_core.units import BPS
+from assay_valuer.book import Book, Line
+from assay_valuer.oracle.outbox import PostState
+from assay_valuer.publish import Feed
+from assay_valuer.standing.types import Host, Severity
+from assay_valuer.valuation.value import Range, Values
+
+GPU_SERIES_MAX: Final = 10_000
+"""Series of single GPUs; beyond it there are none, and hosts stand for them."""
+SERIES_PER_GPU: Final = 10
+"""value × 3, counted, presence, assurance, observed, incidents × 3."""
+
+_GPU: Final = ("gpu", "host", "loan", "model", "simulated")
+_HOST: Final = ("host", "site", "simulated")
+_LOAN: Final = ("loan", "simulated")
+_FEED: Final = ("feed", "loan", "simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    book: Book | None = None
+    duration_ms: int = 0
+    lag: int = 0
+    feeds: Mapping[str, Feed] | None = None
+    outbox: Mapping[PostState, int] | None = None
+
+
+class BookCollector(Collector):
+    """Register it once; show it each new book. Safe to scrape from another thread."""
+
+    def __init__(self) -> None:
+        self._view = _View()
+
+    def show(self, book: Book, *, duration_ms: int, lag: int) -> None:
+        """The newest book, how long it took, and how many ledger entries it lacks."""
+        view = self._view
+        self._view = _View(book, duration_ms, lag, view.feeds, view.outbox)
+
+    def show_feeds(self, feeds: Mapping[str, Feed], outbox: Mapping[PostState, int]) -> None:
+        """Each loan's feed, and the number of posts in each state."""
+        view = self._view
+        self._view = _View(view.book, view.duration_ms, view.lag, feeds, outbox)
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, from one book throughout."""
+        view = self._view
+        if view.book is not None:
+            yield from _gpus(view.book)
+            yield from _hosts(view.book)
+            yield from _loans(view.book)
+            yield from _service(view.book, view.duration_ms, view.lag)
+        if view.feeds is not None:
+            yield from _feeds(view.feeds)
+        if view.outbox is not None:
+            posts = _family("outbox_reports", "Reports in the outbox.", "state")
+            for state in PostState:
+                posts.add_metric([state.value], view.outbox.get(state, 0))
+            yield posts
+
+
+def _family(name: str, help_: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"assay_{name}", help_, labels=labels)
+
+
+def _usd(amount: Usd) -> float:
+    return amount.micros / MICROS_PER_USD
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _bounds(family: GaugeMetricFamily, labels: list[str], amounts: Range) -> None:
+    for bound, amount in (("low", amounts.low), ("mid", amounts.mid), ("high", amounts.high)):
+        family.add_metric([*labels, bound], _usd(amount))
+
+
+# ---------------------------------------------------------------------------- GPUs and hosts
+
+
+def _gpus(book: Book) -> Iterator[Metric]:
+    if len(book.lines) * SERIES_PER_GPU > GPU_SERIES_MAX:
+        return
+    value = _family("gpu_value_usd", "Orderly liquidation value of a GPU.", *_GPU, "bound")
+    counted = _family("gpu_counted", "Whether a GPU counts and its value is known.", *_GPU)
+    presence = _family(
+        "gpu_presence", "Where a GPU is; 1 for what holds.", *_GPU, "presence", "cause"
+    )
+    assurance = _family("gpu_assurance_level", "0 to 4, and 128 more for custody.", *_GPU)
+    observed = _family(
+        "gpu_observed_timestamp_seconds", "When a GPU was last seen, by its evidence.", *_GPU
+    )
+    incidents = _family("gpu_incidents", "Open incidents of a GPU.", *_GPU, "class")
+    for line in book.lines.values():
+        labels = _gpu_labels(line, book)
+        if line.valuation.values is not None:
+            _bounds(value, labels, line.valuation.values.olv)
+        counted.add_metric(labels, int(line.counted))
+        standing = line.standing
+        presence.add_metric([*labels, standing.presence.value, standing.cause.value], 1)
+        assurance.add_metric(labels, standing.assurance)
+        if standing.observed_ms is not None:
+            observed.add_metric(labels, standing.observed_ms / 1000)
+        classes = Counter(incident.severity for incident in standing.incidents)
+        for severity in Severity:
+            incidents.add_metric([*labels, severity.value], classes[severity])
+    yield from (value, counted, presence, assurance, observed, incidents)
+
+
+def _gpu_labels(line: Line, book: Book) -> list[str]:
+    host = book.hosts.get(line.asset.host_key) if line.asset.host_key is not None else None
+    product = line.valuation.product
+    return [
+        line.asset.label,
+        "" if host is None else host.host_id,
+        line.loan_id or "",
+        "unknown" if product is None else str(product),
+        _flag(line.standing.simulated),
+    ]
+
+
+def _hosts(book: Book) -> Iterator[Metric]:
+    gpus = _family("host_gpus", "GPUs of a host by presence.", *_HOST, "presence")
+    counted = _family("host_counted_gpus", "GPUs of a host that count.", *_HOST)
+    value = _family("host_value_usd", "OLV of a host's GPUs that count.", *_HOST, "bound")
+    incidents = _family("host_incidents", "Open incidents of a host's GPUs.", *_HOST, "class")
+    observed = _family("host_observed_timestamp_seconds", "A host's newest evidence.", *_HOST)
+    lines: dict[int, list[Line]] = defaultdict(list)
+    for line in book.lines.values():
+        if line.asset.host_key is not None:
+            lines[line.asset.host_key].append(line)
+    for key, host in book.hosts.items():
+        mine = lines[key]
+        labels = _host_labels(host, mine)
+        for presence, count in Counter(line.standing.presence for line in mine).items():
+            gpus.add_metric([*labels, presence.value], count)
+        values = [line.valuation.values for line in mine if line.counted]
+        counted.add_metric(labels, len(values))
+        known = [one.olv for one in values if one is not None]
+        if known:
+            _bounds(value, labels, sum(known[1:], known[0]))
+        classes = Counter(one.severity for line in mine for one in line.standing.incidents)
+        for severity in Severity:
+            incidents.add_metric([*labels, severity.value], classes[severity])
+        if host.observed_ms is not None:
+            observed.add_metric(labels, host.observed_ms / 1000)
+    yield from (gpus, counted, value, incidents, observed)
+
+
+def _host_labels(host: Host, lines: list[Line]) -> list[str]:
+    simulated = any(line.standing.simulated for line in lines)
+    return [host.host_id, host.site, _flag(simulated)]
+
+
+# ---------------------------------------------------------------------------- loans and feeds
+
+
+def _loans(book: Book) -> Iterator[Metric]:
+    debt = _family("loan_debt_usd", "Balance and accrued interest.", *_LOAN)
+    value = _family("loan_value_usd", "Value of what counts.", *_LOAN, "premise", "bound")
+    lendable = _family("loan_lendable_usd", "Most that is lent on what counts.", *_LOAN)
+    ltv = _family("loan_ltv_ratio", "Debt over OLV (gross) or NOLV (net).", *_LOAN, "kind")
+    threshold = _family("loan_ltv_threshold_ratio", "Gross LTV watched.", *_LOAN, "threshold")
+    coverage = _family("loan_coverage_ratio", "Share of the pledge that counts.", *_LOAN)
+    assurance = _family("loan_assurance_level", "Least assurance of what counts.", *_LOAN)
+    state = _family("loan_state", "State of the risk position; 1 for what holds.", *_LOAN, "state")
+    gpus = _family("loan_gpus", "Pledged GPUs by presence.", *_LOAN, "presence")
+    observed = _family("loan_observed_timestamp_seconds", "Oldest evidence of what counts.", *_LOAN)
+    for loan_id, position in book.positions.items():
+        labels = [loan_id, _flag(position.simulated)]
+        debt.add_metric(labels, _usd(position.debt))
+        if position.values is not None:
+            for premise, amounts in _premises(position.values):
+                _bounds(value, [*labels, premise], amounts)
+        lendable.add_metric(labels, _usd(position.lendable))
+        for kind, bps in (("gross", position.ltv_gross_bps), ("net", position.ltv_net_bps)):
+            if bps is not None:
+                ltv.add_metric([*labels, kind], bps / BPS)
+        for bps in book.policy.ltv_thresholds_bps:
+            threshold.add_metric([*labels, f"{bps / BPS:.2f}"], bps / BPS)
+        coverage.add_metric(labels, position.coverage_bps / BPS)
+        assurance.add_metric(labels, position.assurance)
+        state.add_metric([*labels, position.state.value], 1)
+        members = (book.lines[one].standing.presence for one in book.loans[loan_id].asset_ids)
+        for presence, count in Counter(members).items():
+            gpus.add_metric([*labels, presence.value], count)
+        if position.observed_ms is not None:
+            observed.add_metric(labels, position.observed_ms / 1000)
+    yield from (debt, value, lendable, ltv, threshold, coverage, assurance, state, gpus, observed)
+
+
+def _premises(values: Values) -> tuple[tuple[str, Range], ...]:
+    return (
+        ("fmv", values.fmv),
+        ("olv", values.olv),
+        ("nolv", values.nolv),
+        ("flv", values.flv),
+    )
+
+
+def _feeds(feeds: Mapping[str, Feed]) -> Iterator[Metric]:
+    round_ = _family("feed_round", "Newest round in the outbox.", *_FEED)
+    value = _family("feed_published_value_usd", "Value in the newest round.", *_FEED, "premise")
+    ltv = _family("feed_published_ltv_ratio", "LTV in the newest round.", *_FEED, "kind")
+    coverage = _family("feed_published_coverage_ratio", "Coverage in the newest round.", *_FEED)
+    signed = _family("feed_published_timestamp_seconds", "When the round was planned.", *_FEED)
+    observed = _family("feed_observed_timestamp_seconds", "The round's oldest evidence.", *_FEED)
+    valid = _family("feed_valid_until_timestamp_seconds", "Last second it may be used.", *_FEED)
+    for feed in feeds.values():
+        if feed.post is None:
+            continue
+        report = feed.post.report
+        labels = [f"0x{feed.feed_id.hex()}", feed.loan_id, _flag(feed.simulated)]
+        round_.add_metric(labels, report.round)
+        value.add_metric([*labels, "olv"], _usd(report.olv))
+        value.add_metric([*labels, "nolv"], _usd(report.nolv))
+        ltv.add_metric([*labels, "gross"], report.ltv_gross_bps / BPS)
+        ltv.add_metric([*labels, "net"], report.ltv_net_bps / BPS)
+        coverage.add_metric(labels, report.coverage_bps / BPS)
+        signed.add_metric(labels, feed.post.created_ms / 1000)
+        observed.add_metric(labels, report.observed_at_s)
+        valid.add_metric(labels, report.valid_until_s)
+    yield from (round_, value, ltv, coverage, signed, observed, valid)
+
+
+def _service(book: Book, duration_ms: int, lag: int) -> Iterator[Metric]:
+    for name, help_, number in (
+        ("book_timestamp_seconds", "When the newest book was made.", book.at_ms / 1000),
+        ("book_duration_seconds", "How long the newest book took.", duration_ms / 1000),
+        ("projection_lag_entries", "Ledger entries the book lacks.", lag),
+    ):
+        yield GaugeMetricFamily(f"assay_{name}", help_, value=number)
+    if book.prices is not None:
+        yield GaugeMetricFamily(
+            "assay_prices_as_of_timestamp_seconds",
+            "Day of the newest price in use.",
+            value=book.prices.as_of_ms / 1000,
+        )
+        yield GaugeMetricFamily(
+            "assay_price_rows", "Rows of the price table in use.", value=len(book.prices.rows)
+        )
