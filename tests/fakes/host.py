@@ -23,7 +23,7 @@ from assay_core.leaves import (
 from assay_core.seal import Ed25519Signer, Envelope, Link, Sealed, seal_gap, seal_window
 
 WINDOW_MS = 300_000
-START_MS = 1_800_000_000_000
+START_MS = 1_790_000_000_000
 
 
 @dataclass

@@ -16,6 +16,7 @@ from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY
 
 _WHY_MAX: Final = 500
+_KEYS_AT_ONCE: Final = 500  # databases bound the parameters of a statement
 
 
 class HostUnknown(AssayError):
@@ -76,12 +77,28 @@ def find_host(connection: Connection, host_id: str) -> Host | None:
     return Host(row.key, trust, head, keys[-1].enrolled_ms if keys else 0)
 
 
+def certificate_known(connection: Connection, host: Host, serial: str) -> bool:
+    """Whether a certificate was issued to this host, and for its current sealing key."""
+    issued_ms = connection.execute(
+        select(CERTIFICATE.c.issued_ms).where(
+            CERTIFICATE.c.serial == serial, CERTIFICATE.c.host_key == host.key
+        )
+    ).scalar()
+    return issued_ms is not None and issued_ms >= host.keyed_ms
+
+
 def standing_changes(connection: Connection, keys: Iterable[int]) -> dict[int, tuple[bool, int]]:
     """For each host key: whether it is revoked, and its incarnation."""
-    rows = connection.execute(
-        select(HOST.c.key, HOST.c.revoked_ms, HOST.c.incarnation).where(HOST.c.key.in_(list(keys)))
-    )
-    return {row.key: (row.revoked_ms is not None, row.incarnation) for row in rows}
+    wanted = list(keys)
+    found: dict[int, tuple[bool, int]] = {}
+    for start in range(0, len(wanted), _KEYS_AT_ONCE):
+        rows = connection.execute(
+            select(HOST.c.key, HOST.c.revoked_ms, HOST.c.incarnation).where(
+                HOST.c.key.in_(wanted[start : start + _KEYS_AT_ONCE])
+            )
+        )
+        found |= {row.key: (row.revoked_ms is not None, row.incarnation) for row in rows}
+    return found
 
 
 def revoke(connection: Connection, host_id: str, *, why: str, signer: Signer, now_ms: int) -> bool:

@@ -1,0 +1,191 @@
+"""The valuer's configuration file, valuer.yaml. Every default is safe to run with, on loopback."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from assay_core import files
+from assay_core.errors import FileError
+from assay_core.header import Source
+from assay_valuer.policy import ValuerPolicy
+
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
+_SOURCES: Final = {"nvml": Source.NVML, "replay": Source.REPLAY, "simulated": Source.SIMULATED}
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+_Address = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-fA-F]{40}$")]
+
+
+class ListenerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the valuer listens, and how hosts reach it."""
+
+    listen: str
+    """name:port or address:port; port 0 takes any free one."""
+    public: str | None = None
+    """name:port that hosts are told, and that the certificate is for; as `listen` without it."""
+
+
+class AuthorityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The operator's own certificate authority, instead of the one that `init` makes."""
+
+    certificate: str
+    key: str
+    """Trusted: whoever reads this can be any host's transport, though not seal its windows."""
+
+
+class IngestConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds at the door. Beyond each, the valuer refuses with a reason."""
+
+    streams_max: _Count = 5_000
+    in_flight_max: _Count = 64
+    """Windows of one host that may wait for their acknowledgement."""
+    queue_max: _Count = 4_096
+    """Windows of all hosts that may wait for their commit."""
+    batch_max: _Count = 512
+    """Windows in one transaction."""
+    linger_ms: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 5
+    """How long a commit waits for company: one flush of the disk then serves many windows."""
+    enrolments_per_minute: _Count = 600
+    """Enrolments and renewals of all hosts together."""
+    enrolments_per_minute_of_peer: _Count = 60
+    """Of one network address."""
+
+
+class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where Prometheus finds the valuer."""
+
+    listen: str | None = "127.0.0.1:9465"
+    """Loopback unless told otherwise; null for none."""
+
+
+class OracleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The chain that reports are published to. When to publish is the policy's business."""
+
+    enabled: bool = False
+    rpc_urls: tuple[str, ...] = ()
+    """JSON-RPC endpoints; of a real network at least two, of different operators."""
+    chain_id: Annotated[int, msgspec.Meta(ge=1)] = 31_337
+    development: bool = False
+    """Says that the chain is a local development chain: simulated values may go there only."""
+    hub: _Address | None = None
+    """Address of the valuation hub."""
+    report_keystores: tuple[str, ...] = ()
+    """Encrypted keystores of the local report signers."""
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=32)] = 1
+    """Signatures a report needs: the hub's k."""
+    sender_keystore: str | None = None
+    """Encrypted keystore that pays for transactions and signs no report."""
+    passphrase_file: str | None = None
+    """One line, mode 0600 or a systemd credential: opens every keystore above."""
+
+
+class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of valuer.yaml."""
+
+    state_dir: str = "/var/lib/assay-valuer"
+    """Keys and the store; 0700, owned by the valuer's user."""
+    trust_domain: str = "assay.internal"
+    """The SPIFFE trust domain that host ids are in. It can never change."""
+    enrolment: ListenerConfig = ListenerConfig(listen="127.0.0.1:8443")
+    attestation: ListenerConfig = ListenerConfig(listen="127.0.0.1:8444")
+    store_url: str | None = None
+    """SQLAlchemy URL of the store; without one, valuer.db in state_dir."""
+    authority: AuthorityConfig | None = None
+    ledger_key: str | None = None
+    """The key that signs the valuer's own records; without one, ledger.key in state_dir."""
+    sources: tuple[Literal["nvml", "replay", "simulated"], ...] = ("nvml",)
+    """Whose windows are taken. What is not nvml is shown as simulated wherever it appears."""
+    certificate_life_s: Annotated[int, msgspec.Meta(ge=60, le=30 * 86_400)] = 86_400
+    """Life of a host's client certificate; it is renewed at half of it."""
+    window_ms: Annotated[int, msgspec.Meta(ge=0, le=900_000)] = 0
+    """Length of window that hosts are asked for; 0 asks for none."""
+    ingest: IngestConfig = IngestConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    policy: ValuerPolicy = msgspec.field(default_factory=ValuerPolicy)
+    oracle: OracleConfig = OracleConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the valuer's files are."""
+
+    state_dir: Path
+    authority_certificate: Path
+    authority_key: Path
+    ledger_key: Path
+    store_url: str
+
+
+def load(path: Path | None) -> ValuerConfig:
+    """Reads valuer.yaml; without a file, the defaults. Raises FileError with line and field."""
+    if path is None:
+        return ValuerConfig()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
+    if not text.strip():
+        return ValuerConfig()
+    config = files.parse(text, ValuerConfig, str(path))
+    if _TRUST_DOMAIN.fullmatch(config.trust_domain) is None:
+        raise FileError(f"{path}: trust_domain: {config.trust_domain!r} is not a domain name")
+    if not config.sources:
+        raise FileError(f"{path}: sources: at least one must be taken")
+    for field, value in (
+        ("enrolment.listen", config.enrolment.listen),
+        ("enrolment.public", config.enrolment.public),
+        ("attestation.listen", config.attestation.listen),
+        ("attestation.public", config.attestation.public),
+        ("metrics.listen", config.metrics.listen),
+    ):
+        if value is not None:
+            split_endpoint(value, f"{path}: {field}")
+    _check_oracle(config.oracle, str(path))
+    return config
+
+
+def paths(config: ValuerConfig) -> Paths:
+    """Where this configuration keeps its files."""
+    state = Path(config.state_dir)
+    own = config.authority
+    return Paths(
+        state_dir=state,
+        authority_certificate=state / "ca.pem" if own is None else Path(own.certificate),
+        authority_key=state / "ca.key" if own is None else Path(own.key),
+        ledger_key=state / "ledger.key" if config.ledger_key is None else Path(config.ledger_key),
+        store_url=config.store_url or f"sqlite:///{state / 'valuer.db'}",
+    )
+
+
+def accepted_sources(config: ValuerConfig) -> frozenset[Source]:
+    """The sources whose windows verify() lets in."""
+    return frozenset(_SOURCES[name] for name in config.sources)
+
+
+def split_endpoint(endpoint: str, where: str) -> tuple[str, int]:
+    """The parts of "name:port" or "[address]:port". Raises FileError."""
+    name, separator, port = endpoint.rpartition(":")
+    if not separator or not name or not port.isdecimal() or int(port) > 65_535:
+        raise FileError(f"{where}: {endpoint!r} is not name:port")
+    return name.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_oracle(oracle: OracleConfig, name: str) -> None:
+    if not oracle.enabled:
+        return
+    for field, value in (
+        ("rpc_urls", oracle.rpc_urls),
+        ("hub", oracle.hub),
+        ("report_keystores", oracle.report_keystores),
+        ("sender_keystore", oracle.sender_keystore),
+        ("passphrase_file", oracle.passphrase_file),
+    ):
+        if not value:
+            raise FileError(f"{name}: oracle.{field}: is needed where oracle.enabled is true")
+    if oracle.threshold > len(oracle.report_keystores):
+        raise FileError(f"{name}: oracle.threshold: more than there are report_keystores")

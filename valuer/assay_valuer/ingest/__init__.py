@@ -1,0 +1,1 @@
+"""The valuer's two listeners: enrolment under server TLS, attestation under mutual TLS."""
