@@ -36,6 +36,9 @@ GPU_IS_LOST: Final = 15
 LIB_RM_VERSION_MISMATCH: Final = 18
 GPU_NOT_FOUND: Final = 28
 
+UNLOADED: Final = (UNINITIALIZED, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, LIB_RM_VERSION_MISMATCH)
+"""The driver is out, or another one is in: when it answers again, it was loaded anew."""
+
 _REASONS: Final[Mapping[int, Reason]] = MappingProxyType(
     {
         3: Reason.NOT_SUPPORTED,

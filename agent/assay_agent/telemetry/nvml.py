@@ -15,7 +15,7 @@ import asyncio
 import time
 from typing import Final
 
-from assay_agent.telemetry.fields import START_NAMES, TICK_NAMES, reason_of
+from assay_agent.telemetry.fields import START_NAMES, TICK_NAMES, UNLOADED, reason_of
 from assay_agent.telemetry.nvml_process import DriverProcess
 from assay_agent.telemetry.reading import GpuReading, Happening, Poll, Sample
 from assay_agent.telemetry.wire import Cell, Happened, Look, sample
@@ -55,6 +55,7 @@ class NvmlSource:
         self._paused = False
         self._hung = False
         self._gone: Reason | None = None
+        self._unloaded = False
         self._ran = False
 
     @property
@@ -164,9 +165,10 @@ class NvmlSource:
             self._drop(self._process)
         if look.code != 0:
             self._gone = reason_of(look.code)
+            self._unloaded = self._unloaded or look.code in UNLOADED
             return self._nothing(DriverState.ABSENT, self._gone)
-        reloaded = look.reloaded or (self._gone is not None and self._ran)
-        self._gone, self._ran, self._restarts = None, True, 0
+        reloaded = look.reloaded or (self._unloaded and self._ran)
+        self._gone, self._unloaded, self._ran, self._restarts = None, False, True, 0
         if reloaded:
             self._happen(HOST, EventKind.DRIVER_RELOADED)
         gpus = self._gpus(look)

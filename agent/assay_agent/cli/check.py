@@ -1,0 +1,210 @@
+"""`assay-agent check`: what is missing on this host, in plain words, with the fix for each."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from assay_agent import config
+from assay_agent.config import AgentConfig
+from assay_agent.host import Clock
+from assay_agent.keys import KeyStore
+from assay_agent.telemetry import diagnosis
+from assay_agent.telemetry.diagnosis import Finding, State
+from assay_agent.telemetry.reading import Poll
+from assay_agent.telemetry.sources import make_source
+from assay_core.errors import AssayError
+from assay_core.instants import format_duration, format_instant
+
+
+_REACH_TIMEOUT_S: Final = 5.0
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declares the command."""
+    parser = commands.add_parser(
+        "check",
+        help="say what is missing on this host, and the fix for each",
+        description="Looks at the driver and its permissions, the clock, the state directory, the "
+        "enrolment, its certificate, and whether the valuer can be reached. Changes nothing. "
+        "Exit status 1: something failed; warnings do not count.",
+        epilog="example: sudo -u assay-agent assay-agent check --config /etc/assay-agent/agent.yaml",
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Looks, and prints what it found."""
+    try:
+        settings = config.load(args.config)
+    except AssayError as error:
+        findings = [Finding(State.FAILED, "configuration", str(error), "correct that line")]
+    else:
+        findings = asyncio.run(look(settings))
+    if args.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        _print(findings)
+    return 1 if any(finding.state is State.FAILED for finding in findings) else 0
+
+
+async def look(settings: AgentConfig) -> list[Finding]:
+    """Everything that is looked at, in the order in which it matters."""
+    keys = KeyStore.default(settings.state_dir)
+    return [
+        *await _source(settings),
+        diagnosis.clock(),
+        state_directory(settings),
+        enrolment(keys),
+        certificate(keys, Clock().utc_ms()),
+        await valuer(keys, settings.proxy),
+    ]
+
+
+def state_directory(settings: AgentConfig) -> Finding:
+    """Whether windows can be kept until the valuer has them."""
+    path, about = Path(settings.state_dir), "state directory"
+    fix = f"install -d -m 0700 -o assay-agent {path}; under systemd, StateDirectory= makes it"
+    if not path.is_dir():
+        return Finding(State.FAILED, about, f"{path} does not exist", fix)
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding(State.FAILED, about, f"this user may not write to {path}", fix)
+    if path.stat().st_mode & 0o077:
+        return Finding(State.FAILED, about, f"{path} is open to other users", f"chmod 0700 {path}")
+    free = shutil.disk_usage(path).free
+    room = f"{free // 1024**2} MiB free under {path}"
+    if free < settings.spool.bytes_max:
+        return Finding(
+            State.WARNING,
+            about,
+            f"{room}, less than the spool may grow to",
+            f"make room, or lower spool.bytes_max from {settings.spool.bytes_max}: a spool that is "
+            "full drops its oldest windows and says so",
+        )
+    return Finding(State.OK, about, room)
+
+
+def enrolment(keys: KeyStore) -> Finding:
+    """Whether a valuer knows this host."""
+    about = "enrolment"
+    try:
+        host = keys.host()
+        keys.signer()
+    except AssayError as error:
+        return Finding(
+            State.FAILED,
+            about,
+            str(error),
+            "ask the lender for a token, then: assay-agent enroll --token-file FILE",
+        )
+    return Finding(State.OK, about, f"{host.host_id}, incarnation {host.incarnation}")
+
+
+def certificate(keys: KeyStore, now_ms: int) -> Finding:
+    """Whether the client certificate lets the agent in."""
+    about = "certificate"
+    try:
+        tls = keys.tls()
+    except AssayError as error:
+        return Finding(State.FAILED, about, str(error), "see the enrolment above")
+    until = format_instant(tls.not_after_ms)
+    if now_ms < tls.not_before_ms:
+        return Finding(
+            State.FAILED,
+            about,
+            f"not valid before {format_instant(tls.not_before_ms)}: this host's clock is behind",
+            "see the clock above",
+        )
+    if now_ms >= tls.not_after_ms:
+        return Finding(
+            State.FAILED,
+            about,
+            f"expired at {until}",
+            "run the agent: it renews by its sealing key for 90 days after that; later, enrol anew",
+        )
+    age = format_duration(now_ms - tls.not_before_ms)
+    if now_ms >= tls.renew_at_ms:
+        return Finding(
+            State.WARNING,
+            about,
+            f"{age} old and due for renewal, valid until {until}",
+            "nothing, if the agent runs and reaches the valuer: it renews by itself",
+        )
+    return Finding(State.OK, about, f"{age} old, valid until {until}")
+
+
+async def valuer(keys: KeyStore, proxy: str | None) -> Finding:
+    """Whether the valuer's listener can be reached, as the agent will: TCP, proxy and TLS."""
+    about = "valuer"
+    try:
+        endpoint, tls = keys.host().attestation_endpoint, keys.tls()
+    except AssayError as error:
+        return Finding(State.FAILED, about, str(error), "see the enrolment above")
+    from assay_agent.uplink.channel import open_mutual_tls  # noqa: PLC0415 - gRPC is heavy
+
+    async with open_mutual_tls(endpoint, tls, proxy) as channel:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), _REACH_TIMEOUT_S)
+        except TimeoutError:
+            return Finding(
+                State.FAILED,
+                about,
+                f"no TLS connection to {endpoint} within {_REACH_TIMEOUT_S:.0f} s"
+                + (f" through {proxy}" if proxy else ""),
+                "let this host out to that port, or name a proxy in agent.yaml; readings are kept "
+                "meanwhile",
+            )
+    return Finding(State.OK, about, f"{endpoint} answers over TLS")
+
+
+async def _source(settings: AgentConfig) -> list[Finding]:
+    """The driver, or the file that stands for one."""
+    if settings.source.kind != "nvml":
+        try:
+            make_source(settings.source)
+        except AssayError as error:
+            return [Finding(State.FAILED, "source", str(error), "correct that line")]
+        return [
+            Finding(
+                State.WARNING,
+                "source",
+                f"{settings.source.kind}: no GPU is read, and every window says so",
+                "leave out source: in agent.yaml to read this host's driver",
+            )
+        ]
+    poll = await _poll(settings)
+    return [
+        diagnosis.library(),
+        diagnosis.driver(poll),
+        diagnosis.devices(),
+        diagnosis.gpus(poll),
+    ]
+
+
+async def _poll(settings: AgentConfig) -> Poll:
+    source = make_source(settings.source)
+    try:
+        return await source.poll(0)
+    finally:
+        await source.close()
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - JSON does without it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    colours = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        what = Text(finding.what)
+        if finding.fix:
+            what.append(f"\nFix: {finding.fix}.", style="bold")
+        table.add_row(Text(finding.state.value, style=colours[finding.state]), finding.about, what)
+    Console().print(table)
