@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from assay_core.money import Usd
-from assay_valuer.oracle.deploy import transact
+from assay_valuer.oracle.deploy import register_feed, transact
 from assay_valuer.oracle.hub import (
     Hub,
     HubError,
@@ -27,7 +27,7 @@ from assay_valuer.oracle.hub import (
 from assay_valuer.oracle.outbox import Post, PostState, RoundTaken
 from assay_valuer.oracle.outbox_sql import SqlOutbox
 from assay_valuer.oracle.publisher import Publisher, Terms
-from assay_valuer.oracle.report import Domain, Flag, ReportError
+from assay_valuer.oracle.report import Domain, FeedKey, Flag, ReportError
 from assay_valuer.oracle.rpc import ChainUnreachable, JsonRpc
 from assay_valuer.oracle.sender import Lane, LaneLimits
 from assay_valuer.oracle.signer import LocalSigner, SignerError
@@ -37,6 +37,7 @@ from assay_valuer.store.migrate import migrate
 from tests.fakes import chain
 from tests.fakes.oracle import (
     ADMIN,
+    FEED,
     GUARDIAN,
     OUTSIDER,
     SENDER,
@@ -182,14 +183,24 @@ def test_depth_confirms_where_nobody_finalises(own_anvil, database):
     desk.until(post, PostState.FINAL)
 
 
-def test_a_second_feed_does_not_wait_for_a_refused_one(desk):
-    refused = desk.publisher.publish(changed(desk.world.report(1), config_version=9), T0_MS)
-    good = desk.publisher.publish(desk.world.report(2), T0_MS)
-    desk.lane.step(T0_MS)
-    # The older round of the same feed makes way before it is even tried.
-    assert desk.until(good, PostState.INCLUDED if is_anvil(desk) else PostState.FINAL)
+def test_one_feed_does_not_wait_for_anothers_refusal(desk):
+    other = FeedKey(42161, FEED.collateral_token, 8)
+    register_feed(desk.world.hub, ADMIN, other, pause=pause)
+    bad = desk.publisher.publish(changed(desk.world.report(1), config_version=9), T0_MS)
+    good = desk.publisher.publish(changed(desk.world.report(1), feed_id=other.feed_id), T0_MS)
+    states = {post.id: post.state for post in desk.lane.step(T0_MS)}
+    assert states[bad.id] is PostState.FAILED
+    desk.until(good, PostState.INCLUDED if is_anvil(desk) else PostState.FINAL)
+    assert desk.world.hub.round_of(other.feed_id) == 1
+    assert desk.world.hub.round_of(desk.world.feed_id) == 0
+
+
+def test_an_older_round_makes_way_before_it_is_tried(desk):
+    older, newer = desk.publish(), desk.publish()
+    states = {post.id: post.state for post in desk.lane.step(T0_MS)}
+    assert states[older.id] is PostState.SUPERSEDED
+    desk.until(newer, PostState.INCLUDED if is_anvil(desk) else PostState.FINAL)
     assert posted_rounds(desk.world) == [2]
-    assert refused.id not in {post.id for post in desk.outbox.open_posts(desk.world.hub.domain)}
 
 
 # -------------------------------------------------------------------- killed

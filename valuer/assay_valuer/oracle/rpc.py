@@ -108,7 +108,13 @@ class _TransactionReply(msgspec.Struct, frozen=True):
 class JsonRpc:
     """One endpoint of one chain."""
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        response_bytes_max: int = RESPONSE_BYTES_MAX,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ChainError("a chain endpoint is an http:// or https:// URL")
@@ -116,6 +122,7 @@ class JsonRpc:
         # A proxy named in the environment is for the world outside, not for this machine.
         outside = not _is_loopback(parts.hostname)
         self._url = url
+        self._response_bytes_max = response_bytes_max
         self._client = httpx.Client(
             timeout=timeout_s, follow_redirects=False, trust_env=outside, http2=False
         )
@@ -263,9 +270,9 @@ class JsonRpc:
             with self._client.stream("POST", self._url, content=body, headers=headers) as response:
                 for chunk in response.iter_bytes():
                     received += chunk
-                    if len(received) > RESPONSE_BYTES_MAX:
+                    if len(received) > self._response_bytes_max:
                         raise ChainMalformed(
-                            f"{self.host}: {method}: answer above {RESPONSE_BYTES_MAX} bytes"
+                            f"{self.host}: {method}: answer above {self._response_bytes_max} bytes"
                         )
                 status = response.status_code
         except httpx.HTTPError as error:
