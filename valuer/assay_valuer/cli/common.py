@@ -1,0 +1,87 @@
+"""What the commands share: the configuration option, opening the state, printing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from assay_core.errors import AssayError
+from assay_valuer.config import ValuerConfig, load
+from assay_valuer.state import State, open_state
+
+OK: Final = 0
+FALSE: Final = 1
+"""The thing asked about does not hold."""
+USAGE: Final = 2
+UNAVAILABLE: Final = 3
+
+Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_command(commands: Commands, name: str, help_: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser, with its example and the option that every command has."""
+    parser = commands.add_parser(
+        name,
+        help=help_,
+        description=help_[:1].upper() + help_[1:] + ".",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=os.environ.get("ASSAY_VALUER_CONFIG"),
+        metavar="FILE",
+        help="valuer.yaml; without it, $ASSAY_VALUER_CONFIG, or the defaults",
+    )
+    return parser
+
+
+def config_of(args: argparse.Namespace) -> ValuerConfig:
+    """The configuration that the command was given. Raises FileError."""
+    path: str | Path | None = args.config
+    return load(None if path is None else Path(path))
+
+
+@contextmanager
+def opened(args: argparse.Namespace) -> Iterator[State]:
+    """The state that `init` made, closed again afterwards. Raises AssayError."""
+    state = open_state(config_of(args))
+    try:
+        yield state
+    finally:
+        state.database.close()
+
+
+def now_ms() -> int:
+    """UTC milliseconds, by this machine."""
+    return time.time_ns() // 1_000_000
+
+
+def print_json(content: object) -> None:
+    """JSON for machines, on standard output."""
+    print(msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
+
+
+def say(text: str) -> None:
+    """A sentence for people, on standard error: standard output is for results."""
+    print(text, file=sys.stderr)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a new file. Raises AssayError; an existing one is not overwritten."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise AssayError(f"{path}: exists already; name another file") from error
+    except OSError as error:
+        raise AssayError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,73 @@
+"""`assay-valuer export`: files that anyone can check offline with `assay verify window`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from assay_core import disclosure
+from assay_core.errors import AssayError, FileError
+from assay_valuer.cli.common import OK, Commands, add_command, opened, say, write_file
+from assay_valuer.hosts import list_trust
+from assay_valuer.ledger.read import window
+
+
+def add_parser(commands: Commands) -> None:
+    """Registers the commands."""
+    group = commands.add_parser("export", help="files for others to verify").add_subparsers(
+        required=True
+    )
+    one = add_command(
+        group,
+        "window",
+        "write one sealed window, whole or with some of its leaves",
+        "assay-valuer export window --host HOST_ID --sequence 7 --leaves 0,3 --out window.json",
+    )
+    one.add_argument("--host", required=True, metavar="HOST_ID")
+    one.add_argument("--sequence", required=True, type=int)
+    one.add_argument("--incarnation", type=int, default=0)
+    one.add_argument("--leaves", help="indexes of the leaves to disclose, as 0,3; without: all")
+    one.add_argument("--out", required=True, type=Path, metavar="FILE")
+    one.set_defaults(run=run_window)
+    trust = add_command(
+        group,
+        "trust",
+        "write which keys were enrolled for which hosts",
+        "assay-valuer export trust --out trust.json",
+    )
+    trust.add_argument("--out", required=True, type=Path, metavar="FILE")
+    trust.set_defaults(run=run_trust)
+
+
+def run_window(args: argparse.Namespace) -> int:
+    """The exact bytes that the host sealed."""
+    with opened(args) as state:
+        found = state.database.read(lambda c: window(c, args.host, args.incarnation, args.sequence))
+    if found is None:
+        raise AssayError(
+            f"{args.host} has no window {args.sequence} in incarnation {args.incarnation}; "
+            "see `assay-valuer host list`"
+        )
+    indexes = None if args.leaves is None else _indexes(args.leaves, len(found.sealed.leaves))
+    write_file(args.out, disclosure.dump(disclosure.disclose(found.sealed, indexes)))
+    say(f"wrote {args.out}; check it with: assay verify window {args.out} --trust TRUST_FILE")
+    return OK
+
+
+def run_trust(args: argparse.Namespace) -> int:
+    """Whoever is handed this file must know who handed it to them."""
+    with opened(args) as state:
+        trusts = state.database.read(list_trust)
+    write_file(args.out, disclosure.dump_trust(trusts))
+    say(f"wrote {args.out}: {len(trusts)} keys")
+    return OK
+
+
+def _indexes(text: str, count: int) -> list[int]:
+    try:
+        indexes = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise FileError(f"--leaves {text!r}: numbers with commas between, such as 0,3") from error
+    if not all(0 <= index < count for index in indexes):
+        raise FileError(f"--leaves {text!r}: the window has leaves 0 to {count - 1}")
+    return indexes

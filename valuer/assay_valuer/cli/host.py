@@ -1,0 +1,89 @@
+"""`assay-valuer host list` and `host revoke`."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from assay_core.instants import format_duration, format_instant
+from assay_valuer.cli.common import (
+    FALSE,
+    OK,
+    Commands,
+    add_command,
+    now_ms,
+    opened,
+    print_json,
+    say,
+)
+from assay_valuer.hosts import HostLine, list_hosts, revoke
+
+
+def add_parser(commands: Commands) -> None:
+    """Registers the commands."""
+    group = commands.add_parser("host", help="enrolled hosts").add_subparsers(required=True)
+    listing = add_command(group, "list", "list every host", "assay-valuer host list --json")
+    listing.add_argument("--json", action="store_true", help="for machines")
+    listing.set_defaults(run=run_list)
+    revoking = add_command(
+        group,
+        "revoke",
+        "end a host's trust for good; its open stream ends within 5 seconds",
+        "assay-valuer host revoke spiffe://assay.internal/site/fra1/host/0a1b --why 'key stolen'",
+    )
+    revoking.add_argument("host", metavar="HOST_ID")
+    revoking.add_argument("--why", required=True, help="kept in the ledger for ever")
+    revoking.set_defaults(run=run_revoke)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """A table, or JSON."""
+    with opened(args) as state:
+        hosts = state.database.read(list_hosts)
+    if args.json:
+        print_json({"hosts": hosts})
+        return OK
+    table = Table("host", "incarnation", "windows to", "heard", "source", "certificate", "state")
+    now = now_ms()
+    for host in hosts:
+        table.add_row(
+            host.host_id,
+            str(host.incarnation),
+            "none yet" if host.head_sequence is None else str(host.head_sequence),
+            "never" if host.received_ms is None else f"{_age(now - host.received_ms)} ago",
+            host.source or "",
+            _certificate(host, now),
+            _state(host),
+        )
+    Console().print(table)
+    return OK
+
+
+def run_revoke(args: argparse.Namespace) -> int:
+    """Once revoked, a host never comes back."""
+    with opened(args) as state:
+        now = now_ms()
+        changed = state.database.write(
+            lambda c: revoke(c, args.host, why=args.why, signer=state.ledger_key, now_ms=now)
+        )
+    say(f"{args.host} is revoked" if changed else f"{args.host} was revoked already")
+    return OK if changed else FALSE
+
+
+def _certificate(host: HostLine, now: int) -> str:
+    if host.certificate_expires_ms is None:
+        return "none"
+    left_ms = host.certificate_expires_ms - now
+    return f"expires in {_age(left_ms)}" if left_ms > 0 else f"expired {_age(-left_ms)} ago"
+
+
+def _state(host: HostLine) -> str:
+    if host.revoked_ms is not None:
+        return f"REVOKED {format_instant(host.revoked_ms)}: {host.revoked_why}"
+    return "clock behind" if host.clock_behind else ""
+
+
+def _age(duration_ms: int) -> str:
+    return format_duration(max(0, duration_ms))

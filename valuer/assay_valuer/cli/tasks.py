@@ -1,0 +1,9 @@
+"""What `run` does besides serving the door: the tasks that follow the ledger."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from assay_valuer.service import Task
+
+TASKS: Final[tuple[Task, ...]] = ()
