@@ -1,0 +1,86 @@
+"""The systemd units: hardened, and written so that nothing inside a driver call is killed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SYSTEMD = Path(__file__).resolve().parent.parent.parent / "systemd"
+UNITS = sorted(SYSTEMD.glob("*.service"))
+
+
+def settings(name: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", (SYSTEMD / name).read_text(), re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    argv = [str(word) for word in command]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_exposure_is_at_most_two(requires_tool, unit):
+    done = run(
+        requires_tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", unit
+    )
+    assert "Overall exposure level" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_threshold_can_fail(requires_tool, tmp_path):
+    bare = tmp_path / "bare.service"
+    bare.write_text("[Service]\nExecStart=/bin/true\n")
+    done = run(
+        requires_tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", bare
+    )
+    assert done.returncode != 0
+
+
+def test_systemd_understands_every_line(requires_tool, tmp_path):
+    """All that it may miss is the program, which is installed elsewhere."""
+    copies = []
+    for unit in UNITS:
+        text = re.sub(
+            r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE
+        )
+        copies.append(tmp_path / unit.name)
+        copies[-1].write_text(text)
+    done = run(requires_tool("systemd-analyze"), "verify", *copies)
+    said = done.stdout + done.stderr
+    ours = [line for line in said.splitlines() if "assay" in line]
+    assert ours == []
+
+
+def test_both_are_watched_and_unprivileged():
+    for unit in UNITS:
+        found = settings(unit.name)
+        assert found["Type"] == ["notify"]
+        assert found["WatchdogSec"]
+        assert found["User"][0].startswith("assay-")
+        assert found["CapabilityBoundingSet"] == [""]
+        assert found["LoadCredential"]
+        assert found["LimitCORE"] == ["0"]
+
+
+def test_the_agent_may_open_nothing_but_what_nvml_opens():
+    found = settings("assay-agent.service")
+    assert found["DevicePolicy"] == ["closed"]
+    nodes = {line.split()[0] for line in found["DeviceAllow"]}
+    assert nodes == {"/dev/nvidiactl", "char-nvidia", "char-nvidia-frontend"}
+    assert settings("assay-valuer.service")["PrivateDevices"] == ["yes"]
+
+
+def test_nothing_ever_kills_a_process_inside_a_driver_call():
+    found = settings("assay-agent.service")
+    assert found["SendSIGKILL"] == ["no"]
+    assert found["KillMode"] == ["mixed"]
+    assert found["OOMPolicy"] == ["continue"]
+    assert "MemoryMax" not in found
+    assert "RuntimeMaxSec" not in found
+    assert "FinalKillSignal" not in found
