@@ -158,7 +158,9 @@ class Spool:
         )
         digest = sealed.hash
         with spool_file.transaction(self._db):
-            self._insert(digest, draft, sealed)
+            place = ("window", self._next, self._next, digest, self._head_hash)
+            period = (draft.period.begin_utc_ms, draft.period.end_utc_ms)
+            self._insert((*place, *period), _pack(sealed))
             self._db.execute(
                 "UPDATE chain SET next_sequence = ?, head_hash = ?", (self._next + 1, digest)
             )
@@ -195,7 +197,7 @@ class Spool:
         """
         row = self._db.execute(
             "SELECT kind, sequence, first_sequence, hash, data FROM record "
-            "WHERE sequence > ? ORDER BY sequence LIMIT 1",
+            "LEFT JOIN body USING (sequence) WHERE sequence > ? ORDER BY sequence LIMIT 1",
             (cursor.sequence,),
         ).fetchone()
         if row is None:
@@ -273,33 +275,18 @@ class Spool:
         envelope = seal_gap(gap, self._signer)
         with spool_file.transaction(self._db):
             self._db.execute("DELETE FROM record WHERE sequence BETWEEN ? AND ?", (first, last))
-            self._db.execute(
-                "INSERT INTO record VALUES (?, ?, 'gap', ?, ?, ?, ?, ?, NULL, NULL)",
-                (
-                    last,
-                    first,
-                    last_hash,
-                    cursor.hash,
-                    gap.begin_utc_ms,
-                    gap.end_utc_ms,
-                    _pack_envelope(envelope),
-                ),
-            )
+            self._db.execute("DELETE FROM body WHERE sequence BETWEEN ? AND ?", (first, last))
+            row = ("gap", first, last, last_hash, cursor.hash, gap.begin_utc_ms, gap.end_utc_ms)
+            self._insert(row, _pack_envelope(envelope))
         return Outgoing(Head(last, last_hash), first, envelope)
 
-    def _insert(self, digest: bytes, draft: Draft, sealed: Sealed) -> None:
+    def _insert(self, row: tuple[str, int, int, bytes, bytes, int, int], data: bytes) -> None:
         self._db.execute(
-            "INSERT INTO record VALUES (?, ?, 'window', ?, ?, ?, ?, ?, NULL, NULL)",
-            (
-                self._next,
-                self._next,
-                digest,
-                self._head_hash,
-                draft.period.begin_utc_ms,
-                draft.period.end_utc_ms,
-                _pack(sealed),
-            ),
+            "INSERT INTO record (kind, first_sequence, sequence, hash, previous_hash, begin_utc_ms, "
+            "end_utc_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row,
         )
+        self._db.execute("INSERT INTO body VALUES (?, ?)", (row[2], data))
 
     def _remember(self, known: Iterable[KnownGpu]) -> None:
         self._db.executemany(
@@ -319,10 +306,8 @@ class Spool:
 
     def _expire(self, now_ms: int) -> None:
         """Forgets windows that were acknowledged long ago; never the head."""
-        self._db.execute(
-            "DELETE FROM record WHERE acknowledged_ms < ? AND sequence < ?",
-            (now_ms - self._keep_ms, self._next),
-        )
+        where = f"acknowledged_ms < {now_ms - self._keep_ms} AND sequence < ?"
+        self._delete(where, self._next, _FORGET_AT_ONCE)
 
     def _evict(self) -> int:
         """Makes room within the bound; returns how many unacknowledged windows that cost."""
@@ -333,24 +318,25 @@ class Spool:
             ):
                 continue
             oldest = self._db.execute(
-                "SELECT min(sequence) FROM record WHERE kind = 'window' AND sequence < ?",
+                "SELECT sequence FROM body JOIN record USING (sequence) "
+                "WHERE kind = 'window' AND sequence < ? ORDER BY sequence LIMIT 1",
                 (self._next,),
-            ).fetchone()[0]
+            ).fetchone()
             if oldest is not None:
-                self._db.execute(
-                    "UPDATE record SET kind = 'dropped', data = x'' WHERE sequence = ?", (oldest,)
-                )
+                self._db.execute("UPDATE record SET kind = 'dropped' WHERE sequence = ?", oldest)
+                self._db.execute("DELETE FROM body WHERE sequence = ?", oldest)
                 dropped += 1
             elif not self._delete("kind <> 'window' AND sequence < ?", self._next, _FORGET_AT_ONCE):
                 break  # the newest window alone is over the bound, and stays
         return dropped
 
     def _delete(self, where: str, sequence: int, limit: int) -> int:
-        query = (
-            f"DELETE FROM record WHERE sequence IN "  # noqa: S608 - the conditions stand above
-            f"(SELECT sequence FROM record WHERE {where} ORDER BY sequence LIMIT {limit})"
-        )
-        return self._db.execute(query, (sequence,)).rowcount
+        """Deletes the oldest records that the condition names; returns how many."""
+        query = f"SELECT sequence FROM record WHERE {where} ORDER BY sequence LIMIT {limit}"  # noqa: S608 - the conditions stand above
+        found = self._db.execute(query, (sequence,)).fetchall()
+        self._db.executemany("DELETE FROM record WHERE sequence = ?", found)
+        self._db.executemany("DELETE FROM body WHERE sequence = ?", found)
+        return len(found)
 
 
 def known_gpus(path: Path, boot_id: bytes) -> tuple[KnownGpu, ...]:

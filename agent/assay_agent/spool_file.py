@@ -38,9 +38,13 @@ CREATE TABLE record (
     previous_hash BLOB NOT NULL,
     begin_utc_ms INTEGER NOT NULL,
     end_utc_ms INTEGER NOT NULL,
-    data BLOB NOT NULL,                   -- exact bytes; empty once dropped
     acknowledged_ms INTEGER,
     position INTEGER                      -- in the valuer's ledger
+) STRICT;
+-- Apart from the records: what is dropped then frees whole pages, and its record stays.
+CREATE TABLE body (
+    sequence INTEGER PRIMARY KEY,
+    data BLOB NOT NULL                    -- exact bytes of the window or gap record
 ) STRICT;
 CREATE INDEX record_acknowledged ON record (acknowledged_ms, sequence);
 CREATE TABLE gpu (
@@ -150,6 +154,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
                 f"the spool is damaged ({error}); restart the agent to move it aside, then enrol "
                 "this host with a new token"
             ) from error
+        if not isinstance(error, sqlite3.OperationalError):
+            raise  # a mistake of ours, not the disk's
         raise SpoolFull(
             f"the spool cannot be written ({error}); free space on its file system"
         ) from error
