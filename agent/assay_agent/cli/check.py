@@ -22,7 +22,6 @@ from assay_agent.telemetry.sources import make_source
 from assay_core.errors import AssayError
 from assay_core.instants import format_duration, format_instant
 
-
 _REACH_TIMEOUT_S: Final = 5.0
 
 

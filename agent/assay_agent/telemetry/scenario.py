@@ -114,7 +114,7 @@ Fault = FallOffBus | Return | Xid | Ecc | RemapFailed | Thermal | DriverHang
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of a scenario file."""
 
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     fleets: Annotated[tuple[Fleet, ...], msgspec.Meta(min_length=1, max_length=GPUS_MAX)]
     faults: Annotated[tuple[Fault, ...], msgspec.Meta(max_length=FAULTS_MAX)] = ()
 

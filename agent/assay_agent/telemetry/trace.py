@@ -200,9 +200,11 @@ def _reading(gpu: _Gpu) -> GpuReading:
 
 def _host_sample(name: str, value: Written) -> Sample:
     sample = _sample(value)
+    if isinstance(sample, Reason):
+        return sample
     if isinstance(sample, int):
         _expect(name == "gpu_count" and 0 <= sample < 2**32, f"host: {name} cannot be {sample}")
-    elif isinstance(sample, str):
+    else:
         valid = name != "gpu_count" and admit_text(sample) == sample
         _expect(valid, f"host: {name} cannot be {sample!r}")
     return sample
