@@ -11,10 +11,8 @@ from assay_agent import config, enroll
 from assay_agent.keys import KeyStore
 from assay_core.errors import FileError
 
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command."""
     parser = commands.add_parser(
         "enroll",

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
-from typing import Final
 
 from assay_agent import config, control
-from assay_core.instants import HOUR_MS, MINUTE_MS, SECOND_MS
-
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-_UNITS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS}
+from assay_agent.cli.durations import duration_ms
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command."""
     parser = commands.add_parser(
         "pause",
@@ -26,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         epilog="examples: assay-agent pause --for 30m; assay-agent pause --resume",
     )
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--for", dest="duration_ms", type=_duration, metavar="30m", help="how long")
+    how.add_argument("--for", dest="duration_ms", type=duration_ms, metavar="30m", help="how long")
     how.add_argument("--resume", action="store_true", help="end the pause now")
 
 
@@ -37,11 +31,3 @@ def run(args: argparse.Namespace) -> int:
     reply = control.ask(Path(settings.state_dir), request)
     print(reply.message, file=sys.stdout if reply.ok else sys.stderr)
     return 0 if reply.ok else 1
-
-
-def _duration(text: str) -> int:
-    """Milliseconds of "90s", "30m" or "2h"."""
-    match = re.fullmatch(r"([1-9]\d{0,5})([smh])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 30m or 2h")
-    return int(match[1]) * _UNITS[match[2]]

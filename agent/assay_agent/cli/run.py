@@ -19,10 +19,8 @@ from assay_agent.spool import Chain, Spool
 from assay_agent.telemetry.sources import make_source
 from assay_agent.uplink.uplink import Pace
 
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command."""
     commands.add_parser(
         "run",

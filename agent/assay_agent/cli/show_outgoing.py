@@ -17,11 +17,10 @@ from assay_agent.window import Aggregator, Draft
 from assay_core.header import CloseReason, Source
 from assay_core.leaves import HOST, Content, Counter, DriverState, Event, Gauge, Reason, Value
 
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 Json = int | str | dict[str, "Json"] | list["Json"]
 
 
-def add_parser(commands: Commands) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declares the command."""
     parser = commands.add_parser(
         "show-outgoing",
