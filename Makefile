@@ -89,9 +89,9 @@ lint: setup ## ruff, every rule but those pyproject.toml excuses
 	$(BIN)/ruff check .
 
 .PHONY: types
-types: setup ## mypy strict over the product; the tests without the demand for annotations
+types: setup ## mypy, strict over the product, by what they say over the tests
 	$(BIN)/mypy $(CODE)
-	$(BIN)/mypy --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --no-warn-unreachable tests
+	$(BIN)/mypy --config-file tests/mypy.ini tests
 
 .PHONY: walls
 walls: setup ## who may import whom

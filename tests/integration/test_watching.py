@@ -27,7 +27,7 @@ DASHBOARD = json.loads((GRAFANA / "dashboards" / "lenders.json").read_text())
 VARIABLES = {"$loan": ".*", "$host": ".*", "$__rate_interval": "15s", "$__interval": "15s"}
 
 
-def rules(path: Path) -> list[dict[str, object]]:
+def rules(path: Path) -> list[dict]:
     groups = yaml.safe_load(path.read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
@@ -35,7 +35,7 @@ def rules(path: Path) -> list[dict[str, object]]:
 ALERTS = [rule for path in RULES for rule in rules(path)]
 
 
-def panels() -> list[dict[str, object]]:
+def panels() -> list[dict]:
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
@@ -182,7 +182,7 @@ class Prometheus:
                 stderr=log,
             )
 
-    def query(self, expression: str) -> list[dict[str, object]]:
+    def query(self, expression: str) -> list[dict]:
         """The vector that an instant query returns; empty as long as it is not up."""
         address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
         try:
@@ -218,7 +218,7 @@ def place(tmp_path_factory) -> Iterator[world.World]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(place, tmp_path_factory) -> Iterator[Prometheus]:
+def prometheus(place, tmp_path_factory) -> Iterator[Prometheus | None]:
     from scripts import tools
 
     program = tools.locate("prometheus")

@@ -34,7 +34,9 @@ CLOCK_EDGES = (
     r"/service\.py$",
     r"/__main__\.py$",
     r"/devchain/",
-    r"/nvml_child\.py$",  # the reader's own process: a sample's time is when it was taken
+    # A sample's time is when it was taken; a source stands where the world outside begins.
+    r"/telemetry/(nvml_child|nvml|replay|simulated)\.py$",
+    r"^agent/assay_agent/host\.py$",  # this machine's clocks and boot id
     r"^(scripts|demo|bench)/",
 )
 FUNCTION_LINES_MAX = 70
