@@ -44,6 +44,8 @@ from assay_valuer.store.schema import (
 
 NAME: Final = "standing"
 """The projection's row."""
+SPANS_MAX: Final = 1_000
+"""Spans of our own uptime that are looked at; what is before them is no longer anybody's grace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,17 +267,10 @@ def registry_version(connection: Connection) -> tuple[object, ...]:
 
 
 def load_uptime(connection: Connection) -> list[Span]:
-    """The spans in which the valuer served."""
-    rows = connection.execute(select(UPTIME).order_by(UPTIME.c.begin_ms))
-    return [Span(begin_ms, end_ms) for begin_ms, end_ms in rows]
-
-
-def save_uptime(connection: Connection, span: Span) -> None:
-    """Writes a span, or moves the end of the one that began then."""
-    where = UPTIME.c.begin_ms == span.begin_ms
-    moved = connection.execute(update(UPTIME).where(where).values(end_ms=span.end_ms))
-    if moved.rowcount == 0:
-        connection.execute(insert(UPTIME).values(begin_ms=span.begin_ms, end_ms=span.end_ms))
+    """The newest spans in which the valuer served, ascending."""
+    newest = select(UPTIME).order_by(UPTIME.c.begin_ms.desc()).limit(SPANS_MAX)
+    rows = connection.execute(newest).all()
+    return [Span(begin_ms, end_ms) for begin_ms, end_ms in reversed(rows)]
 
 
 # ---------------------------------------------------------------------------- results

@@ -104,6 +104,8 @@ class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Life of a host's client certificate; it is renewed at half of it."""
     window_ms: Annotated[int, msgspec.Meta(ge=0, le=900_000)] = 0
     """Length of window that hosts are asked for; 0 asks for none."""
+    tick_s: Annotated[int, msgspec.Meta(ge=1, le=300)] = 10
+    """How often everything is valued anew. A health event does so at once."""
     ingest: IngestConfig = IngestConfig()
     metrics: MetricsConfig = MetricsConfig()
     policy: ValuerPolicy = msgspec.field(default_factory=ValuerPolicy)

@@ -34,8 +34,8 @@ from assay_valuer.store.database import Database
 
 BATCH_MAX: Final = 200
 """Most windows taken in one transaction."""
-TICK_GAP_MAX_MS: Final = MINUTE_MS
-"""Two ticks further apart than this: we were not serving in between."""
+UPTIME_LAG_MAX_MS: Final = MINUTE_MS
+"""The service notes every few seconds that it is up; a note older than this is of another run."""
 POSITION_EVERY_MS: Final = MINUTE_MS
 """A position whose debt alone has moved is written this often."""
 VALUATION: Final = "valuation"
@@ -64,7 +64,6 @@ class Pipeline:
         self._key: Final = ledger_key
         self._policy: Final = policy
         self._memory: _Memory | None = None
-        self._serving: Span | None = None
         self._kept_lines: dict[int, tuple[object, ...]] = {}
         self._kept_positions: dict[str, tuple[tuple[object, ...], int]] = {}
         self.book: Book | None = None
@@ -80,8 +79,7 @@ class Pipeline:
         try:
             memory = self._refresh()
             self._follow(memory)
-            self._serve(memory, now_ms)
-            book = appraise(self._snapshot(memory), self._policy, now_ms)
+            book = appraise(self._snapshot(memory, now_ms), self._policy, now_ms)
             self._keep(book)
         except IntegrityError as error:
             self._forget()
@@ -102,6 +100,7 @@ class Pipeline:
         if self._memory is None or self._memory.version != version:
             self._memory = self._database.read(self._load)
         self._memory.hosts = self._database.read(book_store.load_hosts)
+        self._memory.spans = self._database.read(book_store.load_uptime)
         return self._memory
 
     def _load(self, connection: Connection) -> _Memory:
@@ -148,24 +147,15 @@ class Pipeline:
         memory.version = self._database.write(job)
         memory.next_position = to
 
-    # ------------------------------------------------------------------ serving
+    # ------------------------------------------------------------------ appraising
 
-    def _serve(self, memory: _Memory, now_ms: int) -> None:
-        """Our own uptime: this span grows with each tick, unless we were away in between."""
-        span = self._serving
-        if span is None or not 0 <= now_ms - span.end_ms <= TICK_GAP_MAX_MS:
-            span = Span(now_ms, now_ms)
-        self._serving = Span(span.begin_ms, now_ms)
-        others = [one for one in memory.spans if one.begin_ms != span.begin_ms]
-        memory.spans = [*others, self._serving]
-
-    def _snapshot(self, memory: _Memory) -> BookSnapshot:
+    def _snapshot(self, memory: _Memory, now_ms: int) -> BookSnapshot:
         return BookSnapshot(
             hosts=memory.hosts,
             assets=memory.fleet.assets,
             loans=memory.loans,
             prices=memory.prices,
-            uptime=merge(memory.spans),
+            uptime=merge(_until_now(memory.spans, now_ms)),
             remembered=memory.remembered,
             hashes=memory.fleet.hashes,
         )
@@ -173,14 +163,15 @@ class Pipeline:
     # ------------------------------------------------------------------ keeping
 
     def _keep(self, book: Book) -> None:
-        """Writes what changed, with a signed record of it in the ledger; and our uptime."""
+        """Writes what changed, with a signed record of it in the ledger."""
         lines = {
             asset_id: stored_line(line, book.remembered.get(asset_id))
             for asset_id, line in book.lines.items()
             if self._kept_lines.get(asset_id) != line.key
         }
         told, written = self._changed_positions(book)
-        serving = self._serving
+        if not lines and not written:
+            return
 
         def job(connection: Connection) -> None:
             if lines:
@@ -191,8 +182,6 @@ class Pipeline:
                 record = _record(book, {one: written[one] for one in told})
                 append_record(connection, POSITION, record, self._key, book.at_ms)
             book_store.save_positions(connection, written, book.at_ms)
-            if serving is not None:
-                book_store.save_uptime(connection, serving)
 
         self._database.write(job)
         self._kept_lines |= {one: book.lines[one].key for one in lines}
@@ -211,6 +200,13 @@ class Pipeline:
             if changed or book.at_ms - at_ms >= POSITION_EVERY_MS:
                 written[loan_id] = stored_position(position, book)
         return told, written
+
+
+def _until_now(spans: list[Span], now_ms: int) -> list[Span]:
+    """The spans, the last of them up to now where it is that of the service that runs."""
+    if spans and 0 <= now_ms - spans[-1].end_ms <= UPTIME_LAG_MAX_MS:
+        return [*spans[:-1], Span(spans[-1].begin_ms, now_ms)]
+    return spans
 
 
 class BookRaced(AssayError):

@@ -54,6 +54,7 @@ class Oracle:
         self._lane: Final = lane
         self._outbox: Final = outbox
         self._policy: Final = policy
+        self._checked = False
         self.feeds: Mapping[str, Feed] = {}
         """Each loan's feed as of the newest step."""
 
@@ -63,6 +64,9 @@ class Oracle:
         Returns the posts that changed; a FAILED one needs a person. Raises ChainError and the like
         where the chain cannot be reached: nothing is lost, step again later.
         """
+        if not self._checked:
+            self._publisher.check()
+            self._checked = True
         changed = list(self._publisher.sign_planned(now_ms))
         feeds: dict[str, Feed] = {}
         for loan_id in book.loans:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
-from assay_core.errors import AssayError
+from assay_core.errors import AssayError, FileError
 from assay_valuer.config import ValuerConfig, load
 from assay_valuer.state import State, open_state
 
@@ -23,7 +23,7 @@ FALSE: Final = 1
 USAGE: Final = 2
 UNAVAILABLE: Final = 3
 
-Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(commands: Commands, name: str, help_: str, example: str) -> argparse.ArgumentParser:
@@ -74,6 +74,14 @@ def print_json(content: object) -> None:
 def say(text: str) -> None:
     """A sentence for people, on standard error: standard output is for results."""
     print(text, file=sys.stderr)
+
+
+def read_text(path: Path) -> str:
+    """A file that somebody wrote. Raises FileError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
 
 
 def write_file(path: Path, text: str) -> None:

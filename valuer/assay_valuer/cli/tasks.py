@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from assay_valuer.desk import keep_the_book
 from assay_valuer.service import Task
 
-TASKS: Final[tuple[Task, ...]] = ()
+TASKS: Final[tuple[Task, ...]] = (keep_the_book,)

@@ -1,0 +1,33 @@
+"""`assay-valuer price import`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from assay_valuer.cli.common import OK, Commands, add_command, now_ms, opened, read_text, say
+from assay_valuer.market.prices import read_prices
+from assay_valuer.registry import import_prices
+
+
+def add_parser(commands: Commands) -> None:
+    """Registers the command."""
+    group = commands.add_parser("price", help="price tables").add_subparsers(required=True)
+    importing = add_command(
+        group,
+        "import",
+        "make a price table the one in use",
+        "assay-valuer price import prices.csv",
+    )
+    importing.add_argument("file", metavar="FILE", type=Path, help="CSV; see docs")
+    importing.set_defaults(run=run_import)
+
+
+def run_import(args: argparse.Namespace) -> int:
+    """Reads the whole table before anything is written."""
+    snapshot = read_prices(read_text(args.file), str(args.file))
+    with opened(args) as state:
+        now = now_ms()
+        state.database.write(lambda c: import_prices(c, snapshot, state.ledger_key, now))
+    say(f"{len(snapshot.rows)} prices are in use: snapshot {snapshot.sha256}")
+    return OK

@@ -1,0 +1,102 @@
+"""`assay-valuer value`: GPU → value → why → loan → LTV → round."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from assay_core.instants import format_instant
+from assay_valuer.cli.common import FALSE, OK, Commands, add_command, opened, print_json, say
+from assay_valuer.cli.gpu import assurance_of, presence_of
+from assay_valuer.credit.position import percent
+from assay_valuer.reading import GpuRow, LoanRow, gpu_rows, loan_rows, usd
+from assay_valuer.results import StoredValues
+
+
+def add_parser(commands: Commands) -> None:
+    """Registers the command."""
+    parser = add_command(
+        commands,
+        "value",
+        "show what every GPU is worth, and why, and how it covers its loan",
+        "assay-valuer value --json",
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tables, or JSON: an automated valuation, not an appraisal."""
+    with opened(args) as state:
+        gpus, loans = state.database.read(lambda c: (gpu_rows(c), loan_rows(c)))
+        policy = state.config.policy
+    if args.json:
+        print_json({"policy": policy, "gpus": gpus, "loans": loans})
+        return OK
+    console = Console()
+    console.print(_gpu_table(gpus))
+    if loans:
+        console.print(_loan_table(loans))
+    say(f"automated valuation under policy {policy.name!r}; haircuts are judgement, see the policy")
+    if any(gpu.result is not None for gpu in gpus):
+        return OK
+    say("nothing has been valued yet: is `assay-valuer run` running?")
+    return FALSE
+
+
+def _gpu_table(gpus: list[GpuRow]) -> Table:
+    table = Table("GPU", "presence", "OLV low / mid / high", "net mid", "why", "loan")
+    for gpu in gpus:
+        result = gpu.result
+        if result is None:
+            table.add_row(gpu.serial or f"asset-{gpu.id}", "not valued yet", "", "", "", gpu.loan)
+            continue
+        why = "\n".join(finding.detail for finding in result.findings)
+        counted = presence_of(gpu) + ("" if result.counts else "\nnot counted")
+        table.add_row(
+            result.gpu,
+            f"{counted}\n{assurance_of(result.assurance)}",
+            _olv(result.values),
+            "unknown" if result.values is None else usd(result.values.nolv.mid_micros),
+            why,
+            gpu.loan or "",
+        )
+    return table
+
+
+def _olv(values: StoredValues | None) -> str:
+    if values is None:
+        return "unknown"
+    low, mid, high = values.olv.low_micros, values.olv.mid_micros, values.olv.high_micros
+    return f"{usd(low)} / {usd(mid)} / {usd(high)}"
+
+
+def _loan_table(loans: list[LoanRow]) -> Table:
+    table = Table(
+        "loan", "state", "debt", "OLV", "LTV gross / net", "coverage", "lendable", "round"
+    )
+    for loan in loans:
+        position = loan.position
+        rounds = "\n".join(f"{one.round} {one.state}" for one in loan.rounds) or "none"
+        if position is None:
+            table.add_row(loan.id, "not valued yet", "", "", "", "", "", rounds)
+            continue
+        state = position.state + (", SIMULATED" if position.simulated else "")
+        when = "" if loan.at_ms is None else f"\nat {format_instant(loan.at_ms)}"
+        table.add_row(
+            loan.id,
+            state + when,
+            usd(position.debt_micros),
+            _olv(position.values),
+            f"{_ratio(position.ltv_gross_bps)} / {_ratio(position.ltv_net_bps)}",
+            f"{position.counted} of {position.pledged}",
+            usd(position.lendable_micros),
+            rounds,
+        )
+    return table
+
+
+def _ratio(bps: int | None) -> str:
+    return "unknown" if bps is None else percent(bps)

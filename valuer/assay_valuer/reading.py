@@ -1,0 +1,149 @@
+"""What the store says now of GPUs, loans and feeds, for the commands and for whoever asks in JSON."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, func, select
+
+from assay_core.money import Usd
+from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.store.schema import (
+    ASSET,
+    HOST,
+    LOAN,
+    LOAN_POSITION,
+    OUTBOX,
+    PLEDGE,
+    VALUATION,
+)
+
+
+class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU: who it is, where, and its newest recorded result (None: not valued yet)."""
+
+    id: int
+    serial: str | None
+    board_part_number: str | None
+    uuid: str | None
+    name: str | None
+    host: str | None
+    loan: str | None
+    first_seen_ms: int | None
+    seen_ms: int | None
+    valued_ms: int | None
+    result: StoredLine | None
+
+
+class RoundRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest round of a feed in the outbox."""
+
+    chain_id: int
+    hub: str
+    round: int
+    state: str
+    updated_ms: int
+    detail: str
+
+
+class LoanRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One loan: its feed, its newest position, and the newest round of each hub."""
+
+    id: str
+    feed_id: str
+    at_ms: int | None
+    position: StoredPosition | None
+    rounds: tuple[RoundRow, ...]
+
+
+def gpu_rows(connection: Connection) -> list[GpuRow]:
+    """Every GPU, by loan, host and serial."""
+    statement = (
+        select(
+            ASSET,
+            HOST.c.host_id,
+            PLEDGE.c.loan_id,
+            VALUATION.c.at_ms.label("valued_ms"),
+            VALUATION.c.result,
+        )
+        .outerjoin(HOST, HOST.c.key == ASSET.c.host_key)
+        .outerjoin(PLEDGE, PLEDGE.c.asset_id == ASSET.c.id)
+        .outerjoin(VALUATION, VALUATION.c.asset_id == ASSET.c.id)
+        .order_by(PLEDGE.c.loan_id, HOST.c.host_id, ASSET.c.serial, ASSET.c.id)
+    )
+    return [
+        GpuRow(
+            id=row["id"],
+            serial=row["serial"],
+            board_part_number=row["board_part_number"],
+            uuid=None if row["uuid"] is None else row["uuid"].hex(),
+            name=row["name"],
+            host=row["host_id"],
+            loan=row["loan_id"],
+            first_seen_ms=row["first_seen_ms"],
+            seen_ms=row["seen_ms"],
+            valued_ms=row["valued_ms"],
+            result=None
+            if row["result"] is None
+            else msgspec.json.decode(row["result"], type=StoredLine),
+        )
+        for row in connection.execute(statement).mappings()
+    ]
+
+
+def loan_rows(connection: Connection) -> list[LoanRow]:
+    """Every loan, by id."""
+    statement = (
+        select(LOAN, LOAN_POSITION.c.at_ms, LOAN_POSITION.c.result)
+        .outerjoin(LOAN_POSITION, LOAN_POSITION.c.loan_id == LOAN.c.id)
+        .order_by(LOAN.c.id)
+    )
+    rounds = _rounds(connection)
+    return [
+        LoanRow(
+            id=row["id"],
+            feed_id=f"0x{row['feed_id'].hex()}",
+            at_ms=row["at_ms"],
+            position=None
+            if row["result"] is None
+            else msgspec.json.decode(row["result"], type=StoredPosition),
+            rounds=rounds.get(row["feed_id"], ()),
+        )
+        for row in connection.execute(statement).mappings()
+    ]
+
+
+def _rounds(connection: Connection) -> dict[bytes, tuple[RoundRow, ...]]:
+    newest = (
+        select(
+            OUTBOX.c.chain_id,
+            OUTBOX.c.hub,
+            OUTBOX.c.feed_id,
+            func.max(OUTBOX.c.round).label("round"),
+        )
+        .group_by(OUTBOX.c.chain_id, OUTBOX.c.hub, OUTBOX.c.feed_id)
+        .subquery()
+    )
+    joined = select(OUTBOX).join(
+        newest,
+        (OUTBOX.c.chain_id == newest.c.chain_id)
+        & (OUTBOX.c.hub == newest.c.hub)
+        & (OUTBOX.c.feed_id == newest.c.feed_id)
+        & (OUTBOX.c.round == newest.c.round),
+    )
+    found: dict[bytes, tuple[RoundRow, ...]] = {}
+    for row in connection.execute(joined).mappings():
+        line = RoundRow(
+            chain_id=row["chain_id"],
+            hub=row["hub"],
+            round=row["round"],
+            state=row["state"],
+            updated_ms=row["updated_ms"],
+            detail=row["detail"] or "",
+        )
+        found[row["feed_id"]] = (*found.get(row["feed_id"], ()), line)
+    return found
+
+
+def usd(micros: int) -> str:
+    """Micro-dollars as people read them."""
+    return str(Usd(micros))
