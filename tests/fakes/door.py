@@ -261,8 +261,8 @@ class HostStream:
 
     async def read(self) -> pb.ValuerMessage:
         message = await self.call.read()
-        if not isinstance(message, pb.ValuerMessage):
-            raise EOFError(await self.call.code(), await self.call.details())
+        if not isinstance(message, pb.ValuerMessage):  # grpc.aio.EOF
+            raise Ended(await self.call.code(), await self.call.details())
         return message
 
     async def acknowledged(self, count: int = 1) -> list[tuple[int, int]]:
@@ -295,6 +295,10 @@ class HostStream:
         while await self.call.read() is not grpc.aio.EOF:
             pass
         return await self.call.code(), await self.call.details() or ""
+
+
+class Ended(TypeError):
+    """The stream ended where a message was expected."""
 
 
 class Answered(AssertionError):
