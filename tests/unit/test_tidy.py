@@ -45,15 +45,20 @@ FIELDS_PER_COMMENT_MAX = 3
 
 @cache
 def files() -> tuple[str, ...]:
-    """Every file of the project: tracked, or new and not ignored."""
+    """Every file of the project: tracked, or new and not ignored. Without git, whatever is here."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
         capture_output=True,
-        check=True,
+        check=False,
     )
-    names = listed.stdout.decode().split("\0")
-    return tuple(sorted(name for name in set(names) if name and (ROOT / name).is_file()))
+    if listed.returncode == 0:
+        names = set(listed.stdout.decode().split("\0"))
+    else:
+        ignored = re.compile(r"(^|/)(\.venv|\.git|build|node_modules|__pycache__|\.\w+_cache)/")
+        here = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*")}
+        names = {name for name in here if not ignored.search(name)}
+    return tuple(sorted(name for name in names if name and (ROOT / name).is_file()))
 
 
 def python(*folders: str) -> list[str]:
