@@ -79,6 +79,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library may print must not end up among the messages
+    os.set_blocking(2, False)  # nor must a library that prints much ever wait for a reader
     serve(sys.stdin.buffer, Channel(output))
 
 

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import IO, Final
 
 import msgspec
+import structlog
 
 from assay_agent.telemetry.wire import LINE_BYTES_MAX, Ask, Beat, Happened, Look, Told
 
@@ -17,6 +18,7 @@ COMMAND: Final = (sys.executable, "-P", "-m", "assay_agent.telemetry.nvml_child"
 """-P: the folder the agent was started in is not searched for modules."""
 
 _READ_BYTES: Final = 64 * 1024
+_COMPLAINTS_BYTES_MAX: Final = 4 * 1024
 
 
 class DriverProcess:
@@ -36,13 +38,19 @@ class DriverProcess:
         """It has closed its output: it has ended, or is about to."""
         self.spoke_s = self._loop.time()
         """When it last said anything, on the event loop's clock."""
-        # A session of its own: ^C at a terminal goes to the agent alone.
+        # A session of its own: ^C at a terminal goes to the agent alone. And nothing of the
+        # agent's is inherited: a process left behind would keep open whatever reads our output.
         self._process = subprocess.Popen(  # noqa: S603  # our own module, in our own interpreter
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the driver process has no pipes")
-        self._input, self._output = self._process.stdin, self._process.stdout
+        self._input = _pipe(self._process.stdin)
+        self._output = _pipe(self._process.stdout)
+        self._complaints = _pipe(self._process.stderr)
+        os.set_blocking(self._complaints.fileno(), False)
         os.set_blocking(self._input.fileno(), False)
         os.set_blocking(self._output.fileno(), False)
         self._loop.add_reader(self._output.fileno(), self._readable)
@@ -144,4 +152,24 @@ class DriverProcess:
         if not self._output.closed:
             self._loop.remove_reader(self._output.fileno())
             self._output.close()
+            self._log_complaints()
         self._changed.set()
+
+    def _log_complaints(self) -> None:
+        """What it, or the driver's library in it, printed as an error; kept until it has ended."""
+        try:
+            complaints = os.read(self._complaints.fileno(), _COMPLAINTS_BYTES_MAX)
+        except OSError:
+            complaints = b""
+        self._complaints.close()
+        if complaints:
+            text = complaints.decode(errors="replace").strip()
+            # To stderr whatever is configured: the output of a command is for its answer.
+            log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+            log.warning("the driver process said", pid=self.pid, text=text)
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise RuntimeError("the driver process has no pipes")
+    return pipe
