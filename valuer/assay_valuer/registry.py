@@ -14,7 +14,6 @@ from assay_valuer.credit.loan import LoanFile, Pledged
 from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.market import prices as price_table
 from assay_valuer.market.prices import PriceSnapshot
-from assay_valuer.oracle.report import FeedKey
 from assay_valuer.store.schema import ASSET, LOAN, PLEDGE, PRICE_SNAPSHOT
 
 PRICES: Final = "prices"
@@ -30,9 +29,14 @@ class Registered:
     expected: int
 
 
+def feed_key(loan: LoanFile) -> FeedKey:
+    """The feed that values the loan's collateral token."""
+    return FeedKey(loan.chain_id, loan.collateral_token, loan.collateral_token_ids[0])
+
+
 def feed_of(loan: LoanFile) -> bytes:
-    """The id of the feed that values the loan's collateral token."""
-    return FeedKey(loan.chain_id, loan.collateral_token, loan.collateral_token_ids[0]).feed_id
+    """The id of that feed."""
+    return feed_key(loan).feed_id
 
 
 def import_prices(

@@ -12,7 +12,20 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from assay_core.errors import AssayError, FileError, ServiceError
-from assay_valuer.cli import check, export, gpu, host, init, loan, log, price, run, token, value
+from assay_valuer.cli import (
+    check,
+    export,
+    gpu,
+    host,
+    init,
+    loan,
+    log,
+    oracle,
+    price,
+    run,
+    token,
+    value,
+)
 from assay_valuer.cli.common import FALSE, UNAVAILABLE, USAGE, say
 
 
@@ -48,6 +61,6 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"assay-valuer {version('gpu-assay')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for command in (init, run, check, token, host, price, loan, gpu, value, export):
+    for command in (init, run, check, token, host, price, loan, gpu, value, oracle, export):
         command.add_parser(commands)
     return root

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from eth_utils.address import is_address, is_checksum_address, to_checksum_address
+from eth_utils.address import is_address, to_checksum_address
 
 from assay_core.errors import AssayError, FileError
+from assay_valuer.book import Loan
 from assay_valuer.cli.common import OK, config_of, opened, print_json, say
-from assay_valuer.cli.oracle_hub import chosen_loans, configured_domain, open_hub
+from assay_valuer.cli.oracle_hub import chosen_loans, configured_domain, endpoints, open_hub
 from assay_valuer.oracle.deploy import deploy_hub, register_feed
-from assay_valuer.oracle.hub import Hub, HubError, HubRefused, register_feed_data
+from assay_valuer.oracle.hub import Hub, HubError, HubRefused, ascending, register_feed_data
 from assay_valuer.oracle.report import DECIMALS, DEVELOPMENT_CHAIN_IDS
 from assay_valuer.oracle.rpc import JsonRpc
-from assay_valuer.oracle.signer import create_keystore, open_keystore
+from assay_valuer.oracle.signer import LocalSigner, create_keystore, open_keystore
 from assay_valuer.registry import feed_key
 
 PAUSE_S: Final = 1.0
@@ -45,7 +47,7 @@ def run_keystore(args: argparse.Namespace) -> int:
 
 def run_deploy(args: argparse.Namespace) -> int:
     """Prints the hub's lines of valuer.yaml on standard output."""
-    url = _one_url(args)
+    url = endpoints(config_of(args), args.rpc)[0]
     signers = tuple(_address(one, "--signer") for one in args.signer)
     _check_quorum(signers, args.threshold)
     guardian = _address(args.guardian, "--guardian")
@@ -91,7 +93,128 @@ def run_register(args: argparse.Namespace) -> int:
         hub = open_hub(state.config, args.rpc)
     try:
         for loan in loans:
-            _register(hub, admin, loan.file.id, loan.feed_id, feed_key(loan.file))
+            _register(hub, admin, loan)
     finally:
         hub.rpc.close()
+    return OK
+
+
+# ------------------------------------------------------------------------------- deploy
+
+
+def _pause() -> None:
+    time.sleep(PAUSE_S)
+
+
+def _address(text: str, option: str) -> str:
+    """A checksummed address. Raises FileError, also where capitals are a wrong checksum."""
+    if not text.startswith("0x") or not is_address(text):
+        raise FileError(f"{option} {text!r}: not an address, or mistyped: its checksum is wrong")
+    address = to_checksum_address(text)
+    if int(address, 16) == 0:
+        raise FileError(f"{option} {text!r}: nobody has the key of the zero address")
+    return address
+
+
+def _check_quorum(signers: Sequence[str], threshold: int) -> None:
+    """The hub's own rules, before anything is paid for. Raises FileError."""
+    count = len(signers)
+    if len(set(signers)) != count:
+        raise FileError("--signer: an address is given twice; each signer counts once")
+    if count > SIGNERS_MAX:
+        raise FileError(f"--signer: {count} are too many; the hub takes {SIGNERS_MAX}")
+    least = count // 2 + 1
+    if not least <= threshold <= count:
+        raise FileError(
+            f"--threshold {threshold}: of {count} signers a majority must sign, {least} to {count}, "
+            "or two quorums could sign different values"
+        )
+
+
+def _read_back(hub: Hub, roles: _Roles) -> None:
+    """Compares what the chain now has with what was asked for. Raises HubError."""
+    config = hub.config()
+    seated = all(hub.signer_version(one) == config.version for one in roles.signers)
+    shown = (hub.admin(), config.guardian, config.threshold, config.signers, config.paused)
+    asked = (roles.admin, roles.guardian, roles.threshold, len(roles.signers), False)
+    if shown != asked or not seated:
+        raise HubError(
+            f"hub {hub.domain.hub} was deployed and does not read back as asked: do not use it"
+        )
+
+
+def _warn(roles: _Roles, chain_id: int) -> None:
+    """What a lender will ask about, said where it matters: not on a development chain."""
+    if chain_id in DEVELOPMENT_CHAIN_IDS:
+        return
+    if roles.guardian == roles.admin:
+        say("warning: guardian and admin are one key: who can stop the oracle can also change it")
+    if {roles.admin, roles.guardian} & set(roles.signers):
+        say("warning: a report signer is also admin or guardian: keep these keys apart")
+    if len(roles.signers) == 1:
+        say("warning: one signer: whoever has its key can publish any value")
+
+
+def _config_lines(hub: Hub, roles: _Roles, url: str) -> str:
+    """The part of valuer.yaml that is known now, and what is left to fill in."""
+    chain_id = hub.domain.chain_id
+    parts = urlsplit(url)
+    secret = parts.path.strip("/") or parts.query or parts.username or parts.password
+    rpc_url = "URL" if secret else url  # a path or a query may hold a key to a paid service
+    lines = [
+        "oracle:",
+        "  enabled: false  # true once the keystores below are filled in",
+        f"  chain_id: {chain_id}",
+    ]
+    if chain_id in DEVELOPMENT_CHAIN_IDS:
+        lines.append("  development: true")
+    lines += [
+        f'  rpc_urls: ["{rpc_url}"]',
+        f'  hub: "{hub.domain.hub}"',
+        f"  threshold: {roles.threshold}",
+        "  report_keystores: []  # at least as many as the threshold, of "
+        + ", ".join(ascending(roles.signers)),
+        "  sender_keystore: null  # pays for transactions, signs no report",
+        "  passphrase_file: null  # opens these keystores; mode 0600, or a systemd credential",
+    ]
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------- register
+
+
+def _register(hub: Hub, admin: LocalSigner, loan: Loan) -> None:
+    name, shown = loan.file.id, f"0x{loan.feed_id.hex()}"
+    if hub.is_registered(loan.feed_id):
+        print(f"{name} {shown} was registered already")
+        return
+    try:
+        register_feed(hub, admin, feed_key(loan.file), pause=_pause)
+    except HubRefused as error:
+        raise AssayError(
+            f"{name}: {error}; the admin of hub {hub.domain.hub} is {hub.admin()}: use its key, or "
+            "--data for the call that it must make"
+        ) from error
+    if not hub.is_registered(loan.feed_id):
+        raise HubError(f"{name}: feed {shown} was registered and does not read back: look again")
+    print(f"{name} {shown} registered")
+
+
+def _print_calls(args: argparse.Namespace) -> int:
+    """What a timelock has to be given. Needs no endpoint: nothing is asked of the chain."""
+    with opened(args) as state:
+        domain = configured_domain(state.config)
+        loans = chosen_loans(state, args.loans)
+    calls = [
+        {
+            "loan": loan.file.id,
+            "feed_id": f"0x{loan.feed_id.hex()}",
+            "chain_id": domain.chain_id,
+            "to": domain.hub,
+            "value": 0,
+            "data": f"0x{register_feed_data(feed_key(loan.file), DECIMALS).hex()}",
+        }
+        for loan in loans
+    ]
+    print_json({"calls": calls})
     return OK

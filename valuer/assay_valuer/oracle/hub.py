@@ -159,6 +159,11 @@ class Hub:
             raise ChainMalformed(f"{self.rpc.host}: unexpected types in the hub's config")
         return HubConfig(to_checksum_address(guardian), version, threshold, signers, paused)
 
+    def admin(self) -> str:
+        """Who registers feeds and rotates signers."""
+        (address,) = self._view("admin()", b"", ("address",), "latest")
+        return to_checksum_address(str(address))
+
     def signer_version(self, signer: str) -> int:
         """Signer set version under which the address may sign; 0 if it never could."""
         data = encode(["address"], [signer])
