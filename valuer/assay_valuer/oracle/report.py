@@ -2,6 +2,8 @@
 
 A `Report` that exists would pass the hub's own checks of content: the same rules are applied here,
 before anyone signs. What depends on the chain (round, clock, signer set) is checked by a call.
+A feed's id is needed to register a loan at all: this module loads without the extra `oracle`, which
+signing alone needs.
 """
 
 from __future__ import annotations
@@ -11,10 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from eth_abi.abi import encode
-from eth_account.messages import encode_typed_data
-from eth_utils.address import to_checksum_address
-from eth_utils.crypto import keccak
+from eth_hash.auto import keccak
 
 from assay_core.errors import ServiceError
 from assay_core.money import WAD_PER_MICRO, Usd
@@ -81,10 +80,9 @@ class FeedKey:
     @property
     def feed_id(self) -> bytes:
         """keccak256(abi.encode(chainId, collateralToken, tokenId)), 32 bytes."""
-        token = to_checksum_address(self.collateral_token)
-        return keccak(
-            encode(["uint256", "address", "uint256"], [self.chain_id, token, self.token_id])
-        )
+        # The ABI puts each of these three in a word of 32 bytes, to the right.
+        words = (self.chain_id, int(self.collateral_token, 16), self.token_id)
+        return keccak(b"".join(word.to_bytes(32, "big") for word in words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +144,8 @@ class Report:
 
     def digest(self, domain: Domain) -> bytes:
         """The 32 bytes to sign for one hub on one chain."""
+        from eth_account.messages import encode_typed_data  # noqa: PLC0415 - see the module
+
         names = (name for name, _type in FIELDS)
         message = encode_typed_data(
             full_message={
