@@ -40,7 +40,7 @@ class Pace:
 
         `draw` gives a number of 0 to 1.
         """
-        exponent = min(max(failures - 1, 0), 16)
+        exponent = min(max(failures - 1, 0), 32)
         return draw() * min(self.most_s, self.least_s * (1 << exponent))
 
     def jittered(self, failures: int) -> float:
