@@ -11,15 +11,12 @@ from typing import Final
 
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import Connection, func, select
 
 from assay_core.errors import AssayError, ServiceError
 from assay_core.header import CloseReason
-from assay_valuer.oracle.outbox import Post, PostState
+from assay_valuer.feeds import PostNews, Publishes
 from assay_valuer.pipeline import BookRaced, Pipeline
-from assay_valuer.publish import Failover, open_oracle
 from assay_valuer.service import ServiceContext, Stored
-from assay_valuer.store.schema import OUTBOX
 from assay_valuer.watch import BookCollector
 
 SPACING_S: Final = 0.1
@@ -32,11 +29,7 @@ async def keep_the_book(context: ServiceContext) -> None:
     """Values and publishes until it is cancelled. A task of the service."""
     desk = Desk(context)
     state = context.state
-    oracle = None
-    if state.config.oracle.enabled:
-        oracle = await asyncio.to_thread(
-            open_oracle, state.config.oracle, state.database, state.config.policy
-        )
+    oracle = await asyncio.to_thread(_open, context) if state.config.oracle.enabled else None
     context.commits.subscribe(desk.heard)
     async with asyncio.TaskGroup() as group:
         group.create_task(desk.value())
@@ -91,7 +84,7 @@ class Desk:
         self._collector.show(book, duration_ms=duration_ms, lag=self._pipeline.lag)
         self._valued.set()
 
-    async def publish(self, oracle: Failover) -> None:
+    async def publish(self, oracle: Publishes) -> None:
         """Offers each new book to the oracle, and moves what is under way."""
         while True:
             await self._valued.wait()
@@ -100,29 +93,37 @@ class Desk:
             if book is None:
                 continue
             try:
-                posts = await asyncio.to_thread(oracle.step, book, self._context.now_ms())
-                counts = await asyncio.to_thread(self._context.state.database.read, _count_posts)
+                news = await asyncio.to_thread(oracle.step, book, self._context.now_ms())
+                counts = await asyncio.to_thread(oracle.counts)
             except AssayError as error:
                 self._errors.labels("publish").inc()
                 _log.error("not_published", error=str(error))
                 continue
             self._collector.show_feeds(oracle.feeds, counts)
-            for post in posts:
+            for post in news:
                 _tell(post)
 
 
-def _tell(post: Post) -> None:
+def _open(context: ServiceContext) -> Publishes:
+    """The configured oracle. Raises AssayError."""
+    try:
+        from assay_valuer.publish import open_oracle  # noqa: PLC0415 - needs the extra `oracle`
+    except ModuleNotFoundError as error:
+        raise AssayError(
+            f"oracle.enabled needs the extra `oracle` ({error.name} is not installed): "
+            "pip install 'gpu-assay[valuer,oracle]', or switch it off"
+        ) from error
+    state = context.state
+    return open_oracle(state.config.oracle, state.database, state.config.policy)
+
+
+def _tell(post: PostNews) -> None:
     """One line for each post that changed; what needs a person is an error."""
-    tell = _log.error if post.state is PostState.FAILED else _log.info
+    tell = _log.error if post.failed else _log.info
     tell(
         "post",
-        feed=f"0x{post.report.feed_id.hex()}",
-        round=post.report.round,
-        state=post.state.value,
+        feed=f"0x{post.feed_id.hex()}",
+        round=post.round,
+        state=post.state,
         detail=post.detail,
     )
-
-
-def _count_posts(connection: Connection) -> dict[PostState, int]:
-    rows = connection.execute(select(OUTBOX.c.state, func.count()).group_by(OUTBOX.c.state))
-    return {PostState(state): count for state, count in rows}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from eth_utils.address import to_checksum_address
+from sqlalchemy import func, select
 
 from assay_core.errors import FileError
 from assay_core.instants import MINUTE_MS
@@ -16,6 +16,7 @@ from assay_core.units import LTV_BPS_MAX
 from assay_valuer.book import Book, Loan
 from assay_valuer.config import OracleConfig
 from assay_valuer.credit.position import Position, State
+from assay_valuer.feeds import Feed, PostNews, Round
 from assay_valuer.oracle.hub import Hub, HubRefused
 from assay_valuer.oracle.outbox import Outbox, Post, PostState
 from assay_valuer.oracle.outbox_sql import SqlOutbox
@@ -27,20 +28,10 @@ from assay_valuer.oracle.sender import Lane, LaneLimits
 from assay_valuer.oracle.signer import open_keystore
 from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.store.database import Database
+from assay_valuer.store.schema import OUTBOX
 
 RETRY_MS: Final = MINUTE_MS
 """Least wait after a round that failed, whatever the policy says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """A loan's feed as of the newest step: the newest round in the outbox, and the decision."""
-
-    loan_id: str
-    feed_id: bytes
-    simulated: bool
-    post: Post | None
-    decision: Decision
 
 
 class Oracle:
@@ -58,40 +49,47 @@ class Oracle:
         self.feeds: Mapping[str, Feed] = {}
         """Each loan's feed as of the newest step."""
 
-    def step(self, book: Book, now_ms: int) -> tuple[Post, ...]:
+    def step(self, book: Book, now_ms: int) -> tuple[PostNews, ...]:
         """Plans and signs the rounds that are due, and moves every open post on.
 
-        Returns the posts that changed; a FAILED one needs a person. Raises ChainError and the like
-        where the chain cannot be reached: nothing is lost, step again later.
+        Raises ChainError and the like where the chain cannot be reached.
         """
         if not self._checked:
             self._publisher.check()
             self._checked = True
         changed = list(self._publisher.sign_planned(now_ms))
-        feeds: dict[str, Feed] = {}
+        decisions: dict[str, Decision] = {}
         for loan_id in book.loans:
-            feed = self._offer(book, loan_id, now_ms)
-            feeds[loan_id] = feed
-            if feed.decision.publish and feed.post is not None:
-                changed.append(feed.post)
+            decisions[loan_id], post = self._offer(book, loan_id, now_ms)
+            changed += [] if post is None else [post]
         changed += self._lane.step(now_ms)
         self.feeds = {
-            loan_id: replace(feed, post=self._outbox.newest(self.hub.domain, feed.feed_id))
-            for loan_id, feed in feeds.items()
+            loan_id: self._feed(book, loan_id, decision) for loan_id, decision in decisions.items()
         }
-        return tuple(changed)
+        return tuple(_news(post) for post in changed)
 
-    def _offer(self, book: Book, loan_id: str, now_ms: int) -> Feed:
+    def _offer(self, book: Book, loan_id: str, now_ms: int) -> tuple[Decision, Post | None]:
+        """What was decided for a loan's feed, and the round that was planned for it."""
         loan, position = book.loans[loan_id], book.positions[loan_id]
-        simulated = position.simulated
-        post = self._outbox.newest(self.hub.domain, loan.feed_id)
+        newest = self._outbox.newest(self.hub.domain, loan.feed_id)
         candidate = content(position, self._policy, book.at_ms)
-        decision = self._decide(loan, position, candidate, post, now_ms)
-        if decision.publish:
-            terms = self._publisher.terms(loan.feed_id)
-            report = _report(book, loan, candidate, terms)
-            post = self._publisher.publish(report, now_ms)
-        return Feed(loan_id, loan.feed_id, simulated, post, decision)
+        decision = self._decide(loan, position, candidate, newest, now_ms)
+        if not decision.publish:
+            return decision, None
+        report = _report(book, loan, candidate, self._publisher.terms(loan.feed_id))
+        return decision, self._publisher.publish(report, now_ms)
+
+    def _feed(self, book: Book, loan_id: str, decision: Decision) -> Feed:
+        feed_id = book.loans[loan_id].feed_id
+        post = self._outbox.newest(self.hub.domain, feed_id)
+        return Feed(
+            loan_id,
+            feed_id,
+            book.positions[loan_id].simulated,
+            None if post is None else _round(post),
+            decision.publish,
+            decision.why,
+        )
 
     def _decide(
         self, loan: Loan, position: Position, candidate: Content, post: Post | None, now_ms: int
@@ -139,8 +137,9 @@ class Oracle:
 class Failover:
     """The same oracle through several endpoints: the next is asked where one cannot be reached."""
 
-    def __init__(self, oracles: Sequence[Oracle]) -> None:
+    def __init__(self, oracles: Sequence[Oracle], database: Database) -> None:
         self._oracles: Final = tuple(oracles)
+        self._database: Final = database
         self._first = 0
 
     @property
@@ -148,7 +147,7 @@ class Failover:
         """Each loan's feed as of the newest step that went through."""
         return self._oracles[self._first].feeds
 
-    def step(self, book: Book, now_ms: int) -> tuple[Post, ...]:
+    def step(self, book: Book, now_ms: int) -> tuple[PostNews, ...]:
         """As Oracle.step, over the first endpoint that answers. Raises the last one's error."""
         for offset in range(len(self._oracles)):
             index = (self._first + offset) % len(self._oracles)
@@ -161,6 +160,15 @@ class Failover:
             self._first = index
             return changed
         return ()
+
+    def counts(self) -> Mapping[str, int]:
+        """Posts in the outbox by state, of every hub."""
+        rows = self._database.read(lambda connection: connection.execute(_COUNT).all())
+        found = {str(state): int(count) for state, count in rows}
+        return {state.value: found.get(state.value, 0) for state in PostState}
+
+
+_COUNT: Final = select(OUTBOX.c.state, func.count()).group_by(OUTBOX.c.state)
 
 
 def open_oracle(config: OracleConfig, database: Database, policy: ValuerPolicy) -> Failover:
@@ -183,7 +191,7 @@ def open_oracle(config: OracleConfig, database: Database, policy: ValuerPolicy) 
         hub = Hub(JsonRpc(url), domain)
         publisher, lane = Publisher(hub, outbox, signers), Lane(hub, sender, outbox, limits)
         oracles.append(Oracle(hub, publisher, lane, outbox, policy))
-    return Failover(oracles)
+    return Failover(oracles, database)
 
 
 def content(position: Position, policy: ValuerPolicy, now_ms: int) -> Content:
@@ -215,6 +223,32 @@ def content(position: Position, policy: ValuerPolicy, now_ms: int) -> Content:
 
 def _or(known: int | None, otherwise: int) -> int:
     return otherwise if known is None else known
+
+
+def _news(post: Post) -> PostNews:
+    return PostNews(
+        post.report.feed_id,
+        post.report.round,
+        post.state.value,
+        post.state is PostState.FAILED,
+        post.detail,
+    )
+
+
+def _round(post: Post) -> Round:
+    report = post.report
+    return Round(
+        number=report.round,
+        state=post.state.value,
+        olv=report.olv,
+        nolv=report.nolv,
+        ltv_gross_bps=report.ltv_gross_bps,
+        ltv_net_bps=report.ltv_net_bps,
+        coverage_bps=report.coverage_bps,
+        planned_ms=post.created_ms,
+        observed_ms=ms(report.observed_at_s),
+        valid_until_ms=ms(report.valid_until_s),
+    )
 
 
 def _published(post: Post) -> Published:

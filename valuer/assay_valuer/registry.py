@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from assay_core.errors import FileError
+from assay_core.errors import FileError, ServiceError
 from assay_core.seal import Signer
 from assay_valuer.credit import loan as loan_file
 from assay_valuer.credit.loan import LoanFile, Pledged
@@ -15,6 +15,9 @@ from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.market import prices as price_table
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.store.schema import ASSET, LOAN, PLEDGE, PRICE_SNAPSHOT
+
+if TYPE_CHECKING:
+    from assay_valuer.oracle.report import FeedKey
 
 PRICES: Final = "prices"
 LOAN_RECORD: Final = "loan"
@@ -30,7 +33,14 @@ class Registered:
 
 
 def feed_key(loan: LoanFile) -> FeedKey:
-    """The feed that values the loan's collateral token."""
+    """The feed that values the loan's collateral token. Raises ServiceError without the extra."""
+    try:
+        from assay_valuer.oracle.report import FeedKey  # noqa: PLC0415 - needs the extra `oracle`
+    except ModuleNotFoundError as error:
+        raise ServiceError(
+            f"a loan's feed needs the extra `oracle` ({error.name} is not installed): "
+            "pip install 'gpu-assay[valuer,oracle]'"
+        ) from error
     return FeedKey(loan.chain_id, loan.collateral_token, loan.collateral_token_ids[0])
 
 

@@ -18,8 +18,7 @@ from prometheus_client.registry import Collector
 from assay_core.money import MICROS_PER_USD, Usd
 from assay_core.units import BPS
 from assay_valuer.book import Book, Line
-from assay_valuer.oracle.outbox import PostState
-from assay_valuer.publish import Feed
+from assay_valuer.feeds import Feed
 from assay_valuer.standing.types import Host, Severity
 from assay_valuer.valuation.value import Range, Values
 
@@ -40,7 +39,7 @@ class _View:
     duration_ms: int = 0
     lag: int = 0
     feeds: Mapping[str, Feed] | None = None
-    outbox: Mapping[PostState, int] | None = None
+    outbox: Mapping[str, int] | None = None
 
 
 class BookCollector(Collector):
@@ -54,7 +53,7 @@ class BookCollector(Collector):
         view = self._view
         self._view = _View(book, duration_ms, lag, view.feeds, view.outbox)
 
-    def show_feeds(self, feeds: Mapping[str, Feed], outbox: Mapping[PostState, int]) -> None:
+    def show_feeds(self, feeds: Mapping[str, Feed], outbox: Mapping[str, int]) -> None:
         """Each loan's feed, and the number of posts in each state."""
         view = self._view
         self._view = _View(view.book, view.duration_ms, view.lag, feeds, outbox)
@@ -71,8 +70,8 @@ class BookCollector(Collector):
             yield from _feeds(view.feeds)
         if view.outbox is not None:
             posts = _family("outbox_reports", "Reports in the outbox.", "state")
-            for state in PostState:
-                posts.add_metric([state.value], view.outbox.get(state, 0))
+            for state, count in view.outbox.items():
+                posts.add_metric([state], count)
             yield posts
 
 
@@ -225,19 +224,19 @@ def _feeds(feeds: Mapping[str, Feed]) -> Iterator[Metric]:
     observed = _family("feed_observed_timestamp_seconds", "The round's oldest evidence.", *_FEED)
     valid = _family("feed_valid_until_timestamp_seconds", "Last second it may be used.", *_FEED)
     for feed in feeds.values():
-        if feed.post is None:
+        report = feed.round
+        if report is None:
             continue
-        report = feed.post.report
         labels = [f"0x{feed.feed_id.hex()}", feed.loan_id, _flag(feed.simulated)]
-        round_.add_metric(labels, report.round)
+        round_.add_metric(labels, report.number)
         value.add_metric([*labels, "olv"], _usd(report.olv))
         value.add_metric([*labels, "nolv"], _usd(report.nolv))
         ltv.add_metric([*labels, "gross"], report.ltv_gross_bps / BPS)
         ltv.add_metric([*labels, "net"], report.ltv_net_bps / BPS)
         coverage.add_metric(labels, report.coverage_bps / BPS)
-        signed.add_metric(labels, feed.post.created_ms / 1000)
-        observed.add_metric(labels, report.observed_at_s)
-        valid.add_metric(labels, report.valid_until_s)
+        signed.add_metric(labels, report.planned_ms / 1000)
+        observed.add_metric(labels, report.observed_ms / 1000)
+        valid.add_metric(labels, report.valid_until_ms / 1000)
     yield from (round_, value, ltv, coverage, signed, observed, valid)
 
 
