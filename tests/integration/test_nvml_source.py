@@ -554,15 +554,17 @@ def test_close_leaves_a_stuck_process_to_itself(shim: ShimScenario) -> None:
         time.sleep(0.02)
 
 
-def test_a_wrong_answer_is_not_believed(shim: ShimScenario) -> None:
-    """A scenario the library cannot read makes every call fail, and none of it is a value."""
-
+def test_a_driver_that_answers_nothing_but_errors(shim: ShimScenario) -> None:
     async def story(source: NvmlSource) -> None:
         await source.poll(0)
-        shim.path.write_text("nonsense")
+        fine = shim.path.read_text()
+        shim.write_text("nonsense")  # every call answers NVML_ERROR_UNKNOWN
         poll = await source.poll(0)
-        assert all(
-            isinstance(sample, Reason) for gpu in poll.gpus for sample in gpu.values.values()
-        )
+        assert (poll.driver, poll.gpus) == (DriverState.ABSENT, ())
+        assert set(poll.host.values()) == {Reason.DRIVER_ERROR}
+        shim.write_text(fine)
+        poll = await source.poll(0)
+        check(poll)
+        assert (poll.driver, len(poll.gpus), poll.events) == (DriverState.RUNNING, 8, ())
 
     play(story)
