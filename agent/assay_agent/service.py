@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +36,7 @@ PAUSE_MS_MOST: Final = 24 * HOUR_MS
 STORM_BREATH_S: Final = 0.2
 PAUSE_SEAL_S: Final = 30.0
 FLUSH_S: Final = 2.0
+LAST_LOOK_S: Final = 2.0
 RENEWAL_PACE: Final = Pace(least_s=30.0, most_s=900.0)
 RENEWAL_LOOK_S: Final = 60.0
 
@@ -120,11 +122,18 @@ class Service:
             )
             await first_of(self._sample(), self._stopped())
             host.notify("STOPPING=1")
+            await self._last_look()
             if self._aggregator.polls:
                 self._seal(CloseReason.SHUTDOWN)
             await self._flush()
             for task in tasks:
                 task.cancel()
+
+    async def _last_look(self) -> None:
+        """A period without a poll has nothing to say; but that we stop in good order is worth one."""
+        if self._aggregator.polls == 0:
+            with contextlib.suppress(TimeoutError):
+                self._take(await asyncio.wait_for(self._source.poll(0), LAST_LOOK_S))
 
     async def _stopped(self) -> None:
         await self._stopping.wait()
