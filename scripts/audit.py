@@ -62,7 +62,11 @@ def audit_python() -> Audit:
         *("--progress-spinner", "off", "--format", "json"),
     ]
     out, err = _run(argv, ROOT)
-    names = _locked_names()
+    return read_pip_audit(out, err, _locked_names())
+
+
+def read_pip_audit(out: str, err: str, names: Sequence[str]) -> Audit:
+    """What pip-audit's JSON says of the packages. No answer at all leaves them all not audited."""
     try:
         rows = json.loads(out)["dependencies"]
     except (ValueError, KeyError):
@@ -84,34 +88,41 @@ def audit_npm() -> Audit:
     """npm's own audit over contracts/package-lock.json."""
     folder = ROOT / "contracts"
     lock = json.loads((folder / "package-lock.json").read_text())
-    names = tuple(path.removeprefix("node_modules/") for path in lock["packages"] if path)
+    names = [path.removeprefix("node_modules/") for path in lock["packages"] if path]
     out, err = _run(["npm", "audit", "--json", "--package-lock-only"], folder)
+    return read_npm_audit(out, err, names)
+
+
+def read_npm_audit(out: str, err: str, names: Sequence[str]) -> Audit:
+    """What npm's JSON says; it answers for all packages or for none."""
     try:
-        answer = json.loads(out)
-        found = answer["vulnerabilities"]
+        found = json.loads(out)["vulnerabilities"]
     except (ValueError, KeyError):
-        reason = [line.removeprefix("npm error ") for line in err.splitlines() if "audit" in line]
-        return Audit("npm", len(names), (), names, _last_line("\n".join(reason), "no answer"))
+        lines = [line.removeprefix("npm error ") for line in err.splitlines() if "audit" in line]
+        why = _last_line("\n".join(lines), _last_line(err, "no answer"))
+        return Audit("npm", len(names), (), tuple(names), why)
     vulnerable = tuple(f"{name}: {row['severity']}" for name, row in sorted(found.items()))
     return Audit("npm", len(names), vulnerable, ())
 
 
-def sentence(audit: Audit) -> str:
-    """One line a reader cannot take for success where it is none."""
+def sentences(audit: Audit) -> list[str]:
+    """Lines that a reader cannot take for success where there is none."""
+    lines = []
     if audit.vulnerable:
-        return f"VULNERABLE ({audit.ecosystem}): {'; '.join(audit.vulnerable)}"
-    if not audit.not_audited:
-        return f"audited ({audit.ecosystem}): {audit.packages} packages, no known vulnerability"
-    some = f"{len(audit.not_audited)} of {audit.packages} packages"
-    return (
-        f"NOT AUDITED ({audit.ecosystem}): {some}, {audit.why_not}: {', '.join(audit.not_audited)}"
-    )
+        lines.append(f"VULNERABLE ({audit.ecosystem}): {'; '.join(audit.vulnerable)}")
+    if audit.not_audited:
+        some = f"{len(audit.not_audited)} of {audit.packages} packages"
+        which = ", ".join(audit.not_audited)
+        lines.append(f"NOT AUDITED ({audit.ecosystem}): {some}, {audit.why_not}: {which}")
+    return lines or [
+        f"audited ({audit.ecosystem}): {audit.packages} packages, no known vulnerability"
+    ]
 
 
 def main() -> int:
     """1 where a vulnerability is known; 0 otherwise, which is no claim that all were audited."""
     audits = (audit_python(), audit_npm())
-    text = "".join(sentence(audit) + "\n" for audit in audits)
+    text = "".join(line + "\n" for audit in audits for line in sentences(audit))
     VERDICT.parent.mkdir(parents=True, exist_ok=True)
     VERDICT.write_text(text)
     print(text, end="")

@@ -7,11 +7,15 @@ import contextlib
 import io
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from assay_agent.cli import main as agent
 from assay_audit.cli import main as audit
@@ -246,6 +250,26 @@ def test_lock_files_pin_by_hash_and_record_no_address():
             assert "--hash=sha256:" in entry, f"{name}: {entry[:60]} has no hash"
     lock = text(locks[2])
     assert lock.count('"integrity"') == lock.count('"node_modules/')
+
+
+def test_lock_files_hold_what_the_project_asks_for():
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    development = [
+        line.partition("#")[0].strip()
+        for line in text("requirements/dev.in").splitlines()
+        if line.partition("#")[0].strip()
+    ]
+    for lock, wanted in (("run", asked), ("dev", asked + development)):
+        pins = dict(
+            re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text(f"requirements/{lock}.txt"), re.MULTILINE)
+        )
+        pins = {canonicalize_name(name): version for name, version in pins.items()}
+        for line in wanted:
+            requirement = Requirement(line)
+            pin = pins.get(canonicalize_name(requirement.name))
+            assert pin is not None, f"requirements/{lock}.txt has no {requirement.name}: make lock"
+            assert requirement.specifier.contains(pin, prereleases=True), f"{line}: {pin}"
 
 
 @pytest.mark.parametrize("name", [name for name in files() if name.endswith(".proto")])
