@@ -216,7 +216,7 @@ class HostClient:
         assert self.certificates is not None
         target = endpoint or self.certificates.attestation_endpoint
         async with grpc.aio.secure_channel(target, self.credentials()) as channel:
-            call = attestation_pb2_grpc.AttestationStub(channel).Stream(timeout=60)
+            call = attestation_pb2_grpc.AttestationStub(channel).Stream(timeout=20)
             stream = HostStream(call)
             if hello:
                 await stream.hello(self.host.incarnation)
@@ -240,9 +240,12 @@ class HostStream:
         self.challenge: bytes = b""
         self.acks: dict[int, list[int]] = {}
 
-    async def hello(self, incarnation: int = 0, schema_max: int = 1) -> pb.Welcome:
+    async def send_hello(self, incarnation: int = 0, schema_max: int = 1) -> None:
         hello = pb.Hello(schema_max=schema_max, agent_version="0.1.0", incarnation=incarnation)
         await self.send(pb.AgentMessage(hello=hello))
+
+    async def hello(self, incarnation: int = 0) -> pb.Welcome:
+        await self.send_hello(incarnation)
         message = await self.read()
         assert message.WhichOneof("message") == "welcome", message
         self.welcome = message.welcome
@@ -292,8 +295,9 @@ class HostStream:
 
     async def ended(self) -> tuple[grpc.StatusCode, str]:
         """How the stream ended, once it has."""
-        while await self.call.read() is not grpc.aio.EOF:
-            pass
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await self.call.read() is not grpc.aio.EOF:
+                pass
         return await self.call.code(), await self.call.details() or ""
 
 

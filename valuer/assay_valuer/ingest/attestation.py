@@ -30,6 +30,7 @@ _log = structlog.get_logger(__name__)
 HELLO_WAIT_S: Final = 10.0
 SWEEP_S: Final = 1.0
 """How often open streams are held against the registry; a revocation acts within 5 s."""
+FULL_RETRY_MS: Final = 10_000
 _LAST_WORDS_S: Final = 1.0
 
 Context = grpc.aio.ServicerContext[object, bytes]
@@ -151,14 +152,18 @@ class Attestation:
 
     async def _open(self, context: Context) -> Session:
         """The session of a stream whose host may speak. Raises Refused."""
-        if len(self._sessions) + self._opening >= self._config.ingest.streams_max:
-            raise Refused(
-                Refusal.OVERLOADED, "too many streams; try again later", retry_after_ms=10_000
-            )
+        streams_max = self._config.ingest.streams_max
+        full = Refused(
+            Refusal.OVERLOADED, "too many streams; try again later", retry_after_ms=FULL_RETRY_MS
+        )
+        if self._opening >= streams_max:
+            raise full
         self._opening += 1
         try:
             host_id, serial, expires_ms = _identity(context)
             hello = await _hello(context)
+            if len(self._sessions) >= streams_max:
+                raise full
             session = await self._replace(host_id, serial, hello, expires_ms)
         finally:
             self._opening -= 1

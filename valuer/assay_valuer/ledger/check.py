@@ -94,10 +94,10 @@ def _check_entry(connection: Connection, entry: Entry, state: _State) -> None:
     at = entry.position
     if hashlib.sha256(entry.body.envelope.payload).digest() != entry.hash:
         raise LedgerDamaged(at, "its bytes are not those of its hash")
-    if entry.kind in (WINDOW, FORK):
+    if entry.kind in (WINDOW, FORK) and entry.body.envelope.payload_type != GAP_TYPE:
         _check_window(connection, entry, state)
-    elif entry.kind == GAP:
-        _check_gap(entry, state)
+    elif entry.kind in (GAP, FORK):
+        _check_gap(connection, entry, state)
     elif not _signed(entry.body.envelope, ENTRY_TYPE, state.ledger_keys):
         raise LedgerDamaged(at, f"the {entry.kind} record is not signed by the ledger key")
 
@@ -123,13 +123,16 @@ def _check_window(connection: Connection, entry: Entry, state: _State) -> None:
     state.heads[key] = Head(header.sequence, entry.hash)
 
 
-def _check_gap(entry: Entry, state: _State) -> None:
+def _check_gap(connection: Connection, entry: Entry, state: _State) -> None:
     key, known = _place(entry, state)
     if not _signed(entry.body.envelope, GAP_TYPE, known.keys):
         raise LedgerDamaged(entry.position, "no key enrolled for its host signed the gap record")
     gap = codec.decode_gap(entry.body.envelope.payload)
     if (gap.host_id, gap.last_sequence) != (known.host_id, entry.sequence):
         raise LedgerDamaged(entry.position, "the gap is indexed at another place than was signed")
+    if entry.kind == FORK:
+        _check_fork(connection, entry)
+        return
     _check_link(entry.position, key, gap.first_sequence, gap.previous_header_hash, state)
     state.heads[key] = Head(gap.last_sequence, gap.last_dropped_hash)
 
