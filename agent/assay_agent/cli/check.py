@@ -138,7 +138,7 @@ def certificate(keys: KeyStore, now_ms: int) -> Finding:
     return Finding(State.OK, about, f"{age} old, valid until {until}")
 
 
-async def valuer(keys: KeyStore, proxy: str | None) -> Finding:
+async def valuer(keys: KeyStore, proxy: str | None, timeout_s: float = _REACH_TIMEOUT_S) -> Finding:
     """Whether the valuer's listener can be reached, as the agent will: TCP, proxy and TLS."""
     about = "valuer"
     try:
@@ -149,12 +149,12 @@ async def valuer(keys: KeyStore, proxy: str | None) -> Finding:
 
     async with open_mutual_tls(endpoint, tls, proxy) as channel:
         try:
-            await asyncio.wait_for(channel.channel_ready(), _REACH_TIMEOUT_S)
+            await asyncio.wait_for(channel.channel_ready(), timeout_s)
         except TimeoutError:
             return Finding(
                 State.FAILED,
                 about,
-                f"no TLS connection to {endpoint} within {_REACH_TIMEOUT_S:.0f} s"
+                f"no TLS connection to {endpoint} within {timeout_s:.0f} s"
                 + (f" through {proxy}" if proxy else ""),
                 "let this host out to that port, or name a proxy in agent.yaml; readings are kept "
                 "meanwhile",
