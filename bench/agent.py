@@ -1,0 +1,172 @@
+"""The agent at work over the test driver library, beside nvitop's exporter over the same library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from assay_agent import spool_file
+from assay_agent.keys import Host, KeyStore, new_tls_key, signing_request
+from assay_core.header import SCHEMA
+from assay_core.instants import DAY_MS
+from assay_valuer import ca
+from bench import fleet, processes
+from bench.row import Context, Measurement, MeasurementFailed, Row
+from tests.fakes.shim import ShimScenario
+
+BIN: Final = Path(sys.executable).parent
+HOST_ID: Final = "spiffe://assay.bench/site/bench/host/0"
+POLL_MS: Final = 1_000
+WINDOW_MS: Final = 15_000
+"""Shorter than the 5 min of the default: a bench cannot wait, and sealing must be in the figure."""
+WARM_S: Final = 8.0
+MEASURE_S: Final = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What processes used: percent of a core, MiB resident, MiB of it that is theirs."""
+
+    core_pct: float
+    rss_mib: float
+    pss_mib: float
+
+
+def measure(context: Context) -> Sequence[Row]:
+    """Both at once, each reading 8 busy GPUs every second, for 45 s."""
+    folder = context.folder
+    shim = ShimScenario(folder).set_every(load="loaded")
+    env = shim.env(processes.environment())
+    del env["ASSAY_SHIM_CALL_LOG"]  # writing it would be most of what is measured
+    nvitop = [str(BIN / "nvitop-exporter"), "--port", str(processes.free_port())]
+    log = folder / "nvitop.log"
+    with (
+        _agent(folder, env) as agent,
+        processes.running([*nvitop, "--interval", "1"], log, env=env) as exporter,
+    ):
+        context.say("warming up")
+        time.sleep(WARM_S)
+        processes.alive(agent, folder / "agent.log")
+        processes.alive(exporter, log)
+        pids = (processes.family(agent.pid), (exporter.pid,))
+        if len(pids[0]) != 2:
+            raise MeasurementFailed(f"the agent is {len(pids[0])} processes, not parent and child")
+        context.say(f"measuring both for {MEASURE_S:.0f} s")
+        before_s = [sum(map(processes.cpu_s, group)) for group in pids]
+        began_s = time.monotonic()
+        time.sleep(MEASURE_S)
+        ours, theirs = (
+            _used(group, before, time.monotonic() - began_s)
+            for group, before in zip(pids, before_s, strict=True)
+        )
+    sealed = (folder / "agent.log").read_text().count('"sealed"')
+    if sealed < MEASURE_S * 1_000 // WINDOW_MS:
+        raise MeasurementFailed(f"the agent sealed {sealed} windows; see its log")
+    return _rows(ours, theirs, sealed)
+
+
+def _rows(ours: _Used, theirs: _Used, sealed: int) -> list[Row]:
+    return [
+        Row(
+            name="agent_cpu_vs_nvitop",
+            value=ours.core_pct,
+            unit="% of a core",
+            bound=theirs.core_pct,
+            bound_is="the bound is nvitop's exporter over the same driver library, meanwhile",
+            ratio=ours.core_pct / theirs.core_pct,
+            target=0.5,
+            judged="ratio",
+            better="lower",
+            note=f"8 GPUs at 1 Hz for {MEASURE_S:.0f} s; the agent sealed, spooled and sent "
+            f"{sealed} windows",
+        ),
+        Row(
+            name="agent_rss_mib",
+            value=ours.rss_mib,
+            unit="MiB",
+            bound=theirs.rss_mib,
+            bound_is="the bound is nvitop's exporter, one process",
+            ratio=ours.rss_mib / theirs.rss_mib,
+            target=80,
+            judged="value",
+            better="lower",
+            note=f"the sum of both processes; {ours.pss_mib:.1f} MiB with what they share "
+            f"counted once (nvitop {theirs.pss_mib:.1f})",
+        ),
+    ]
+
+
+def _used(pids: Sequence[int], before_s: float, seconds: float) -> _Used:
+    used_s = sum(map(processes.cpu_s, pids)) - before_s
+    return _Used(
+        core_pct=used_s / seconds * 100,
+        rss_mib=sum(map(processes.rss_kib, pids)) / 1024,
+        pss_mib=sum(map(processes.pss_kib, pids)) / 1024,
+    )
+
+
+@contextmanager
+def _agent(folder: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """`assay-agent run`, enrolled and connected to a valuer that stores nothing."""
+    state, valuer = folder / "agent", folder / "valuer"
+    valuer.mkdir()
+    now_ms = time.time_ns() // 1_000_000
+    certificate, key = ca.create_authority("bench", now_ms)
+    (valuer / "ca.pem").write_bytes(certificate)
+    ca.write_secret(valuer / "ca.key", key)
+    keys = KeyStore(state)
+    keys.prepare()
+    public = keys.signer(create=True).public_key
+    with fleet.bare(valuer, valuer, {HOST_ID: public}) as (_, port):
+        _enrol(keys, valuer, port, now_ms)
+        config = folder / "agent.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "state_dir": str(state),
+                    "poll_ms": POLL_MS,
+                    "window_ms": WINDOW_MS,
+                    "metrics": {"listen": f"127.0.0.1:{processes.free_port()}"},
+                }
+            )
+        )
+        command = [str(BIN / "assay-agent"), "run", "--config", str(config)]
+        with processes.running(command, folder / "agent.log", env=env) as process:
+            yield process
+            processes.alive(process, folder / "agent.log")
+
+
+def _enrol(keys: KeyStore, valuer: Path, port: int, now_ms: int) -> None:
+    """Writes what enrolment would have left in the state directory."""
+    authority = ca.load_authority(valuer / "ca.pem", valuer / "ca.key")
+    tls_key = new_tls_key()
+    issued = authority.issue_host(signing_request(tls_key), HOST_ID, now_ms, DAY_MS)
+    keys.store_tls(tls_key, issued.chain_pem, authority.certificate_pem)
+    path = keys.state_dir / spool_file.FILE
+    spool_file.create(path, host_id=HOST_ID, incarnation=0, first_previous_hash=b"")
+    endpoint = f"127.0.0.1:{port}"
+    keys.finish_enrolling(
+        Host(
+            host_id=HOST_ID,
+            incarnation=0,
+            previous_head_hash="",
+            enrollment_endpoint=endpoint,
+            attestation_endpoint=endpoint,
+            schema_max=SCHEMA,
+        )
+    )
+
+
+COST: Final = Measurement(
+    ("agent_cpu_vs_nvitop", "agent_rss_mib"),
+    "the agent's CPU and memory, 8 GPUs at 1 Hz, beside nvitop's exporter",
+    measure,
+)

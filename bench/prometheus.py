@@ -1,0 +1,79 @@
+"""What a real Prometheus spends on one scrape of the same fields: the bar that ingest is held to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench import exporter, processes
+from bench.row import MeasurementFailed
+from scripts import tools
+
+TARGETS: Final = 60
+"""Hosts, each scraped every second: enough that what Prometheus does besides hardly counts."""
+WARM_S: Final = 4.0
+MEASURE_S: Final = 15.0
+
+_CONFIG: Final = """\
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: hosts
+    static_configs:
+{targets}
+    relabel_configs:
+      - {{source_labels: [host], target_label: instance}}
+"""
+_TARGET: Final = '      - {{targets: ["127.0.0.1:{port}"], labels: {{host: host-{one}}}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Scrapes:
+    """CPU of Prometheus over `count` scrapes, milliseconds of user and system time."""
+
+    count: int
+    cpu_us_each: float
+
+
+def measure(folder: Path, say: Callable[[str], None]) -> Scrapes:
+    """Runs Prometheus over 60 hosts of 8 GPUs. Raises MeasurementFailed."""
+    program = tools.locate("prometheus")
+    if isinstance(program, tools.Missing):
+        raise MeasurementFailed(f"no Prometheus to compare with: {program.why}")
+    with exporter.serving() as host:
+        config = folder / "prometheus.yml"
+        rows = [_TARGET.format(port=host.port, one=one) for one in range(TARGETS)]
+        config.write_text(_CONFIG.format(targets="\n".join(rows)))
+        port = processes.free_port()
+        log = folder / "prometheus.log"
+        command = [
+            str(program),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=warn",
+        ]
+        with processes.running(command, log) as process:
+            say("Prometheus scrapes 60 hosts: warming up")
+            processes.wait_for_port(port, process, log)
+            _wait(lambda: host.scrapes >= 2 * TARGETS)
+            time.sleep(WARM_S)
+            say("Prometheus scrapes 60 hosts: measuring")
+            cpu_s, count = processes.cpu_s(process.pid), host.scrapes
+            time.sleep(MEASURE_S)
+            processes.alive(process, log)
+            used_s = processes.cpu_s(process.pid) - cpu_s
+            count = host.scrapes - count
+    if count < TARGETS * MEASURE_S * 0.8:
+        raise MeasurementFailed(f"only {count} scrapes in {MEASURE_S:.0f} s: too busy a machine")
+    return Scrapes(count, used_s / count * 1e6)
+
+
+def _wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        if time.monotonic() > deadline:
+            raise MeasurementFailed("Prometheus did not scrape within a minute")
+        time.sleep(0.1)
