@@ -38,6 +38,11 @@ class AgentMetrics:
             ["version", "source"],
             registry=registry,
         ).labels(VERSION, source.name.lower()).set(1)
+        self._add_driver(registry)
+        self._add_windows(registry)
+        self._add_uplink(registry)
+
+    def _add_driver(self, registry: CollectorRegistry) -> None:
         self.polls = Counter("assay_agent_polls", "Polls of the host's GPUs", registry=registry)
         self.driver = Gauge(
             "assay_agent_driver_state",
@@ -60,6 +65,8 @@ class AgentMetrics:
             "Driver processes left behind in a call that never returned",
             registry=registry,
         )
+
+    def _add_windows(self, registry: CollectorRegistry) -> None:
         self.sealed = Counter(
             "assay_agent_windows_sealed",
             "Windows sealed and durable, by why they were closed",
@@ -101,6 +108,8 @@ class AgentMetrics:
             "When the valuer last acknowledged a window, seconds since 1970",
             registry=registry,
         )
+
+    def _add_uplink(self, registry: CollectorRegistry) -> None:
         self.uplink = Gauge(
             "assay_agent_uplink_state",
             "1 for what the uplink is doing, else 0; forked and denied need a person",

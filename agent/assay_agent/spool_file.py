@@ -159,7 +159,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise SpoolFull(
             f"the spool cannot be written ({error}); free space on its file system"
         ) from error
-    except BaseException:
+    except BaseException:  # whatever it is: half a transaction must never stay open
         _rollback(connection)
         raise
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pynvml
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -66,7 +67,6 @@ def test_each_field_is_read_once_and_has_its_place() -> None:
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.function}-{call.fields[0].name}")
 def test_the_binding_has_every_call(call: Call) -> None:
-    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is part of the agent's extra")
     assert callable(getattr(pynvml, call.function))
     assert call.otherwise is None or callable(getattr(pynvml, call.otherwise))
 
