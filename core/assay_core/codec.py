@@ -217,6 +217,39 @@ def decode_leaf(data: bytes) -> Leaf:
     return Leaf(message.salt, content)
 
 
+def pick(leaves: Sequence[bytes], wanted: Mapping[Group, Sequence[str]]) -> list[Content]:
+    """Of leaves that went through the door: the wanted groups, each with the wanted fields alone.
+
+    Nothing is checked again, which makes it several times faster than `decode_leaf`: it is for
+    following many windows. Raises Malformed where the bytes are no leaves at all.
+    """
+    wire = b"".join([b"\x0a" + _varint(len(leaf)) + leaf for leaf in leaves])
+    try:
+        messages = pb.Leaves.FromString(wire).leaves
+    except DecodeError as error:
+        raise Malformed("not leaves: truncated or damaged") from error
+    found: list[Content] = []
+    for message in messages:
+        case = message.WhichOneof("body")
+        group = _GROUPS.get(case or "")
+        names = None if group is None else wanted.get(group)
+        if group is None or names is None or case is None:
+            continue
+        body: Message = getattr(message, case)
+        fields = _FIELDS[group]
+        absent = {
+            number: Reason(entry.reason)
+            for entry in body.absent  # type: ignore[attr-defined]  # every body has it
+            for number in entry.fields
+        }
+        values: dict[str, Value] = {}
+        for name in names:
+            reason = absent.get(fields[name].number) if absent else None
+            values[name] = _get(body, fields[name]) if reason is None else reason
+        found.append(Content(message.subject, group, values))
+    return found
+
+
 def _check_leaf(message: pb.Leaf) -> tuple[bytes, Group]:
     case = message.WhichOneof("body")
     if case is None:
@@ -426,3 +459,4 @@ def _table(group: Group, fields: Mapping[str, FieldDescriptor]) -> _Table:
 
 
 _TABLES: Final = {group.value: _table(group, fields) for group, fields in _FIELDS.items()}
+_GROUPS: Final = {group.value: group for group in Group}

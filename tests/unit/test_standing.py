@@ -111,6 +111,15 @@ def test_announced_maintenance_counts_up_to_a_day_after_it_was_seen():
     assert (endless.presence, endless.counts) == (Presence.SILENT, False)
 
 
+def test_a_host_that_stays_paused_does_not_keep_its_gpus_counted():
+    for until_ms in (NOW - 1, NOW + 900 * HOUR_MS):
+        condition = Condition(boot_id="aa", driver=5, maintenance_until_ms=until_ms)
+        one = judge(asset(age_ms=25 * HOUR_MS, condition=condition), [host()])
+        assert (one.presence, one.cause, one.counts) == (Presence.SILENT, Cause.HOST, False)
+    back = Condition(boot_id="aa", driver=5, maintenance_until_ms=NOW - 1)
+    assert judge(asset(condition=back), [host()]).presence is Presence.PRESENT
+
+
 def test_a_revoked_host_speaks_for_nobody():
     one = judge(asset(), [host(revoked=True)])
     assert (one.presence, one.counts) == (Presence.UNKNOWN, False)

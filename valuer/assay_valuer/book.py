@@ -113,19 +113,20 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
     """
     around = scene(snapshot.hosts, snapshot.uptime, policy, now_ms)
     pledged_to = {asset_id: loan.file.id for loan in snapshot.loans for asset_id in loan.asset_ids}
-    shared: dict[tuple[str | None, Severity | None], Valuation] = {}
+    shared: dict[tuple[str | None, Severity | None], tuple[Valuation, Remembered | None]] = {}
     remembered = dict(snapshot.remembered)
     lines: dict[int, Line] = {}
     for asset_id, asset in snapshot.assets.items():
         standing = stand(asset, around)
         key = (standing.name, standing.severity)
-        valuation = shared.get(key)
-        if valuation is None:
-            valuation = shared[key] = value(standing, snapshot.prices, policy, now_ms)
+        known = shared.get(key)
+        if known is None:
+            valuation = value(standing, snapshot.prices, policy, now_ms)
+            known = shared[key] = valuation, _remember(valuation, now_ms)
+        valuation, worth = known
         lines[asset_id] = Line(asset, standing, valuation, pledged_to.get(asset_id))
-        if standing.counts and valuation.values is not None:
-            worth = valuation.values
-            remembered[asset_id] = Remembered(worth.olv.mid, worth.nolv.mid, now_ms)
+        if worth is not None and standing.counts:
+            remembered[asset_id] = worth
     positions = {
         loan.file.id: position(
             loan.file, [_pledge(lines[one], remembered) for one in loan.asset_ids], policy, now_ms
@@ -153,6 +154,11 @@ def methodology(policy: ValuerPolicy, prices: PriceSnapshot | None) -> bytes:
 
 
 _NO_PRICES: Final = "-"
+
+
+def _remember(valuation: Valuation, now_ms: int) -> Remembered | None:
+    values = valuation.values
+    return None if values is None else Remembered(values.olv.mid, values.nolv.mid, now_ms)
 
 
 def _pledge(line: Line, remembered: Mapping[int, Remembered]) -> Pledge:

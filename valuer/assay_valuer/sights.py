@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from assay_core import codec
 from assay_core.header import Source
 from assay_core.leaves import Content, Counter, DriverState, Event, EventKind, Gauge, Group, Reason
 from assay_valuer.ledger.read import StoredWindow
 from assay_valuer.standing.types import Sight
+
+_WANTED: Final = {
+    Group.HOST: ("driver_state", "maintenance_until_ms", "missing_gpus", "events"),
+    Group.IDENTITY: ("name", "serial", "board_part_number", "pdi"),
+    Group.HEALTH: (
+        "polls",
+        "temperature_mc",
+        "ecc_uncorrected_aggregate",
+        "remapped_rows_uncorrected",
+        "remap_pending",
+        "remap_failed",
+        "recovery_action",
+        "events",
+    ),
+}
+"""The fields that standing needs; usage is not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +67,7 @@ def sights(window: StoredWindow) -> WindowSights:
     """What the window says, GPU by GPU."""
     gpus: dict[bytes, _Gpu] = {}
     host: Content | None = None
-    for leaf in window.leaves():
-        content = leaf.content
+    for content in codec.pick(window.sealed.leaves, _WANTED):
         if content.group is Group.HOST:
             host = content
         elif content.group is Group.IDENTITY:

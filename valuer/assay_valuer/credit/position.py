@@ -98,14 +98,13 @@ def position(
 ) -> Position:
     """The loan's position. The order of the pledges changes nothing."""
     counted = [(one, values) for one in pledges if (values := one.counted) is not None]
-    values = reduce(add, (value for _, value in counted)) if counted else None
+    groups = _groups(counted)
+    values = reduce(add, (values.times(count) for values, _, count in groups)) if groups else None
     debt = debt_at(loan, now_ms).owed
-    lendable = total(
-        [
-            value.nolv.mid.times_down(policy.assurance.cap_bps(one.standing.assurance), BPS)
-            for one, value in counted
-        ]
-    )
+    lent = [
+        values.nolv.mid.times_down(policy.assurance.cap_bps(level), BPS).times_down(count, 1)
+        for values, level, count in groups
+    ]
     silent = [one for one in pledges if one.fell_silent]
     causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
     observed = [one.standing.observed_ms for one, _ in counted]
@@ -121,7 +120,7 @@ def position(
         state=_state(pledges, bool(silent), findings),
         debt=debt,
         values=values,
-        lendable=lendable,
+        lendable=total(lent),
         ltv_gross_bps=gross,
         ltv_net_bps=net,
         coverage_bps=_coverage_bps(len(counted), len(pledges)),
@@ -135,6 +134,16 @@ def position(
         uncounted_olv=total([one.remembered.olv for one in silent if one.remembered]),
         findings=tuple(findings),
     )
+
+
+def _groups(counted: Sequence[tuple[Pledge, Values]]) -> list[tuple[Values, int, int]]:
+    """Values, assurance and number of the GPUs that share both: most of a fleet does."""
+    groups: dict[tuple[int, int], tuple[Values, int, int]] = {}
+    for one, values in counted:
+        level = one.standing.assurance
+        key = (id(values), level)
+        groups[key] = (values, level, groups[key][2] + 1 if key in groups else 1)
+    return list(groups.values())
 
 
 def _coverage_bps(counted: int, pledged: int) -> int:

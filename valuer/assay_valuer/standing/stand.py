@@ -62,9 +62,12 @@ def stand(asset: Asset, around: Scene) -> Standing:
     """The standing of one asset."""
     policy = around.policy
     where = _where(asset, around)
-    incidents = tuple(one for one in asset.track.incidents if one.open)
     findings: list[Finding] = [] if where.finding is None else [where.finding]
-    severity = _weigh(asset, incidents, around, findings)
+    incidents: tuple[Incident, ...] = ()
+    severity: Severity | None = None
+    if asset.track.incidents:
+        incidents = tuple(one for one in asset.track.incidents if one.open)
+        severity = _weigh(asset, incidents, around, findings)
     counts = where.counts
     if severity is Severity.IMPAIRED:
         counts = False
@@ -108,23 +111,30 @@ def _where(asset: Asset, around: Scene) -> _Where:
     if host is None or voice is None or host.revoked:
         detail = "Its host is revoked or unknown: nobody speaks for it."
         return _Where(Presence.UNKNOWN, counts=False, finding=Finding("presence.unknown", detail))
-    unseen_ms = around.uptime.served_ms(track.seen_ms, now_ms)
     until_ms = track.condition.maintenance_until_ms
-    if until_ms is not None and now_ms <= until_ms and unseen_ms <= ms(silence.maintenance_max_s):
-        detail = f"In announced maintenance until {format_instant(until_ms)}."
-        return _Where(Presence.MAINTENANCE, finding=Finding("presence.maintenance", detail))
-    if until_ms is None and track.missing_since_ms is not None:
+    if until_ms is None and track.missing_since_ms is None and voice.voice is Voice.SPEAKS:
+        return _PRESENT
+    unseen_ms = around.uptime.served_ms(track.seen_ms, now_ms)
+    grace_ms = ms(silence.host_grace_s)
+    if until_ms is not None:
+        if now_ms <= until_ms and unseen_ms <= ms(silence.maintenance_max_s):
+            detail = f"In announced maintenance until {format_instant(until_ms)}."
+            return _Where(Presence.MAINTENANCE, finding=Finding("presence.maintenance", detail))
+        if unseen_ms > ms(silence.quiet_after_s):  # announced for too long, or over and not back
+            return _silent(Cause.HOST, "host, paused beyond its maintenance,", unseen_ms, grace_ms)
+    elif track.missing_since_ms is not None:
         if track.condition.driver in _DRIVER_SILENT and not track.condition.lost:
-            return _silent(Cause.HOST, "driver", unseen_ms, ms(silence.host_grace_s))
+            return _silent(Cause.HOST, "driver", unseen_ms, grace_ms)
         return _gone(track.condition.lost, track.missing_since_ms, around)
     if voice.voice is Voice.SILENT:
-        return _silent(voice.cause, voice.cause.value, unseen_ms, ms(silence.host_grace_s))
+        return _silent(voice.cause, voice.cause.value, unseen_ms, grace_ms)
     if voice.voice is Voice.WAITED_FOR:
         detail = "We were down ourselves; clocks stopped, and its host is waited for."
         return _Where(Presence.SILENT, Cause.OURS, finding=Finding("presence.silent_ours", detail))
-    return _Where(Presence.PRESENT)
+    return _PRESENT
 
 
+_PRESENT: Final = _Where(Presence.PRESENT)
 _DRIVER_SILENT: Final = (int(DriverState.UNRESPONSIVE), int(DriverState.ABSENT))
 
 

@@ -42,7 +42,9 @@ def observe(track: Track, sight: Sight, policy: Incidents) -> Track:
     )
     incidents = _open_new(incidents, sight, policy)
     missing = None if sight.seen and not sight.lost else track.missing_since_ms
-    if (missing is None and not sight.seen and sight.maintenance_until_ms is None) or (missing is None and sight.lost):
+    if (missing is None and not sight.seen and sight.maintenance_until_ms is None) or (
+        missing is None and sight.lost
+    ):
         missing = _gone_since(sight)
     return Track(
         first_seen_ms=_first(track.first_seen_ms, sight.observed_ms if sight.seen else None),

@@ -38,6 +38,14 @@ class Range:
             self.high.times_down(factor_bps, BPS),
         )
 
+    def times(self, count: int) -> Range:
+        """Of `count` alike."""
+        return Range(
+            self.low.times_down(count, 1),
+            self.mid.times_down(count, 1),
+            self.high.times_down(count, 1),
+        )
+
     def __add__(self, other: Range) -> Range:
         """Sums as if both moved together: the widest range, for nothing is known to offset."""
         return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
@@ -51,6 +59,15 @@ class Values:
     olv: Range
     nolv: Range
     flv: Range
+
+    def times(self, count: int) -> Values:
+        """Of `count` alike."""
+        return Values(
+            self.fmv.times(count),
+            self.olv.times(count),
+            self.nolv.times(count),
+            self.flv.times(count),
+        )
 
     def __add__(self, other: Values) -> Values:
         return Values(

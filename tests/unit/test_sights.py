@@ -1,0 +1,91 @@
+"""What a window says of each GPU; and the short way of reading leaves agrees with the strict one."""
+
+from __future__ import annotations
+
+import pytest
+
+from assay_core import codec
+from assay_core.header import Source
+from assay_core.leaves import Content, Event, EventKind, Group, Reason
+from assay_valuer.ledger.read import StoredWindow
+from assay_valuer.sights import sights
+from tests.fakes.host import FakeHost
+
+
+def stored(host, sealed):
+    return StoredWindow(
+        position=5,
+        host_key=3,
+        header=codec.decode_header(sealed.envelope.payload),
+        hash=sealed.hash,
+        sealed=sealed,
+        received_ms=host.now_ms,
+        observed_ms=host.now_ms,
+        clock_behind=False,
+    )
+
+
+def changed(host, group, subject=None, **values):
+    return tuple(
+        Content(one.subject, one.group, {**one.values, **values})
+        if one.group is group and subject in (None, one.subject)
+        else one
+        for one in host.contents()
+    )
+
+
+def test_picking_gives_what_decoding_gives():
+    host = FakeHost(gpu_count=3)
+    event = Event(EventKind.XID, 48, 1, 2, 3)
+    sealed = host.seal(
+        contents=changed(
+            host, Group.HEALTH, host.gpus[1].uuid, events=(event,), recovery_action=Reason.ASLEEP
+        )
+    )
+    wanted = {group: tuple(codec.fields_of(group)) for group in Group}
+    strict = [codec.decode_leaf(leaf).content for leaf in sealed.leaves]
+    assert codec.pick(sealed.leaves, wanted) == strict
+    names = ("events", "polls")
+    some = codec.pick(sealed.leaves, {Group.HEALTH: names})
+    assert [dict(one.values) for one in some] == [
+        {name: one.values[name] for name in names} for one in strict if one.group is Group.HEALTH
+    ]
+    with pytest.raises(codec.Malformed):
+        codec.pick([b"\xff" * 9], wanted)
+
+
+def test_a_window_says_who_was_seen_and_what_was_read():
+    host = FakeHost(gpu_count=2, source=Source.SIMULATED)
+    window = sights(stored(host, host.seal()))
+    assert window.simulated
+    assert set(window.gpus) == {gpu.uuid for gpu in host.gpus}
+    identity, sight = window.gpus[host.gpus[0].uuid]
+    assert identity is not None
+    assert identity.serial == host.gpus[0].serial
+    assert (sight.seen, sight.lost, sight.remap_failed) == (True, False, 0)
+    later = sights(stored(host, host.seal()))
+    assert later.gpus[host.gpus[0].uuid][0] is None  # identity travels when it changes
+
+
+def test_a_field_without_a_value_is_none_and_never_zero():
+    host = FakeHost(gpu_count=1)
+    contents = changed(
+        host,
+        Group.HEALTH,
+        remap_failed=Reason.NO_PERMISSION,
+        remapped_rows_uncorrected=Reason.NOT_SUPPORTED,
+        polls=Reason.GPU_LOST,
+    )
+    _, sight = sights(stored(host, host.seal(contents=contents))).gpus[host.gpus[0].uuid]
+    assert (sight.seen, sight.remap_failed, sight.rows_uncorrected) == (False, None, None)
+
+
+def test_a_loss_that_was_followed_by_a_return_is_none():
+    host = FakeHost(gpu_count=1)
+    lost = Event(EventKind.GPU_LOST, 0, 10, 10, 1)
+    back = Event(EventKind.GPU_RETURNED, 0, 20, 20, 1)
+    uuid = host.gpus[0].uuid
+    for events, gone in (((lost,), True), ((lost, back), False), ((back,), False)):
+        contents = changed(host, Group.HEALTH, events=events)
+        window = sights(stored(host, host.seal(contents=contents)))
+        assert window.gpus[uuid][1].lost is gone
