@@ -1,0 +1,162 @@
+"""`make demo`: the whole way of a reading, from a driver to a contract, on this machine.
+
+`--once` tells the story once and exits: 0 if everything in it happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+
+from assay_core.errors import AssayError
+from assay_core.instants import format_instant
+from assay_core.leaves import EventKind
+from assay_core.money import Usd
+from assay_valuer.oracle.hub import Hub, Reading
+from assay_valuer.store.database import Database
+from demo import screen, world
+from demo.world import ROOT, SITES, DemoError, World
+
+FAULTY: Final = next(site for site in SITES if site.fault_at_s is not None)
+
+
+def main() -> int:
+    """Runs the demo; 0 if the story was told to its end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--once", action="store_true", help="tell the story once and exit")
+    once = parser.parse_args().once
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    place = world.fresh(ROOT / "build" / "demo")
+    try:
+        _tell(place, console, once=once)
+    except KeyboardInterrupt:
+        console.print("\nstopped")
+    except (DemoError, AssayError) as error:
+        console.print(f"[red]The demo could not go on.[/] {error}", markup=True)
+        return 1
+    finally:
+        place.close()
+    return 0
+
+
+def _tell(place: World, console: Console, *, once: bool) -> None:
+    console.print(Panel(screen.BANNER))
+    rpc, url = world.start_chain(place)
+    hub, keys = world.set_up_hub(place, rpc)
+    console.print(f"chain {hub.domain.chain_id}, a local development EVM; hub {hub.domain.hub}")
+    world.set_up_valuer(place, hub, url, keys)
+    console.print("valuer: authority, ledger, prices and three loans; 2 of 3 report keys must sign")
+    token = world.token(place)
+    for site in SITES:
+        world.start_simulated(place, site, token)
+        console.print(f"{site.name}: enrolled over TLS by token, streaming over mutual TLS  SIM")
+    if world.has_real_gpus():
+        world.start_agent(place, "real", token, {"kind": "nvml"})
+        console.print("real: this machine's own driver; its GPUs are pledged to nothing")
+    database = world.database(place)
+    feed = world.feed_of(hub, FAULTY)
+    view = _watching(place, console, database, hub, live=not once)
+
+    view("all three loans to be on the chain", _all_published)
+    before = hub.latest(feed)
+    console.print(_said("on the chain now", before))
+    view(
+        f"a GPU of {FAULTY.name} to fall off its bus, and a round without it on the chain",
+        lambda v: _fell(v, before, hub, feed),
+    )
+    after = hub.latest(feed)
+    if once:
+        screen.show(console, screen.look(database, hub))
+    _verify_offline(place, console)
+    console.print(
+        f"\nTold in {place.age_s:.0f} s. {FAULTY.loan_id}, as read back from the contract:"
+    )
+    console.print(_said("round before the fault", before))
+    console.print(_said("round after the fault ", after))
+    if not once:
+        console.print("Ctrl-C ends the demo.")
+        view("", lambda _: False)
+
+
+def _watching(
+    place: World, console: Console, database: Database, hub: Hub, *, live: bool
+) -> Callable[[str, Callable[[screen.View], bool]], None]:
+    """A way to wait for something while the table goes on."""
+
+    def until(what: str, done: Callable[[screen.View], bool]) -> None:
+        if not live:
+            console.print(f"waiting for {what} ...")
+            world.wait(place, what, lambda: done(screen.look(database, hub)), timeout_s=60)
+            return
+        with Live(screen.render(screen.look(database, hub)), console=console) as table:
+            end = time.monotonic() + 60
+            while True:
+                now = screen.look(database, hub)
+                table.update(screen.render(now))
+                if done(now):
+                    return
+                place.check()
+                if what and time.monotonic() > end:
+                    raise DemoError(f"waited 60 s for {what}, in vain")
+                time.sleep(0.5)
+
+    return until
+
+
+def _all_published(view: screen.View) -> bool:
+    return len(view.loans) == len(SITES) and all(
+        row.position.counted == row.position.pledged
+        and row.reading is not None
+        and row.reading.coverage_bps == 10_000
+        for row in view.loans.values()
+    )
+
+
+def _fell(view: screen.View, before: Reading, hub: Hub, feed: bytes) -> bool:
+    row = view.loans[FAULTY.loan_id]
+    if row.position.counted == row.position.pledged:
+        return False
+    now = hub.latest(feed)
+    return now.round > before.round and now.coverage_bps < before.coverage_bps
+
+
+def _verify_offline(place: World, console: Console) -> None:
+    """Exports the window in which the GPU was lost, and has the auditor's tool check it."""
+    host, sequence = world.window_with(place, EventKind.GPU_LOST)
+    window, trust = place.directory / "window.json", place.directory / "trust.json"
+    world.valuer(
+        place, "export", "window", "--host", host, "--sequence", str(sequence), "--out", str(window)
+    )
+    world.valuer(place, "export", "trust", "--out", str(trust))
+    console.print(f"\n$ assay verify window {window.name} --trust {trust.name}")
+    console.print(
+        world.run(world.tool("assay"), "verify", "window", str(window), "--trust", str(trust)),
+        end="",
+        markup=False,
+    )
+
+
+def _said(when: str, reading: Reading) -> str:
+    olv, nolv = Usd.from_wad_down(reading.olv_wad), Usd.from_wad_down(reading.nolv_wad)
+    return (
+        f"{when}: round {reading.round}, OLV {olv}, net {nolv}, "
+        f"LTV {reading.ltv_gross_bps / 100:.2f}% gross {reading.ltv_net_bps / 100:.2f}% net, "
+        f"coverage {reading.coverage_bps / 100:.1f}%, assurance L{reading.assurance & 127}, "
+        f"flags {str(reading.flags.name).lower()}, "
+        f"observed {format_instant(reading.observed_at_s * 1_000)}, "
+        f"fresh {'yes' if reading.fresh else 'no'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""What the demo shows: each GPU, its value and why, its loan's LTV, and the oracle's round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import select
+
+from assay_core.money import Usd
+from assay_valuer.oracle.hub import Hub, HubRefused, Reading
+from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.store.database import Database
+from assay_valuer.store.schema import ASSET, HOST, LOAN, LOAN_POSITION, PLEDGE, VALUATION
+
+BANNER = (
+    "[bold]DEMO.[/] Everything marked [yellow]SIM[/] is simulated: no such GPU, loan or money "
+    "exists, and prices are made up.\n"
+    "Demo policy, not fit for money: 5 s windows, 5 s grace, no persistence rule, and credit for "
+    "simulated hosts.\nAssurance is L0: a software key signed, so only 10% of net value is lendable."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """One GPU as the valuer's store has it."""
+
+    host: str
+    loan: str | None
+    line: StoredLine
+
+
+@dataclass(frozen=True, slots=True)
+class LoanRow:
+    """One loan, with what the chain says of its feed; None: no round yet."""
+
+    loan: str
+    position: StoredPosition
+    reading: Reading | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One look at the store and the chain."""
+
+    gpus: tuple[GpuRow, ...]
+    loans: dict[str, LoanRow]
+
+
+def look(database: Database, hub: Hub) -> View:
+    """Reads the newest results from the store, and each feed from the chain."""
+    query = (
+        select(HOST.c.host_id, PLEDGE.c.loan_id, VALUATION.c.result)
+        .select_from(VALUATION.join(ASSET, ASSET.c.id == VALUATION.c.asset_id))
+        .outerjoin(HOST, HOST.c.key == ASSET.c.host_key)
+        .outerjoin(PLEDGE, PLEDGE.c.asset_id == ASSET.c.id)
+        .order_by(PLEDGE.c.loan_id, ASSET.c.id)
+    )
+    positions = select(LOAN.c.id, LOAN.c.feed_id, LOAN_POSITION.c.result).join(
+        LOAN_POSITION, LOAN_POSITION.c.loan_id == LOAN.c.id
+    )
+    gpus = database.read(lambda connection: connection.execute(query).all())
+    loans = database.read(lambda connection: connection.execute(positions).all())
+    return View(
+        tuple(
+            GpuRow(host or "", loan, msgspec.json.decode(result, type=StoredLine))
+            for host, loan, result in gpus
+        ),
+        {
+            loan: LoanRow(
+                loan, msgspec.json.decode(result, type=StoredPosition), on_chain(hub, feed_id)
+            )
+            for loan, feed_id, result in loans
+        },
+    )
+
+
+def on_chain(hub: Hub, feed_id: bytes) -> Reading | None:
+    """The feed as the contract shows it; None before its first round."""
+    try:
+        return hub.latest(feed_id)
+    except HubRefused:
+        return None
+
+
+def render(view: View) -> Group:
+    """The banner and both tables."""
+    return Group(Panel(BANNER, box=box.SIMPLE), _gpu_table(view), _loan_table(view))
+
+
+def show(console: Console, view: View) -> None:
+    """Prints both tables once."""
+    console.print(_gpu_table(view))
+    console.print(_loan_table(view))
+
+
+def _gpu_table(view: View) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="GPUs", title_justify="left")
+    for name in ("GPU", "product", "presence"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("OLV low / mid / high", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold", ratio=1)
+    table.add_column("loan", no_wrap=True)
+    for row in view.gpus:
+        line = row.line
+        style = "" if line.counts else "red"
+        table.add_row(
+            Text(line.gpu + (" SIM" if line.simulated else ""), "yellow" if line.simulated else ""),
+            line.product or "unknown",
+            Text(line.presence, "green" if line.presence == "present" else "red"),
+            _range(line),
+            _why(line),
+            row.loan or "not pledged",
+            style=style,
+        )
+    return table
+
+
+def _range(line: StoredLine) -> str:
+    if line.values is None:
+        return "unknown"
+    olv = line.values.olv
+    amounts = (olv.low_micros, olv.mid_micros, olv.high_micros)
+    text = " / ".join(_dollars(micros) for micros in amounts)
+    return text if line.counts else f"({text})"
+
+
+def _why(line: StoredLine) -> str:
+    """What set it apart from its row in the price table."""
+    shown = ("presence.", "count.", "incident.", "health.", "identity.", "price.missing")
+    reasons = [one.detail for one in line.findings if one.code.startswith(shown)]
+    return " ".join(reasons) or "counts in full"
+
+
+def _loan_table(view: View) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Loans, and the oracle", title_justify="left")
+    for name in ("loan", "debt", "OLV", "LTV gross", "LTV net", "coverage", "lendable", "state"):
+        table.add_column(name, justify="left" if name in ("loan", "state") else "right")
+    for name in ("round", "on chain: OLV", "fresh"):
+        table.add_column(name, justify="right")
+    for row in view.loans.values():
+        position, reading = row.position, row.reading
+        table.add_row(
+            Text(row.loan + " SIM", "yellow"),
+            _dollars(position.debt_micros),
+            "unknown" if position.values is None else _dollars(position.values.olv.mid_micros),
+            _percent(position.ltv_gross_bps),
+            _percent(position.ltv_net_bps),
+            f"{position.counted}/{position.pledged}",
+            _dollars(position.lendable_micros),
+            Text(position.state, "green" if position.state == "CURRENT" else "red"),
+            "-" if reading is None else str(reading.round),
+            "-" if reading is None else _dollars(Usd.from_wad_down(reading.olv_wad).micros),
+            "-" if reading is None else ("yes" if reading.fresh else "NO"),
+        )
+    return table
+
+
+def _dollars(micros: int) -> str:
+    return f"${micros // 1_000_000:,}"
+
+
+def _percent(bps: int | None) -> str:
+    return "unknown" if bps is None else f"{bps // 100}.{bps % 100:02d}%"
