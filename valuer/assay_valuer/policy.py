@@ -139,6 +139,8 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         thresholds = self.ltv_thresholds_bps
         if not thresholds or list(thresholds) != sorted(set(thresholds)):
             raise ValueError("ltv_thresholds_bps: at least one, ascending, none twice")
+        if self.publishing.expiry_margin_s >= self.publishing.valid_s:
+            raise ValueError("publishing.expiry_margin_s: not below valid_s, every round is due")
         steps = [self.assurance.cap_bps(level) for level in range(5)]
         if steps != sorted(steps):
             raise ValueError("assurance: a better proof must never lower the cap")
