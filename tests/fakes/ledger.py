@@ -42,7 +42,9 @@ class FakeLedger:
         """The host's next incarnation, from its old head."""
 
         def write(connection) -> None:
-            head = find_host(connection, host.host_id).head
+            known = find_host(connection, host.host_id)
+            assert known is not None
+            head = known.head
             host.reinstall(host.incarnation + 1, b"" if head is None else head.hash)
             connection.execute(
                 update(HOST)
