@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import is_hex_address, to_checksum_address
 
 from assay_core.errors import AssayError, FileError
 from assay_valuer.book import Loan
@@ -108,9 +108,11 @@ def _pause() -> None:
 
 def _address(text: str, option: str) -> str:
     """A checksummed address. Raises FileError, also where capitals are a wrong checksum."""
-    if not text.startswith("0x") or not is_address(text):
-        raise FileError(f"{option} {text!r}: not an address, or mistyped: its checksum is wrong")
+    if not text.startswith("0x") or not is_hex_address(text):
+        raise FileError(f"{option} {text!r}: not an address: 0x and 40 hexadecimal digits")
     address = to_checksum_address(text)
+    if text not in (address, text.lower(), "0x" + text[2:].upper()):
+        raise FileError(f"{option} {text!r}: mistyped: its capitals are not its checksum")
     if int(address, 16) == 0:
         raise FileError(f"{option} {text!r}: nobody has the key of the zero address")
     return address
