@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -568,3 +570,44 @@ def test_a_driver_that_answers_nothing_but_errors(shim: ShimScenario) -> None:
         assert (poll.driver, len(poll.gpus), poll.events) == (DriverState.RUNNING, 8, ())
 
     play(story)
+
+
+STARTS_ANEW = """
+import sys, time
+from assay_agent.telemetry.nvml_driver import Driver
+
+driver = Driver(lambda: None, lambda uuid, code: None, (0.1, 0.2))
+print(len(driver.look(0).gpus), flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    look = driver.look(1)
+    print(look.code, len(look.gpus), look.reloaded, flush=True)
+    time.sleep(0.3)
+sys.stdin.readline()
+print(len(driver.look(1).gpus), flush=True)
+driver.close()
+"""
+
+
+def test_while_a_gpu_is_lost_the_driver_is_now_and_then_started_anew(shim: ShimScenario) -> None:
+    """Some GPUs come back only for a client that starts anew; the others are read throughout."""
+    asked = subprocess.Popen(
+        [sys.executable, "-P", "-c", STARTS_ANEW],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert asked.stdin is not None
+    assert asked.stdout is not None
+    assert asked.stdout.readline() == "8\n"
+    shim.gpu(2).lose()
+    asked.stdin.write("\n")
+    assert [asked.stdout.readline() for _ in range(3)] == ["0 7 False\n"] * 3
+    starts = [call.outcome for call in shim.calls("nvmlInitWithFlags")]
+    assert len(starts) >= 2
+    assert set(starts) == {"0"}
+    shim.gpu(2).restore()
+    asked.stdin.write("\n")
+    assert asked.stdout.readline() == "8\n"
+    assert asked.wait(30) == 0

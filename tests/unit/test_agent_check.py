@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime as dt
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,11 @@ from assay_agent.telemetry import diagnosis
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.reading import GpuReading, Poll, Sample
 from assay_core.leaves import DriverState, Reason
+from assay_proto.v1 import attestation_pb2 as pb
+from assay_proto.v1.attestation_pb2_grpc import (
+    AttestationServicer,
+    add_AttestationServicer_to_server,
+)
 
 NOW_MS = 1_790_000_000_000
 DAY_MS = 86_400_000
@@ -191,23 +198,60 @@ def test_certificate_age(
     assert finding.state is State.OK or finding.fix
 
 
-def test_a_valuer_that_answers_and_one_that_does_not(tmp_path: Path) -> None:
+class Valuer(AttestationServicer):
+    """Says Welcome, with a clock of its own."""
+
+    def __init__(self, ahead_ms: int) -> None:
+        self.ahead_ms = ahead_ms
+
+    async def Stream(
+        self, request_iterator: AsyncIterator[pb.AgentMessage], context: object
+    ) -> AsyncIterator[pb.ValuerMessage]:
+        async for message in request_iterator:
+            assert message.hello.incarnation == 0
+            now_ms = time.time_ns() // 1_000_000 + self.ahead_ms
+            yield pb.ValuerMessage(welcome=pb.Welcome(now_ms=now_ms))
+
+
+def looked_at(tmp_path: Path, valuer: Valuer, *, running: bool = False) -> list[Finding]:
+    """What is found of a valuer that listens, and then of the same one gone."""
     key_pem = new_tls_key()
-    chain_pem = AUTHORITY.issue(key_pem, 0, 2**42)
     credentials = grpc.ssl_server_credentials(
-        [(key_pem, chain_pem)], AUTHORITY.pem(), require_client_auth=True
+        [(key_pem, AUTHORITY.issue(key_pem, 0, 2**42))], AUTHORITY.pem(), require_client_auth=True
     )
 
-    async def reached() -> tuple[Finding, Finding]:
+    async def reached() -> list[Finding]:
         server = grpc.aio.server()
+        add_AttestationServicer_to_server(valuer, server)
         port = server.add_secure_port("localhost:0", credentials)
         await server.start()
         keys = enrolled(tmp_path, 0, 2**42, port)
+        if running:
+            (keys.state_dir / check.CONTROL_SOCKET).touch()
         there = await check.valuer(keys, None, timeout_s=30)
         await server.stop(None)
-        return there, await check.valuer(keys, None, timeout_s=0.5)
+        return [*there, *await check.valuer(keys, None, timeout_s=0.5)]
 
-    there, gone = asyncio.run(reached())
+    return asyncio.run(reached())
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "state", "said"),
+    [
+        (0, State.OK, ""),
+        (-7_200_000, State.FAILED, "2.0 h ahead"),
+        (7_200_000, State.WARNING, "2.0 h behind"),
+    ],
+)
+def test_a_valuer_and_its_clock(tmp_path: Path, ahead_ms: int, state: State, said: str) -> None:
+    there, clock, gone = looked_at(tmp_path, Valuer(ahead_ms))
     assert there.state is State.OK, there
+    assert clock.state is state, clock
+    assert said in clock.what
     assert gone.state is State.FAILED
     assert "no TLS connection" in gone.what
+
+
+def test_the_stream_of_a_running_agent_is_not_disturbed(tmp_path: Path) -> None:
+    there, gone = looked_at(tmp_path, Valuer(0), running=True)
+    assert (there.state, gone.state) == (State.OK, State.FAILED)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from assay_agent import config
 from assay_agent.config import AgentConfig
@@ -22,7 +22,14 @@ from assay_agent.telemetry.sources import make_source
 from assay_core.errors import AssayError
 from assay_core.instants import format_duration, format_instant
 
+if TYPE_CHECKING:
+    from grpc.aio import Channel
+
 _REACH_TIMEOUT_S: Final = 5.0
+_AHEAD_MAX_MS: Final = 60_000
+"""What a valuer takes from a host whose clock is ahead."""
+CONTROL_SOCKET: Final = "control.sock"
+"""There while the agent runs; see control.py."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,7 +69,7 @@ async def look(settings: AgentConfig) -> list[Finding]:
         state_directory(settings),
         enrolment(keys),
         certificate(keys, Clock().utc_ms()),
-        await valuer(keys, settings.proxy),
+        *await valuer(keys, settings.proxy),
     ]
 
 
@@ -138,28 +145,52 @@ def certificate(keys: KeyStore, now_ms: int) -> Finding:
     return Finding(State.OK, about, f"{age} old, valid until {until}")
 
 
-async def valuer(keys: KeyStore, proxy: str | None, timeout_s: float = _REACH_TIMEOUT_S) -> Finding:
-    """Whether the valuer's listener can be reached, as the agent will: TCP, proxy and TLS."""
+async def valuer(
+    keys: KeyStore, proxy: str | None, timeout_s: float = _REACH_TIMEOUT_S
+) -> list[Finding]:
+    """Whether the valuer can be reached as the agent does it (TCP, proxy, TLS), and its clock."""
     about = "valuer"
     try:
-        endpoint, tls = keys.host().attestation_endpoint, keys.tls()
+        host, tls = keys.host(), keys.tls()
     except AssayError as error:
-        return Finding(State.FAILED, about, str(error), "see the enrolment above")
+        return [Finding(State.FAILED, about, str(error), "see the enrolment above")]
     from assay_agent.uplink.channel import open_mutual_tls  # noqa: PLC0415 - gRPC is heavy
 
+    endpoint = host.attestation_endpoint
     async with open_mutual_tls(endpoint, tls, proxy) as channel:
         try:
             await asyncio.wait_for(channel.channel_ready(), timeout_s)
         except TimeoutError:
-            return Finding(
-                State.FAILED,
-                about,
-                f"no TLS connection to {endpoint} within {timeout_s:.0f} s"
-                + (f" through {proxy}" if proxy else ""),
+            through = f" through {proxy}" if proxy else ""
+            fix = (
                 "let this host out to that port, or name a proxy in agent.yaml; readings are kept "
-                "meanwhile",
+                "meanwhile"
             )
-    return Finding(State.OK, about, f"{endpoint} answers over TLS")
+            what = f"no TLS connection to {endpoint}{through} within {timeout_s:.0f} s"
+            return [Finding(State.FAILED, about, what, fix)]
+        reached = Finding(State.OK, about, f"{endpoint} answers over TLS")
+        if (keys.state_dir / CONTROL_SOCKET).exists():
+            return [reached]  # the agent runs: its stream is not to be disturbed
+        return [reached, await _against_valuer(channel, endpoint, host.incarnation, timeout_s)]
+
+
+async def _against_valuer(
+    channel: Channel, endpoint: str, incarnation: int, timeout_s: float
+) -> Finding:
+    from assay_agent.uplink.clock import valuer_now_ms  # noqa: PLC0415 - gRPC is heavy
+
+    about = "clock against the valuer's"
+    try:
+        theirs_ms = await valuer_now_ms(channel, endpoint, incarnation, timeout_s)
+    except AssayError as error:
+        return Finding(State.FAILED, about, str(error), "ask the lender")
+    ahead_ms = Clock().utc_ms() - theirs_ms
+    apart = f"{format_duration(abs(ahead_ms))} {'ahead' if ahead_ms > 0 else 'behind'}"
+    if ahead_ms > _AHEAD_MAX_MS:
+        return Finding(State.FAILED, about, apart, "set this host's clock: its windows must wait")
+    if ahead_ms < -_AHEAD_MAX_MS:
+        return Finding(State.WARNING, about, apart, "set this host's clock: its windows are marked")
+    return Finding(State.OK, about, apart)
 
 
 async def _source(settings: AgentConfig) -> list[Finding]:

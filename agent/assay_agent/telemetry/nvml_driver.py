@@ -40,7 +40,7 @@ _FINAL: Final = (LIBRARY_NOT_FOUND, LIB_RM_VERSION_MISMATCH)
 """The dynamic loader remembers which folders had no library, and keeps the one it has loaded:
 only a new process can find another."""
 
-_REINIT_S: Final = (60.0, 900.0)
+REINIT_S: Final = (60.0, 900.0)
 """A lost GPU may come back only for a client that starts anew: how soon, and how seldom, to."""
 
 
@@ -62,7 +62,12 @@ class _Device:
 class Driver:
     """Looks at every GPU; enumerates anew when they, or the driver, came or went."""
 
-    def __init__(self, beat: Callable[[], None], happened: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        beat: Callable[[], None],
+        happened: Callable[[str, int], None],
+        reinit_s: tuple[float, float] = REINIT_S,
+    ) -> None:
         self._beat = beat
         self._happened = happened
         self._devices: dict[str, _Device] = {}
@@ -73,7 +78,8 @@ class Driver:
         self._generation = 0
         self._lost = False
         self._suspect = False
-        self._reinit_wait_s, self._reinit_wait_max_s = _REINIT_S
+        self._reinit_s = reinit_s
+        self._reinit_wait_s = reinit_s[0]
         self._reinit_at_s = 0.0
         self._host: tuple[Cell, Cell] = ("", "")
 
@@ -234,13 +240,13 @@ class Driver:
 
     def _watch_for_return(self) -> None:
         if not self._lost and not self._unreadable:
-            self._reinit_wait_s, self._reinit_at_s = _REINIT_S[0], 0.0
+            self._reinit_wait_s, self._reinit_at_s = self._reinit_s[0], 0.0
             return
         now_s = time.monotonic()
         if self._reinit_at_s == 0.0:
             self._reinit_at_s = now_s + self._reinit_wait_s
         elif now_s >= self._reinit_at_s:
-            self._reinit_wait_s = min(self._reinit_wait_s * 2, self._reinit_wait_max_s)
+            self._reinit_wait_s = min(self._reinit_wait_s * 2, self._reinit_s[1])
             self._reinit_at_s = now_s + self._reinit_wait_s
             self.close()
             self._abandon_handles()
