@@ -330,7 +330,14 @@ def test_results_are_signed_records_and_what_the_commands_read(books, host):
             c.execute(select(LEDGER_ENTRY.c.kind, func.count()).group_by(LEDGER_ENTRY.c.kind)).all()
         )
     )
-    assert kinds == {"prices": 1, "loan": 1, "window": 1, "valuation": 1, "position": 1}
+    assert kinds == {
+        "prices": 1,
+        "loan": 1,
+        "policy": 1,
+        "window": 1,
+        "valuation": 1,
+        "position": 1,
+    }
     (record,) = books.database.read(lambda c: entries_from(c, 0, kind="position"))
     told = msgspec.json.decode(record.body.envelope.payload)
     assert told["results"]["loan-1"]["coverage_bps"] == 10_000
@@ -355,6 +362,33 @@ def test_a_second_valuer_on_the_store_is_noticed_and_nothing_is_taken_twice(book
     first.tick(host.now_ms)
     count = books.database.read(lambda c: c.execute(select(INCIDENT.c.count)).scalars().all())
     assert count == [2]
+
+
+def test_a_policy_is_recorded_when_it_changes_and_not_at_each_start(books, host):
+    def recorded():
+        found = books.database.read(lambda c: entries_from(c, 0, kind="policy"))
+        return [msgspec.json.decode(one.body.envelope.payload)["policy"]["name"] for one in found]
+
+    books.tick(START_MS)
+    books.restarted().tick(START_MS)
+    assert recorded() == ["default"]
+    books.policy = ValuerPolicy(name="stricter")
+    books.restarted().tick(START_MS)
+    assert recorded() == ["default", "stricter"]
+
+
+def test_a_large_fleets_results_are_several_records(books):
+    many = FakeHost(gpu_count=60)
+    books.enrol(many)
+    hosts = [many, *(FakeHost(seed=n, gpu_count=60, host_id=f"h{n}") for n in range(10, 19))]
+    for one in hosts[1:]:
+        books.enrol(one)
+    for one in hosts:
+        books.take(one, one.seal())
+    assert len(books.tick(many.now_ms).lines) == 600
+    records = books.database.read(lambda c: entries_from(c, 0, kind="valuation"))
+    sizes = [len(msgspec.json.decode(one.body.envelope.payload)["results"]) for one in records]
+    assert sizes == [500, 100]
 
 
 # ---------------------------------------------------------------------------- registering

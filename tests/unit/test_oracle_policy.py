@@ -39,6 +39,10 @@ def test_a_feed_without_a_round_gets_its_first():
     assert decided(IS, None).triggers == (Trigger.FIRST,)
 
 
+def test_a_first_round_waits_for_something_to_count():
+    assert not decided(replace(IS, coverage_bps=0, nolv=Usd(0)), None).publish
+
+
 def test_nothing_new_is_not_published():
     assert not decided(IS).publish
 

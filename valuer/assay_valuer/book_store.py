@@ -44,6 +44,8 @@ from assay_valuer.store.schema import (
 
 NAME: Final = "standing"
 """The projection's row."""
+POLICY: Final = "policy"
+"""The row that says where the newest record of the policy is."""
 SPANS_MAX: Final = 1_000
 """Spans of our own uptime that are looked at; what is before them is no longer anybody's grace."""
 
@@ -104,9 +106,7 @@ def load_fleet(connection: Connection) -> Loaded:
         )
         if row["window_hash"] is not None:
             hashes[row["id"]] = row["window_hash"]
-    where = PROJECTION.c.name == NAME
-    position = connection.execute(select(PROJECTION.c.next_position).where(where)).scalar()
-    return Loaded(tuple(assets), hashes, 0 if position is None else int(position))
+    return Loaded(tuple(assets), hashes, _position_of(connection, NAME) or 0)
 
 
 def save_fleet(
@@ -140,15 +140,34 @@ def save_fleet(
 
 
 def _move(connection: Connection, from_position: int, to_position: int) -> bool:
-    where = PROJECTION.c.name == NAME
-    held = connection.execute(select(PROJECTION.c.next_position).where(where)).scalar()
+    held = _position_of(connection, NAME)
     if (0 if held is None else held) != from_position:
         return False
-    if held is None:
-        connection.execute(insert(PROJECTION).values(name=NAME, next_position=to_position))
-    else:
-        connection.execute(update(PROJECTION).where(where).values(next_position=to_position))
+    _set_position(connection, NAME, to_position)
     return True
+
+
+def policy_position(connection: Connection) -> int | None:
+    """Where in the ledger the policy was recorded last."""
+    return _position_of(connection, POLICY)
+
+
+def save_policy_position(connection: Connection, position: int) -> None:
+    """Notes where it was."""
+    _set_position(connection, POLICY, position)
+
+
+def _position_of(connection: Connection, name: str) -> int | None:
+    where = PROJECTION.c.name == name
+    held = connection.execute(select(PROJECTION.c.next_position).where(where)).scalar()
+    return None if held is None else int(held)
+
+
+def _set_position(connection: Connection, name: str, position: int) -> None:
+    where = PROJECTION.c.name == name
+    moved = connection.execute(update(PROJECTION).where(where).values(next_position=position))
+    if moved.rowcount == 0:
+        connection.execute(insert(PROJECTION).values(name=name, next_position=position))
 
 
 def _asset_row(asset: Asset, changes: Changes) -> dict[str, object]:
@@ -258,10 +277,10 @@ def registry_version(connection: Connection) -> tuple[object, ...]:
     return (
         connection.execute(select(func.count(), func.max(ASSET.c.id)).select_from(ASSET)).one(),
         connection.execute(
-            select(func.count(), func.max(LOAN.c.imported_ms)).select_from(LOAN)
+            select(func.count(), func.sum(LOAN.c.imported_ms)).select_from(LOAN)
         ).one(),
         connection.execute(
-            select(func.count(), func.max(PRICE_SNAPSHOT.c.imported_ms)).select_from(PRICE_SNAPSHOT)
+            select(func.count(), func.sum(PRICE_SNAPSHOT.c.imported_ms)).select_from(PRICE_SNAPSHOT)
         ).one(),
     )
 

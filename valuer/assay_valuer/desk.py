@@ -12,10 +12,10 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from assay_core.errors import AssayError, ServiceError
+from assay_core.errors import AssayError
 from assay_core.header import CloseReason
 from assay_valuer.feeds import PostNews, Publishes
-from assay_valuer.pipeline import BookRaced, Pipeline
+from assay_valuer.pipeline import Pipeline
 from assay_valuer.service import ServiceContext, Stored
 from assay_valuer.watch import BookCollector
 
@@ -76,7 +76,7 @@ class Desk:
         begin_ms = self._context.now_ms()
         try:
             book = await asyncio.to_thread(self._pipeline.tick, begin_ms)
-        except (ServiceError, BookRaced) as error:
+        except AssayError as error:  # the door stays open: what hosts say is not lost
             self._errors.labels("value").inc()
             _log.error("not_valued", error=str(error))
             return

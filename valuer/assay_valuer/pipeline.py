@@ -7,6 +7,7 @@ is loaded anew after anything went wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -23,7 +24,7 @@ from assay_valuer.book import Book, BookSnapshot, Loan, appraise
 from assay_valuer.credit.position import Position, Remembered
 from assay_valuer.fleet import Fleet
 from assay_valuer.ledger.append import append_record, next_position
-from assay_valuer.ledger.read import windows_from
+from assay_valuer.ledger.read import entry, windows_from
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.results import StoredLine, StoredPosition, stored_line, stored_position
@@ -38,8 +39,11 @@ UPTIME_LAG_MAX_MS: Final = MINUTE_MS
 """The service notes every few seconds that it is up; a note older than this is of another run."""
 POSITION_EVERY_MS: Final = MINUTE_MS
 """A position whose debt alone has moved is written this often."""
+LINES_MAX: Final = 500
+"""Most GPUs in one record of the ledger."""
 VALUATION: Final = "valuation"
 POSITION: Final = "position"
+POLICY: Final = "policy"
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class Pipeline:
         self._key: Final = ledger_key
         self._policy: Final = policy
         self._memory: _Memory | None = None
+        self._policy_told = False
         self._kept_lines: dict[int, tuple[object, ...]] = {}
         self._kept_positions: dict[str, tuple[tuple[object, ...], int]] = {}
         self.book: Book | None = None
@@ -77,8 +82,13 @@ class Pipeline:
         Raises StoreError; nothing is lost then, and the next tick goes on from the store.
         """
         try:
+            # In this order: a window up to here is of a host that is in the registry read next.
+            end = self._database.read(next_position)
             memory = self._refresh()
-            self._follow(memory)
+            if not self._policy_told:
+                self._database.write(partial(self._tell_policy, now_ms=now_ms))
+                self._policy_told = True
+            self._follow(memory, end)
             book = appraise(self._snapshot(memory, now_ms), self._policy, now_ms)
             self._keep(book)
         except IntegrityError as error:
@@ -121,9 +131,8 @@ class Pipeline:
 
     # ------------------------------------------------------------------ following the ledger
 
-    def _follow(self, memory: _Memory) -> None:
-        """Takes every window that there is now, batch by batch."""
-        end = self._database.read(next_position)
+    def _follow(self, memory: _Memory, end: int) -> None:
+        """Takes every window before position `end`, batch by batch."""
         while memory.next_position < end:
             first = memory.next_position
             read = partial(windows_from, position=first, limit=BATCH_MAX)
@@ -162,6 +171,17 @@ class Pipeline:
 
     # ------------------------------------------------------------------ keeping
 
+    def _tell_policy(self, connection: Connection, now_ms: int) -> None:
+        """A signed record of the policy, where it is not the one that was recorded last."""
+        position = book_store.policy_position(connection)
+        told = None if position is None else entry(connection, position)
+        payload = msgspec.json.encode(
+            {"sha256": self._policy.sha256, "policy": self._policy}, order="sorted"
+        )
+        if told is None or told.body.envelope.payload != payload:
+            at = append_record(connection, POLICY, payload, self._key, now_ms)
+            book_store.save_policy_position(connection, at)
+
     def _keep(self, book: Book) -> None:
         """Writes what changed, with a signed record of it in the ledger."""
         lines = {
@@ -174,10 +194,11 @@ class Pipeline:
             return
 
         def job(connection: Connection) -> None:
-            if lines:
-                record = _record(book, {one.gpu: one for one in lines.values()})
+            for ids in batched(sorted(lines), LINES_MAX):
+                some = {one: lines[one] for one in ids}
+                record = _record(book, {one.gpu: one for one in some.values()})
                 at = append_record(connection, VALUATION, record, self._key, book.at_ms)
-                book_store.save_lines(connection, lines, book.at_ms, at)
+                book_store.save_lines(connection, some, book.at_ms, at)
             if told:
                 record = _record(book, {one: written[one] for one in told})
                 append_record(connection, POSITION, record, self._key, book.at_ms)
@@ -207,6 +228,12 @@ def _until_now(spans: list[Span], now_ms: int) -> list[Span]:
     if spans and 0 <= now_ms - spans[-1].end_ms <= UPTIME_LAG_MAX_MS:
         return [*spans[:-1], Span(spans[-1].begin_ms, now_ms)]
     return spans
+
+
+def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The ids in runs of at most `size`."""
+    for first in range(0, len(ids), size):
+        yield ids[first : first + size]
 
 
 class BookRaced(AssayError):

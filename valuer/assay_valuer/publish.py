@@ -18,11 +18,11 @@ from assay_valuer.config import OracleConfig
 from assay_valuer.credit.position import Position, State
 from assay_valuer.feeds import Feed, PostNews, Round
 from assay_valuer.oracle.hub import Hub, HubRefused
-from assay_valuer.oracle.outbox import Outbox, Post, PostState
+from assay_valuer.oracle.outbox import Outbox, Post, PostState, RoundTaken
 from assay_valuer.oracle.outbox_sql import SqlOutbox
 from assay_valuer.oracle.policy import Content, Decision, Published, decide
 from assay_valuer.oracle.publisher import Publisher, Terms
-from assay_valuer.oracle.report import DEVELOPMENT_CHAIN_IDS, Domain, Flag, Report
+from assay_valuer.oracle.report import DEVELOPMENT_CHAIN_IDS, Domain, Flag, Report, ReportError
 from assay_valuer.oracle.rpc import ChainUnreachable, JsonRpc
 from assay_valuer.oracle.sender import Lane, LaneLimits
 from assay_valuer.oracle.signer import open_keystore
@@ -76,8 +76,11 @@ class Oracle:
         decision = self._decide(loan, position, candidate, newest, now_ms)
         if not decision.publish:
             return decision, None
-        report = _report(book, loan, candidate, self._publisher.terms(loan.feed_id))
-        return decision, self._publisher.publish(report, now_ms)
+        try:
+            report = _report(book, loan, candidate, self._publisher.terms(loan.feed_id))
+            return decision, self._publisher.publish(report, now_ms)
+        except (ReportError, RoundTaken) as error:  # of this feed alone: the others go on
+            return Decision(False, decision.triggers, str(error)), None
 
     def _feed(self, book: Book, loan_id: str, decision: Decision) -> Feed:
         feed_id = book.loans[loan_id].feed_id

@@ -77,6 +77,8 @@ def decide(
     """Whether `candidate` becomes the feed's next round."""
     if candidate.valid_until_s * 1000 <= now_ms:
         return Decision(False, (), "the evidence is too old to be published")
+    if last is None and candidate.coverage_bps == 0:
+        return Decision(False, (), "waits for the first evidence of anything pledged")
     if last is None:
         return Decision(True, (Trigger.FIRST,), "the feed has no round yet")
     if candidate.observed_at_s < last.content.observed_at_s:
