@@ -191,7 +191,7 @@ def _configure(connection: sqlite3.Connection) -> None:
     for pragma in (
         "journal_mode = WAL",
         "synchronous = FULL",  # fsync at every commit
-        "cache_size = -1024",  # KiB
+        "cache_size = -256",  # KiB
         "wal_autocheckpoint = 256",
         "journal_size_limit = 4194304",
     ):

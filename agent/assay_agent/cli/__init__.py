@@ -6,23 +6,35 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from typing import Final, Protocol, cast
 
 from assay_agent import VERSION
-from assay_agent.cli import check, enroll, pause, read, record, run, show_outgoing
 from assay_core.errors import AssayError, FileError, ServiceError
 
-_COMMANDS: Final[dict[str, ModuleType]] = {
-    "enroll": enroll,
-    "run": run,
-    "check": check,
-    "read": read,
-    "show-outgoing": show_outgoing,
-    "record": record,
-    "pause": pause,
+_COMMANDS: Final = {
+    "enroll": "enroll",
+    "run": "run",
+    "check": "check",
+    "read": "read",
+    "show-outgoing": "show_outgoing",
+    "record": "record",
+    "pause": "pause",
 }
+"""Each command and its module."""
+
+
+class _Command(Protocol):
+    """What each command's module is."""
+
+    def add_parser(self, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        """Declares the command."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Runs it, and returns the exit status."""
+        ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"assay-agent {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in _COMMANDS.values():
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Only the command that is asked for is loaded: the service carries nothing of the others.
+    names = words[:1] if words[:1] and words[0] in _COMMANDS else list(_COMMANDS)
+    modules = {name: _load(_COMMANDS[name]) for name in names}
+    for module in modules.values():
         module.add_parser(commands)
     for command in commands.choices.values():
         _accept_config(command)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(words)
     try:
-        return int(_COMMANDS[args.command].run(args))
+        return modules[args.command].run(args)
     except AssayError as error:
         print(f"assay-agent: {error}", file=sys.stderr)
         return 2 if isinstance(error, FileError) else 3 if isinstance(error, ServiceError) else 1
@@ -49,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _load(name: str) -> _Command:
+    return cast("_Command", import_module(f"assay_agent.cli.{name}"))
 
 
 def _accept_config(command: argparse.ArgumentParser) -> None:

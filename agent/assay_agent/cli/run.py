@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-import sys
 
-import structlog
-
-from assay_agent import config, host, spool_file
+from assay_agent import config, host, log, spool_file
 from assay_agent.config import AgentConfig
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
@@ -34,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Runs until SIGTERM."""
     settings = config.load(args.config)
-    _log_to_stderr()
+    log.to_stderr()
     keys = KeyStore.default(settings.state_dir)
     keys.prepare()
     with spool_file.locked(keys.state_dir):
@@ -63,18 +59,3 @@ async def _serve(settings: AgentConfig, keys: KeyStore) -> None:
         await service.run()
     finally:
         spool.close()
-
-
-def _log_to_stderr() -> None:
-    terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
