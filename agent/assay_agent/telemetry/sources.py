@@ -7,9 +7,6 @@ from pathlib import Path
 from assay_agent.config import SourceConfig
 from assay_agent.telemetry.nvml import NvmlSource
 from assay_agent.telemetry.reading import GpuSource
-from assay_agent.telemetry.replay import ReplaySource
-from assay_agent.telemetry.scenario import load
-from assay_agent.telemetry.simulated import SimulatedSource
 from assay_core.errors import FileError
 
 
@@ -23,5 +20,11 @@ def make_source(config: SourceConfig) -> GpuSource:
     if config.file is None:
         raise FileError(f"source.file: {config.kind} needs a file")
     if config.kind == "replay":
+        from assay_agent.telemetry.replay import ReplaySource  # noqa: PLC0415 - memory, as below
+
         return ReplaySource(Path(config.file))
+    # A real host carries nothing of the simulation.
+    from assay_agent.telemetry.scenario import load  # noqa: PLC0415
+    from assay_agent.telemetry.simulated import SimulatedSource  # noqa: PLC0415
+
     return SimulatedSource(load(Path(config.file)))
