@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import event
 
 from assay_core import codec, merkle
 from assay_core.header import GapCause, GapRecord, Source
@@ -655,6 +656,60 @@ def test_a_valuer_that_stops_acknowledges_what_it_took(valuer: FakeValuer) -> No
         assert (await stream.ended())[0] is grpc.StatusCode.UNAVAILABLE
 
     asyncio.run(run())
+
+
+def test_a_gap_beyond_any_chain_is_refused(valuer: FakeValuer) -> None:
+    async def story(client: HostClient) -> None:
+        host = client.host
+        record = GapRecord(
+            host.host_id, 0, host.boot_id, 0, 2**64 - 1, b"", b"d" * 32, 0, 1, GapCause.DISK_FULL
+        )
+        async with client.stream() as stream:
+            await stream.gap(seal_gap(record, host.signer))
+            assert (await stream.refused()).reason == "malformed_header"
+            await stream.window(host.seal())
+            await stream.acknowledged()
+
+    with_host(valuer, story)
+
+
+def test_a_full_disk_refuses_and_loses_nothing(valuer: FakeValuer) -> None:
+    async def story(client: HostClient) -> None:
+        sealed = [client.host.seal() for _ in range(40)]
+        limit(valuer, 4)
+        stream_of = client.stream()
+        stream = await stream_of.__aenter__()
+        for one in sealed:
+            await stream.window(one)
+        refusal = await stream.refused()
+        assert refusal.reason == "unavailable"
+        assert "disk is full" in refusal.detail
+        assert refusal.retry_after_ms > 0
+        assert (await stream.ended())[0] is grpc.StatusCode.UNAVAILABLE
+        limit(valuer, 10_000)
+        async with client.stream() as stream:
+            welcome = stream.welcome
+            assert welcome is not None
+            first = welcome.head_sequence + 1 if welcome.has_head else 0
+            for one in sealed[first:]:
+                await stream.window(one)
+            await stream.acknowledged(40 - first)
+        assert stored(valuer) == list(range(40))
+
+    with_host(valuer, story)
+
+
+def limit(valuer: FakeValuer, more_pages: int) -> None:
+    """Lets the store grow by so many pages only, on every connection there will be."""
+    engine = valuer.database._engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() or 0
+    engine.dispose()
+
+    def bound(connection, _record) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages + more_pages}")
+
+    event.listen(engine, "connect", bound)
 
 
 def test_simulated_windows_are_taken_where_the_configuration_says_so(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_a_bad_configuration_is_refused_with_its_place(
     assert "Traceback" not in refused.stderr
 
 
-def test_two_valuers_do_not_share_a_port(valuer: ValuerProcess, tmp_path: Path) -> None:
+def test_two_valuers_share_neither_a_store_nor_a_port(valuer: ValuerProcess) -> None:
     valuer.command("init")
 
     async def story() -> None:
@@ -296,7 +296,15 @@ def test_two_valuers_do_not_share_a_port(valuer: ValuerProcess, tmp_path: Path) 
         await valuer.serving()
         second = valuer.command("run")
         assert second.returncode == 3
-        assert "cannot be listened on" in second.stderr
+        assert "another valuer runs on" in second.stderr
+        other = valuer.folder / "other.yaml"
+        text = valuer.config.read_text().replace("/state\n", "/other\n")
+        other.write_text(text.replace(str(valuer.ports[2]), str(free_ports(1)[0])))
+        valuer.config = other
+        assert valuer.command("init").returncode == 0
+        third = valuer.command("run")
+        assert third.returncode == 3
+        assert "cannot be listened on" in third.stderr
         assert valuer.stop(signal.SIGTERM) == 0
 
     asyncio.run(story())

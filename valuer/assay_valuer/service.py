@@ -7,14 +7,16 @@ the ledger, and hear of each commit, through the context they are given.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
 from sqlalchemy import Connection, insert, update
 
 from assay_core.errors import ServiceError
@@ -77,9 +79,22 @@ def wall_clock_ms() -> int:
 
 def run(state: State, tasks: Sequence[Task] = ()) -> None:
     """Serves until SIGTERM or SIGINT. Raises AssayError where it cannot start or go on."""
-    registry = CollectorRegistry()
-    context = ServiceContext(state, registry, wall_clock_ms)
-    asyncio.run(serve(context, tasks))
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client leaves it out
+    with _alone(state):
+        context = ServiceContext(state, CollectorRegistry(), wall_clock_ms)
+        asyncio.run(serve(context, tasks))
+
+
+@contextmanager
+def _alone(state: State) -> Iterator[None]:
+    """Holds the state folder's lock: one process serves and values on one store."""
+    path = state.paths.state_dir / "run.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ServiceError(f"another valuer runs on {state.paths.state_dir}") from error
+        yield
 
 
 async def serve(

@@ -237,17 +237,21 @@ class Attestation:
     async def _keep_fork(self, session: Session, fork: Sealed) -> None:
         """Keeps the host's word against itself."""
         sequence = None if session.why is None else session.why.sequence
-        kept = await asyncio.to_thread(
-            self._database.write,
-            lambda c: append_fork(
-                c,
-                fork,
-                host_key=session.host_key,
-                incarnation=session.host.trust.incarnation,
-                sequence=sequence or 0,
-                now_ms=self._now_ms(),
-            ),
-        )
+        try:
+            kept = await asyncio.to_thread(
+                self._database.write,
+                lambda c: append_fork(
+                    c,
+                    fork,
+                    host_key=session.host_key,
+                    incarnation=session.host.trust.incarnation,
+                    sequence=sequence or 0,
+                    now_ms=self._now_ms(),
+                ),
+            )
+        except ServiceError as error:
+            _log.error("fork_not_kept", host=session.host.trust.host_id, error=str(error))
+            return
         if kept is not None:
             self._metrics.forks.inc()
             _log.error("fork_kept", host=session.host.trust.host_id, position=kept)

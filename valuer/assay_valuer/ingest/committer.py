@@ -20,8 +20,8 @@ from assay_core.header import Head
 from assay_core.verify import VerifiedGap, VerifiedWindow
 from assay_valuer.config import IngestConfig
 from assay_valuer.ingest.metrics import IngestMetrics
-from assay_valuer.ledger.append import HeadMoved, Run, append_runs
-from assay_valuer.store.database import Database
+from assay_valuer.ledger.append import Run, append_runs
+from assay_valuer.store.database import Database, StoreError
 
 _log = structlog.get_logger(__name__)
 
@@ -132,11 +132,10 @@ class Committer:
         runs = [batch.run() for batch in batches]
         try:
             return list(self._database.write(lambda c: append_runs(c, runs))) if runs else []
-        except HeadMoved as error:
-            if len(runs) == 1:
-                return [error]
-        except ServiceError as error:
+        except StoreError as error:
             return [error] * len(runs)
+        except Exception as error:  # noqa: BLE001 - the others must not suffer one host's run
+            _log.warning("batch_taken_apart", error=repr(error))
         return [self._store_alone(run) for run in runs]
 
     def _store_alone(self, run: Run) -> list[int] | ServiceError:
@@ -144,6 +143,9 @@ class Committer:
             return self._database.write(lambda c: append_runs(c, [run]))[0]
         except ServiceError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - this host is told, and the log
+            _log.exception("run_not_stored", host_key=run.host_key)
+            return ServiceError(f"the valuer could not store it: {type(error).__name__}")
 
     def _settle(
         self, batches: Sequence[_Batch], outcomes: Sequence[list[int] | ServiceError]

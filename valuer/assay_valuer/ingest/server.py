@@ -28,7 +28,10 @@ from assay_valuer.store.database import Database
 _log = structlog.get_logger(__name__)
 
 STOP_GRACE_S: Final = 3.0
-_KEEPALIVE: Final = (
+ENROLMENTS_AT_ONCE: Final = 64
+"""Calls of the enrolment listener that run at once; more are refused by the transport."""
+_OPTIONS: Final = (
+    ("grpc.max_concurrent_streams", 16),  # of one connection; a host needs one
     # A host's network may vanish without a word: find out within a minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -122,15 +125,16 @@ class Door:
         name: str,
         message_max: int,
     ) -> str:
+        mutual = name == wire.ATTESTATION
         server = grpc.aio.server(
-            options=(*_KEEPALIVE, ("grpc.max_receive_message_length", message_max))
+            options=(*_OPTIONS, ("grpc.max_receive_message_length", message_max)),
+            maximum_concurrent_rpcs=None if mutual else ENROLMENTS_AT_ONCE,
         )
         server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        mutual = name == wire.ATTESTATION
         try:
             port = server.add_secure_port(
                 listener.listen, self._certificates[listener].credentials(mutual=mutual)

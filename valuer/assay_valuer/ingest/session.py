@@ -41,6 +41,8 @@ _log = structlog.get_logger(__name__)
 CHALLENGE_LIFE_MS: Final = 30 * MINUTE_MS
 CHALLENGES_MAX: Final = 8
 RETRY_MS: Final = 1_000
+SEQUENCE_MAX: Final = 2**53
+"""Largest sequence taken: far beyond any chain, and exact wherever numbers go."""
 REFUSALS_MAX: Final = 64
 """Refusals that nothing will change, after which the stream ends."""
 _LOGGED_MAX: Final = 3
@@ -172,6 +174,11 @@ class Session:
             if refused.reason is Refusal.FORK:
                 self.fork = Sealed(envelope, ())
             raise
+        if gap.gap.last_sequence > SEQUENCE_MAX:
+            raise Refused(
+                Refusal.MALFORMED_HEADER,
+                f"a gap up to {gap.gap.last_sequence}; no chain is that long",
+            )
         self._queue(gap, gap.gap.last_sequence)
         self.door.metrics.gaps.inc()
 
