@@ -132,7 +132,7 @@ def test_every_acknowledged_window_is_in_the_ledger_exactly_once(tmp_path):
             wait_until("the first window", lambda: spool.exists() and acknowledged(spool), agent)
             killed = {"agent": 0, "valuer": 0}
             while sum(killed.values()) < KILLS:
-                time.sleep(chance.uniform(0.05, 2.0))
+                time.sleep(chance.uniform(0.05, 2.5))
                 victim, name = chance.choice([(agent, "agent"), (valuer, "valuer")])
                 victim.kill()
                 killed[name] += 1
