@@ -101,7 +101,7 @@ def test_a_feed_shows_its_newest_round_and_one_without_shows_none():
     )
     feeds = {
         "loan-1": Feed("loan-1", b"\x01" * 32, True, shown, True, "deviation"),
-        "loan-2": Feed("loan-2", b"\x02" * 32, False, None, False, "not registered"),
+        "loan-2": Feed("loan-2", b"\x02" * 32, False, None, False, "a broken report", fault=True),
     }
     registry = scraped(
         book([asset(1)], loan=loan_file(["S0001"])), feeds, {"final": 4, "failed": 0}
@@ -109,11 +109,14 @@ def test_a_feed_shows_its_newest_round_and_one_without_shows_none():
     value = registry.get_sample_value
     labels = {"feed": "0x" + "01" * 32, "loan": "loan-1", "simulated": "true"}
     assert value("assay_feed_round", labels) == 4
+    assert value("assay_feed_fault", labels) == 0
+    other = {"feed": "0x" + "02" * 32, "loan": "loan-2", "simulated": "false"}
+    assert value("assay_feed_fault", other) == 1
     assert value("assay_feed_published_value_usd", {**labels, "premise": "olv"}) == 1000.5
     assert value("assay_feed_published_ltv_ratio", {**labels, "kind": "net"}) == 1.017
     assert value("assay_feed_valid_until_timestamp_seconds", labels) == (NOW + HOUR_MS) / 1000
     assert value("assay_outbox_reports", {"state": "failed"}) == 0
-    assert "02" * 32 not in generate_latest(registry).decode()
+    assert value("assay_feed_round", other) is None
 
 
 def test_before_the_first_book_there_is_nothing_to_see():

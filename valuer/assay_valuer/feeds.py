@@ -28,7 +28,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A loan's feed as of the newest step: its newest round, and why there is or is no other."""
+    """A loan's feed as of the newest step: its newest round, and why there is or is no other.
+
+    `fault`: a round was due and could not be made; a person must look at `why`.
+    """
 
     loan_id: str
     feed_id: bytes
@@ -36,6 +39,7 @@ class Feed:
     round: Round | None
     published: bool
     why: str
+    fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import structlog
 from eth_utils.address import to_checksum_address
 from sqlalchemy import func, select
 
@@ -29,6 +30,8 @@ from assay_valuer.oracle.signer import open_keystore
 from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.store.database import Database
 from assay_valuer.store.schema import OUTBOX
+
+_log: Final = structlog.get_logger(__name__)
 
 RETRY_MS: Final = MINUTE_MS
 """Least wait after a round that failed, whatever the policy says."""
@@ -59,12 +62,18 @@ class Oracle:
             self._checked = True
         changed = list(self._publisher.sign_planned(now_ms))
         decisions: dict[str, Decision] = {}
+        faults: set[str] = set()
         for loan_id in book.loans:
-            decisions[loan_id], post = self._offer(book, loan_id, now_ms)
+            try:
+                decisions[loan_id], post = self._offer(book, loan_id, now_ms)
+            except (ReportError, RoundTaken) as error:  # of this feed alone: the others go on
+                decisions[loan_id], post = self._fault(loan_id, str(error)), None
+                faults.add(loan_id)
             changed += [] if post is None else [post]
         changed += self._lane.step(now_ms)
         self.feeds = {
-            loan_id: self._feed(book, loan_id, decision) for loan_id, decision in decisions.items()
+            loan_id: self._feed(book, loan_id, decision, fault=loan_id in faults)
+            for loan_id, decision in decisions.items()
         }
         return tuple(_news(post) for post in changed)
 
@@ -76,13 +85,17 @@ class Oracle:
         decision = self._decide(loan, position, candidate, newest, now_ms)
         if not decision.publish:
             return decision, None
-        try:
-            report = _report(book, loan, candidate, self._publisher.terms(loan.feed_id))
-            return decision, self._publisher.publish(report, now_ms)
-        except (ReportError, RoundTaken) as error:  # of this feed alone: the others go on
-            return Decision(False, decision.triggers, str(error)), None
+        report = _report(book, loan, candidate, self._publisher.terms(loan.feed_id))
+        return decision, self._publisher.publish(report, now_ms)
 
-    def _feed(self, book: Book, loan_id: str, decision: Decision) -> Feed:
+    def _fault(self, loan_id: str, why: str) -> Decision:
+        """Nothing is published for this feed: said once, not at every step while it stays so."""
+        before = self.feeds.get(loan_id)
+        if before is None or not before.fault:
+            _log.error("feed_not_published", loan=loan_id, why=why)
+        return Decision(False, (), why)
+
+    def _feed(self, book: Book, loan_id: str, decision: Decision, *, fault: bool) -> Feed:
         feed_id = book.loans[loan_id].feed_id
         post = self._outbox.newest(self.hub.domain, feed_id)
         return Feed(
@@ -92,6 +105,7 @@ class Oracle:
             None if post is None else _round(post),
             decision.publish,
             decision.why,
+            fault,
         )
 
     def _decide(

@@ -223,11 +223,13 @@ def _feeds(feeds: Mapping[str, Feed]) -> Iterator[Metric]:
     signed = _family("feed_published_timestamp_seconds", "When the round was planned.", *_FEED)
     observed = _family("feed_observed_timestamp_seconds", "The round's oldest evidence.", *_FEED)
     valid = _family("feed_valid_until_timestamp_seconds", "Last second it may be used.", *_FEED)
+    fault = _family("feed_fault", "A round is due and cannot be made; see the log.", *_FEED)
     for feed in feeds.values():
+        labels = [f"0x{feed.feed_id.hex()}", feed.loan_id, _flag(feed.simulated)]
+        fault.add_metric(labels, int(feed.fault))
         report = feed.round
         if report is None:
             continue
-        labels = [f"0x{feed.feed_id.hex()}", feed.loan_id, _flag(feed.simulated)]
         round_.add_metric(labels, report.number)
         value.add_metric([*labels, "olv"], _usd(report.olv))
         value.add_metric([*labels, "nolv"], _usd(report.nolv))
@@ -237,7 +239,7 @@ def _feeds(feeds: Mapping[str, Feed]) -> Iterator[Metric]:
         signed.add_metric(labels, report.planned_ms / 1000)
         observed.add_metric(labels, report.observed_ms / 1000)
         valid.add_metric(labels, report.valid_until_ms / 1000)
-    yield from (round_, value, ltv, coverage, signed, observed, valid)
+    yield from (round_, value, ltv, coverage, signed, observed, valid, fault)
 
 
 def _service(book: Book, duration_ms: int, lag: int) -> Iterator[Metric]:
