@@ -25,10 +25,11 @@ from tests.fakes.shim import ShimScenario
 BIN: Final = Path(sys.executable).parent
 HOST_ID: Final = "spiffe://assay.bench/site/bench/host/0"
 POLL_MS: Final = 1_000
-WINDOW_MS: Final = 15_000
-"""Shorter than the 5 min of the default: a bench cannot wait, and sealing must be in the figure."""
+WINDOW_MS: Final = 60_000
+"""A fifth of the default, so that what sealing costs is in the figure, and more than its share."""
+EVENT_WAIT_MS: Final = 500
 WARM_S: Final = 8.0
-MEASURE_S: Final = 45.0
+MEASURE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,14 @@ class _Used:
 
 
 def measure(context: Context) -> Sequence[Row]:
-    """Both at once, each reading 8 busy GPUs every second, for 45 s."""
+    """Both at once, each reading 8 busy GPUs every second, for a minute."""
     folder = context.folder
     shim = ShimScenario(folder).set_every(load="loaded")
     env = shim.env(processes.environment())
-    del env["ASSAY_SHIM_CALL_LOG"]  # writing it would be most of what is measured
+    # What only a pretended driver costs: a log of its calls, and looking for events, which only the
+    # agent waits for; a real driver blocks in that wait.
+    del env["ASSAY_SHIM_CALL_LOG"]
+    env["ASSAY_SHIM_WAIT_POLL_MS"] = str(EVENT_WAIT_MS)
     nvitop = [str(BIN / "nvitop-exporter"), "--port", str(processes.free_port())]
     log = folder / "nvitop.log"
     with (
@@ -68,7 +72,7 @@ def measure(context: Context) -> Sequence[Row]:
             for group, before in zip(pids, before_s, strict=True)
         )
     sealed = (folder / "agent.log").read_text().count('"sealed"')
-    if sealed < MEASURE_S * 1_000 // WINDOW_MS:
+    if not sealed:
         raise MeasurementFailed(f"the agent sealed {sealed} windows; see its log")
     return _rows(ours, theirs, sealed)
 
@@ -86,7 +90,7 @@ def _rows(ours: _Used, theirs: _Used, sealed: int) -> list[Row]:
             judged="ratio",
             better="lower",
             note=f"8 GPUs at 1 Hz for {MEASURE_S:.0f} s; the agent sealed, spooled and sent "
-            f"{sealed} windows",
+            f"{sealed} windows of {WINDOW_MS // 1000} s",
         ),
         Row(
             name="agent_rss_mib",
