@@ -194,6 +194,12 @@ def test_the_same_xid_again_is_one_incident_that_grows():
     assert (incident.count, incident.windows, incident.severity) == (5, 2, Severity.USER_ERROR)
 
 
+def test_windows_that_did_not_see_the_gpu_confirm_nothing():
+    paused = {"seen": False, "driver": DriverState.PAUSED, "maintenance_until_ms": NOW}
+    track = follow((0, {"events": (xid(48),)}), (1000, paused), (2000, paused))
+    assert [one.windows for one in track.incidents] == [1]
+
+
 def test_a_reset_ends_a_degraded_xid_and_its_return_within_a_month_is_impaired():
     track = follow(
         (0, {"events": (xid(48),)}),

@@ -42,7 +42,9 @@ class Fleet:
         self._policy = policy
         self.hashes = dict(hashes)
         self._serials: dict[tuple[str, str], int] = {}
-        self._uuids: dict[bytes, int] = {}
+        # A UUID names a GPU on its own host alone; who else shows it matters only without a serial.
+        self._uuids: dict[tuple[int, bytes], int] = {}
+        self._holders: dict[bytes, set[int]] = {}
         self._by_host: dict[int, set[int]] = {}
         self._next_id = max(self._assets, default=0) + 1
         self._changes = Changes()
@@ -93,31 +95,34 @@ class Fleet:
         named: set[int],
     ) -> Asset | None:
         """The asset a GPU of the window is; None where the window may not speak for it."""
-        by_uuid = self._uuids.get(uuid)
+        own = self._uuids.get((host_key, uuid))
         if identity is None:
-            return self._own(by_uuid, host_key)
+            return None if own is None else self._assets[own]
         serial = _serial(identity)
-        by_serial = self._serials.get(serial) if serial is not None else None
-        found = by_serial if serial is not None else by_uuid
-        if found is None and by_uuid is not None:
-            held = self._assets[by_uuid]
-            if held.host_key == host_key and held.serial is None:
-                found = by_uuid  # a stronger identifier for the same asset
+        if serial is None:
+            found = own
+            if found is None and self._holders.get(uuid):
+                self._weak_claim(uuid, host_id)
+                return None
+        else:
+            found = self._serials.get(serial)
+            if found is None and own is not None and self._assets[own].serial is None:
+                found = own  # a stronger identifier for the same asset
         if found is None:
             return self._make(uuid, identity, host_key)
         asset = self._assets[found]
-        if serial is None and asset.serial is not None and asset.host_key != host_key:
-            return None  # a weaker claim binds nobody but the claimant
         if asset.host_key not in (None, host_key) or found in named:
             self._dispute(asset, host_id)
             return None
         return self._bind(asset, uuid, identity, host_key)
 
-    def _own(self, asset_id: int | None, host_key: int) -> Asset | None:
-        if asset_id is None:
-            return None
-        asset = self._assets[asset_id]
-        return asset if asset.host_key == host_key else None
+    def _weak_claim(self, uuid: bytes, host_id: str) -> None:
+        """By UUID alone, to what another host shows: it binds nobody but the claimant, and where
+        the other has no serial either, a person must decide.
+        """
+        for asset_id in self._holders[uuid]:
+            if self._assets[asset_id].serial is None:
+                self._dispute(self._assets[asset_id], host_id)
 
     def _make(self, uuid: bytes, identity: Identified, host_key: int) -> Asset:
         asset = Asset(
@@ -136,11 +141,11 @@ class Fleet:
 
     def _bind(self, asset: Asset, uuid: bytes, identity: Identified, host_key: int) -> Asset:
         serial = _serial(identity)
-        before = self._uuids.get(uuid)
+        before = self._uuids.get((host_key, uuid))
         if before is not None and before != asset.id:  # the UUID now belongs to another board
-            self._put(replace(self._assets[before], uuid=None))
+            self._let_go(self._assets[before])
         if asset.uuid is not None and asset.uuid != uuid:
-            self._uuids.pop(asset.uuid, None)
+            self._let_go(asset)
         bound = replace(
             asset,
             uuid=uuid,
@@ -153,6 +158,13 @@ class Fleet:
             self._changes.pdi[asset.id] = identity.pdi
         self._put(bound)
         return bound
+
+    def _let_go(self, asset: Asset) -> None:
+        """Takes the UUID off an asset."""
+        if asset.uuid is not None and asset.host_key is not None:
+            self._uuids.pop((asset.host_key, asset.uuid), None)
+            self._holders.get(asset.uuid, set()).discard(asset.id)
+        self._put(replace(asset, uuid=None))
 
     def _dispute(self, asset: Asset, host_id: str) -> None:
         if not asset.track.condition.claimed_by:
@@ -167,8 +179,9 @@ class Fleet:
     def _index(self, asset: Asset) -> None:
         if asset.serial is not None and asset.board_part_number is not None:
             self._serials[asset.serial, asset.board_part_number] = asset.id
-        if asset.uuid is not None:
-            self._uuids[asset.uuid] = asset.id
+        if asset.uuid is not None and asset.host_key is not None:
+            self._uuids[asset.host_key, asset.uuid] = asset.id
+            self._holders.setdefault(asset.uuid, set()).add(asset.id)
         if asset.host_key is not None:
             self._by_host.setdefault(asset.host_key, set()).add(asset.id)
 

@@ -88,7 +88,9 @@ def _go_on(incident: Incident, sight: Sight, policy: Incidents, *, restarted: bo
             )
         quiet = sight.observed_ms - incident.seen_ms >= ms(policy.xid_quiet_s)
         over = incident.severity is not Severity.IMPAIRED and sight.seen and (restarted or quiet)
-        return replace(incident, end_ms=sight.observed_ms) if over else stays
+        if over:
+            return replace(incident, end_ms=sight.observed_ms)
+        return stays if sight.seen else incident
     if incident.kind is Kind.GPU_LOST:
         if sight.seen and not sight.lost:
             return replace(incident, end_ms=sight.observed_ms)

@@ -1,0 +1,130 @@
+"""Which asset a window speaks of, and what another host's claim can and cannot do."""
+
+from __future__ import annotations
+
+from assay_valuer.fleet import Fleet
+from assay_valuer.policy import Incidents
+from assay_valuer.sights import Identified, WindowSights
+from tests.fakes.collateral import NOW, PART, sight
+
+A, B = 1, 2
+U1, U2 = b"\x01" * 16, b"\x02" * 16
+
+
+def identified(serial):
+    return Identified("NVIDIA H200", serial, PART if serial else None, 7)
+
+
+class Story:
+    """Windows of hosts A and B, one after another."""
+
+    def __init__(self):
+        self.fleet = Fleet([], {}, Incidents())
+        self.position = 0
+
+    def window(self, host_key, gpus, missing=()):
+        """`gpus` maps a UUID to a serial, to "" for an identity without one, or to None."""
+        self.position += 1
+        at_ms = NOW + self.position * 1_000
+        self.fleet.take(
+            WindowSights(
+                host_key=host_key,
+                position=self.position,
+                hash=bytes([self.position]) * 32,
+                simulated=False,
+                gpus={
+                    uuid: (
+                        None if serial is None else identified(serial or None),
+                        sight(at_ms, self.position),
+                    )
+                    for uuid, serial in gpus.items()
+                },
+                unnamed=sight(at_ms, self.position, seen=False),
+                missing=frozenset(missing),
+            ),
+            f"host-{host_key}",
+        )
+
+    def by_serial(self, serial):
+        (found,) = [one for one in self.fleet.assets.values() if one.serial == serial]
+        return found
+
+
+def test_a_gpu_is_known_by_its_serial_and_then_by_its_uuid_on_its_host():
+    story = Story()
+    story.window(A, {U1: "S1", U2: "S2"})
+    story.window(A, {U1: None, U2: None})
+    assert [one.track.position for one in story.fleet.assets.values()] == [2, 2]
+    assert len(story.fleet.taken().made) == 2
+    assert not story.fleet.taken()
+
+
+def test_a_uuid_without_an_identity_is_nobody():
+    story = Story()
+    story.window(A, {U1: None})
+    assert not story.fleet.assets
+
+
+def test_another_hosts_claim_to_a_serial_disputes_and_moves_nothing():
+    story = Story()
+    story.window(A, {U1: "S1"})
+    story.window(B, {U2: "S1"})
+    story.window(B, {U2: None})
+    one = story.by_serial("S1")
+    assert (one.host_key, one.uuid, one.track.position) == (A, U1, 1)
+    assert one.track.condition.claimed_by == "host-2"
+    story.window(A, {U1: None})
+    assert story.by_serial("S1").track.position == 4
+
+
+def test_another_hosts_claim_to_a_uuid_takes_nothing_away():
+    story = Story()
+    story.window(A, {U1: "S1"})
+    story.window(B, {U1: "S9"})
+    story.window(A, {U1: None})
+    victim, other = story.by_serial("S1"), story.by_serial("S9")
+    assert (victim.track.position, victim.uuid, victim.track.condition.claimed_by) == (3, U1, "")
+    assert (other.host_key, other.track.position) == (B, 2)
+
+
+def test_a_claim_by_uuid_alone_binds_only_the_claimant():
+    story = Story()
+    story.window(A, {U1: "S1"})
+    story.window(B, {U1: ""})
+    assert len(story.fleet.assets) == 1
+    assert not story.by_serial("S1").track.condition.claimed_by
+
+
+def test_two_claims_by_uuid_alone_are_disputed():
+    story = Story()
+    story.window(A, {U1: ""})
+    story.window(B, {U1: ""})
+    (one,) = story.fleet.assets.values()
+    assert (one.host_key, one.track.condition.claimed_by) == (A, "host-2")
+
+
+def test_one_serial_twice_in_a_window_is_disputed():
+    story = Story()
+    story.window(A, {U1: "S1", U2: "S1"})
+    assert story.by_serial("S1").track.condition.claimed_by == "host-1"
+
+
+def test_a_board_with_a_new_uuid_is_the_same_asset_and_a_uuid_on_a_new_board_another():
+    story = Story()
+    story.window(A, {U1: "S1"})
+    story.window(A, {U2: "S1"})
+    assert (story.by_serial("S1").uuid, len(story.fleet.assets)) == (U2, 1)
+    story.window(A, {U2: "S2"})
+    assert (story.by_serial("S1").uuid, story.by_serial("S2").uuid) == (None, U2)
+    story.window(A, {U2: None})
+    assert story.by_serial("S1").track.missing_since_ms is not None
+    assert story.by_serial("S2").track.position == 4
+
+
+def test_a_gpu_that_a_window_does_not_name_is_unseen_and_lost_only_where_the_host_says_so():
+    story = Story()
+    story.window(A, {U1: "S1", U2: "S2"})
+    story.window(A, {}, missing=[U2])
+    silent, lost = story.by_serial("S1").track, story.by_serial("S2").track
+    assert (silent.condition.lost, lost.condition.lost) == (False, True)
+    assert silent.missing_since_ms == lost.missing_since_ms == NOW + 2_000
