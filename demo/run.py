@@ -98,11 +98,11 @@ def _watching(
             console.print(f"waiting for {what} ...")
             world.wait(place, what, lambda: done(screen.look(database, hub)), timeout_s=60)
             return
-        with Live(screen.render(screen.look(database, hub)), console=console) as table:
+        with Live(console=console) as table:
             end = time.monotonic() + 60
             while True:
                 now = screen.look(database, hub)
-                table.update(screen.render(now))
+                table.update(screen.render(now, console.height))
                 if done(now):
                     return
                 place.check()

@@ -88,37 +88,55 @@ def on_chain(hub: Hub, feed_id: bytes) -> Reading | None:
         return None
 
 
-def render(view: View) -> Group:
-    """The banner and both tables."""
-    return Group(Panel(BANNER, box=box.SIMPLE), _gpu_table(view), _loan_table(view))
+def render(view: View, height: int) -> Group:
+    """The banner and both tables, in at most about `height` lines."""
+    fits = len(view.gpus) + len(view.loans) + 22 <= height
+    return Group(Panel(BANNER, box=box.SIMPLE), _loan_table(view), _gpu_table(view, each=fits))
 
 
 def show(console: Console, view: View) -> None:
     """Prints both tables once."""
-    console.print(_gpu_table(view))
+    console.print(_gpu_table(view, each=True))
     console.print(_loan_table(view))
 
 
-def _gpu_table(view: View) -> Table:
+def _gpu_table(view: View, *, each: bool) -> Table:
+    """A row a GPU; or where there is no room, a row for each lot of GPUs that are alike."""
     table = Table(box=box.SIMPLE_HEAD, title="GPUs", title_justify="left")
     for name in ("GPU", "product", "presence"):
         table.add_column(name, no_wrap=True)
     table.add_column("OLV low / mid / high", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)
     table.add_column("loan", no_wrap=True)
+    table.add_column("LTV", justify="right", no_wrap=True)
+    table.add_column("round", justify="right", no_wrap=True)
+    lots: dict[tuple[str, ...], list[GpuRow]] = {}
     for row in view.gpus:
-        line = row.line
-        style = "" if line.counts else "red"
+        cells = _cells(row, view)
+        lots.setdefault((row.line.gpu, *cells) if each else cells, []).append(row)
+    for key, rows in lots.items():
+        line = rows[0].line
+        name = line.gpu if len(rows) == 1 else f"{len(rows)} GPUs alike"
         table.add_row(
-            Text(line.gpu + (" SIM" if line.simulated else ""), "yellow" if line.simulated else ""),
-            line.product or "unknown",
-            Text(line.presence, "green" if line.presence == "present" else "red"),
-            _range(line),
-            _why(line),
-            row.loan or "not pledged",
-            style=style,
+            Text(name + (" SIM" if line.simulated else ""), "yellow" if line.simulated else ""),
+            *key[-7:],
+            style="" if line.counts else "red",
         )
     return table
+
+
+def _cells(row: GpuRow, view: View) -> tuple[str, ...]:
+    line, loan = row.line, view.loans.get(row.loan or "")
+    reading = None if loan is None else loan.reading
+    return (
+        line.product or "unknown",
+        line.presence,
+        _range(line),
+        _why(line),
+        row.loan or "not pledged",
+        "-" if loan is None else _percent(loan.position.ltv_gross_bps),
+        "-" if reading is None else str(reading.round),
+    )
 
 
 def _range(line: StoredLine) -> str:
