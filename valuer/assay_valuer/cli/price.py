@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
         "make a price table the one in use",
         "assay-valuer price import prices.csv",
     )
-    importing.add_argument("file", metavar="FILE", type=Path, help="CSV; see docs")
+    importing.add_argument("file", metavar="FILE", type=Path, help="CSV; see docs/collateral.md")
     importing.set_defaults(run=run_import)
 
 

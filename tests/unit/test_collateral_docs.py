@@ -1,0 +1,35 @@
+"""The examples in the manual are read by the very code they are for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from assay_valuer.credit.loan import read_loan
+from assay_valuer.market.models import PRODUCTS
+from assay_valuer.market.prices import read_prices
+from assay_valuer.policy import read_policy
+
+MANUAL = (Path(__file__).parents[2] / "docs" / "collateral.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", MANUAL, re.DOTALL)
+
+
+def test_the_examples_are_good_files():
+    (prices,) = blocks("csv")
+    loan, policy = blocks("yaml")
+    assert len(read_prices(prices, "prices.csv").rows) == 3
+    assert read_loan(loan, "loan.yaml").id == "loan-1"
+    assert read_policy(policy, "policy.yaml").market.price_age_max_days == 90
+
+
+def test_its_prices_are_of_products_that_gpus_are_matched_with():
+    (prices,) = blocks("csv")
+    known = set(PRODUCTS.values())
+    assert {product for product, _ in read_prices(prices, "prices.csv").rows} <= known
+
+
+def test_the_yearly_rate_it_names_is_the_rate_per_second_it_names():
+    assert 0.12 * 10**18 / (365 * 86_400) - 3_805_175_038 < 1
