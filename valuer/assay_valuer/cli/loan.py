@@ -21,7 +21,9 @@ def add_parser(commands: Commands) -> None:
         "register a loan, or its newer terms and payments",
         "assay-valuer loan import loan-1.yaml",
     )
-    importing.add_argument("file", metavar="FILE", type=Path, help="YAML or JSON; see docs/collateral.md")
+    importing.add_argument(
+        "file", metavar="FILE", type=Path, help="YAML or JSON; see docs/collateral.md"
+    )
     importing.set_defaults(run=run_import)
 
 
