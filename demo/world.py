@@ -230,6 +230,7 @@ def set_up_valuer(world: World, hub: Hub, url: str, keys: Keys) -> None:
         "metrics": {"listen": f"127.0.0.1:{free_port()}"},
         "sources": ["nvml", "simulated"],
         "window_ms": 5_000,
+        "tick_s": 1,
         "policy": POLICY,
         "oracle": {
             "enabled": True,

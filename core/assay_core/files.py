@@ -22,6 +22,7 @@ _T = TypeVar("_T")
 Tree = None | bool | int | float | str | list["Tree"] | dict[str, "Tree"]
 Path = tuple[str | int, ...]
 
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
 _INTEGER: Final = re.compile(r"[-+]?\d[\d_]*")
 _DECIMAL: Final = re.compile(r"[-+]?\d+\.\d+(?:[eE][-+]?\d+)?")
 _WORDS: Final[dict[str, bool | None]] = {
@@ -56,6 +57,9 @@ def parse(text: str, type_: type[_T], name: str) -> _T:
     except msgspec.ValidationError as error:
         message, _, location = str(error).partition(" - at `")
         path = _path(location.removesuffix("`"))
+        unknown = _UNKNOWN.search(message)
+        if unknown is not None and (*path, unknown[1]) in lines:
+            path = (*path, unknown[1])
         while path and path not in lines:
             path = path[:-1]
         field = ".".join(str(part) for part in path) or "the file"

@@ -34,7 +34,7 @@ def test_a_good_file_is_read_and_json_is_read_alike():
     ("text", "place", "says"),
     [
         (GOOD.replace("rate: 6", "rate: six"), "loans.yaml:5", "loans.1.rate"),
-        (GOOD.replace("note: null", "nota: null"), "loans.yaml:4", "nota"),
+        (GOOD.replace("note: null", "nota: null"), "loans.yaml:6", "loans.1.nota"),
         (GOOD.replace("note: null", "rate: 7"), "loans.yaml:6", "rate: given twice"),
         (GOOD.replace("    rate: 5\n", ""), "loans.yaml:2", "rate"),
         (GOOD.replace("rate: 5", "rate: 5.5"), "loans.yaml:3", "loans.0.rate"),
