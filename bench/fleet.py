@@ -32,8 +32,6 @@ from tests.fakes.host import FakeHost
 BIN: Final = Path(sys.executable).parent
 WINDOW_MS: Final = 5 * MINUTE_MS
 GPUS: Final = 8
-TICK_S: Final = 300
-"""The book is worked out at the start, and then not while the door is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +76,29 @@ class Valuer:
             return int(position or 0)
 
 
-def make_valuer(folder: Path) -> Valuer:
-    """Initialises a valuer as an operator does; it takes as many enrolments as come."""
+def make_valuer(folder: Path, **settings: object) -> Valuer:
+    """Initialises a valuer as an operator does; it takes as many enrolments as come.
+
+    `settings` are further ones of valuer.yaml.
+    """
     valuer = Valuer(folder, processes.free_port(), processes.free_port())
-    valuer.config.write_text(
-        yaml.safe_dump(
-            {
-                "state_dir": str(valuer.state),
-                "enrolment": {"listen": f"127.0.0.1:{valuer.enrolment_port}"},
-                "attestation": {"listen": f"127.0.0.1:{valuer.attestation_port}"},
-                "metrics": {"listen": None},
-                "tick_s": TICK_S,
-                "ingest": {
-                    "enrolments_per_minute": 100_000,
-                    "enrolments_per_minute_of_peer": 100_000,
-                },
-            }
-        )
-    )
+    own = {
+        "state_dir": str(valuer.state),
+        "enrolment": {"listen": f"127.0.0.1:{valuer.enrolment_port}"},
+        "attestation": {"listen": f"127.0.0.1:{valuer.attestation_port}"},
+        "metrics": {"listen": None},
+        "ingest": {"enrolments_per_minute": 100_000, "enrolments_per_minute_of_peer": 100_000},
+    }
+    valuer.config.write_text(yaml.safe_dump(own | settings))
     processes.run(valuer.command("init"))
     return valuer
+
+
+def create_token(valuer: Valuer, hosts: int) -> str:
+    """A token for so many hosts."""
+    return processes.run(
+        valuer.command("token", "create", "--site", "bench", "--hosts", str(hosts))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,7 @@ def keys_of(fleet: Sequence[Enrolled]) -> dict[str, PublicKey]:
 
 def enrol(valuer: Valuer, count: int) -> list[Enrolled]:
     """Enrols new hosts with the running valuer, by one token."""
-    created = processes.run(
-        valuer.command("token", "create", "--site", "bench", "--hosts", str(count))
-    )
-    token = parse_token(created)
+    token = parse_token(create_token(valuer, count))
     return asyncio.run(_enrol_all(token, count))
 
 

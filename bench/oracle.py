@@ -27,7 +27,7 @@ LOG_GAS: Final = ADDED_MEMBERS * 32 * 8
 def measure(context: Context) -> Sequence[Row]:
     """Three reports on one feed; the third is steady: every slot it writes held a value before."""
     context.say("deploying the hub")
-    with _chain(context) as running:
+    with local_chain(context) as running:
         rpc = running.rpc()
         world = deploy(rpc)
         for round_ in (1, 2):
@@ -56,7 +56,8 @@ def measure(context: Context) -> Sequence[Row]:
     ]
 
 
-def _chain(context: Context) -> AbstractContextManager[chain.RunningChain]:
+def local_chain(context: Context) -> AbstractContextManager[chain.RunningChain]:
+    """anvil where there is one, else the development chain."""
     anvil = tools.locate("anvil")
     if isinstance(anvil, tools.Missing):
         return chain.devchain(context.folder)

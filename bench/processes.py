@@ -70,10 +70,16 @@ def running(
             process.wait()
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
-    """Runs a command to its end and returns its output. Raises MeasurementFailed."""
+def run(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, given: str | None = None
+) -> str:
+    """Runs a command to its end and returns its output; `given` is its standard input.
+
+    Raises MeasurementFailed.
+    """
     done = subprocess.run(
         command,
+        input=given,
         capture_output=True,
         text=True,
         check=False,
