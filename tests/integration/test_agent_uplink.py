@@ -91,7 +91,7 @@ def test_a_valuer_restored_from_a_backup_is_sent_what_it_lost(tmp_path):
 
 def test_a_retryable_refusal_is_tried_again(tmp_path):
     async def scene(valuer, agent):
-        valuer.refusals = [refusal("overloaded", 1), refusal("unavailable", 1)]
+        valuer.refusals = [refusal("overloaded", 1), refusal("sequence_gap", 0)]
         agent.append(2)
         async with agent.running():
             await until(lambda: agent.spool.unacknowledged == 0)
@@ -157,6 +157,18 @@ def test_a_revoked_host_says_so_and_does_not_hammer(tmp_path, code, capfd):
 
     play(tmp_path, scene)
     assert "the host was revoked" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("reason", ["revoked_host", "unknown_host"])
+def test_a_refusal_of_the_host_itself_is_a_denial(tmp_path, reason):
+    async def scene(valuer, agent):
+        valuer.refusals = [refusal(reason, 0)]
+        agent.append()
+        async with agent.running():
+            await until(lambda: agent.state() == "denied")
+            assert (valuer.hellos, valuer.chain) == (1, [])
+
+    play(tmp_path, scene)
 
 
 def test_challenges_and_hints_are_heard(tmp_path):

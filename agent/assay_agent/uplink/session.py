@@ -13,6 +13,8 @@ from grpc import aio
 
 from assay_agent import VERSION
 from assay_agent.spool import Outgoing, Spool, SpoolFull
+from assay_agent.uplink.channel import Denied
+from assay_core.errors import Refusal as Reason
 from assay_core.errors import ServiceError
 from assay_core.header import SCHEMA, Head
 from assay_core.seal import Envelope, Sealed
@@ -214,10 +216,11 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
     )
 
 
-def _refused(refusal: pb.Refusal) -> RefusedByValuer:
-    return RefusedByValuer(
-        refusal.sequence, refusal.reason[:64], refusal.detail[:512], refusal.retry_after_ms
-    )
+def _refused(refusal: pb.Refusal) -> RefusedByValuer | Denied:
+    detail = refusal.detail[:512]
+    if refusal.reason in (Reason.UNKNOWN_HOST, Reason.REVOKED_HOST):
+        return Denied(f"the valuer does not let this host in ({refusal.reason}): {detail}")
+    return RefusedByValuer(refusal.sequence, refusal.reason[:64], detail, refusal.retry_after_ms)
 
 
 async def _end_of(call: Stream) -> aio.AioRpcError | ServiceError:

@@ -18,7 +18,7 @@ from assay_agent.spool import Forked, Spool, SpoolDamaged
 from assay_agent.uplink import channel as channels
 from assay_agent.uplink.channel import Denied
 from assay_agent.uplink.session import RefusedByValuer, Session, Welcome, first_of
-from assay_core.errors import AssayError, ServiceError
+from assay_core.errors import AssayError, Refusal, ServiceError
 from assay_core.instants import SECOND_MS
 
 CLOCK_OFFSET_WARN_MS: Final = 5 * SECOND_MS
@@ -141,7 +141,7 @@ class Uplink:
             self._metrics.count_refusal(error.reason)
             if error.retry_after_ms:
                 delay_s += error.retry_after_ms / SECOND_MS
-            else:
+            elif error.reason != Refusal.SEQUENCE_GAP:  # that one the next resume point mends
                 state, delay_s = UplinkState.REFUSED, self._person()
         elif isinstance(error, Forked):
             state, delay_s = UplinkState.FORKED, self._person()
@@ -177,6 +177,7 @@ class Uplink:
         self._failures = 0
         self._metrics.acknowledged.inc(count)
         self._metrics.last_acknowledged.set(self._clock() / SECOND_MS)
+        self._metrics.unacknowledged.set(self._spool.unacknowledged)
 
     def challenged(self, nonce: bytes) -> None:
         """The next header answers it."""
