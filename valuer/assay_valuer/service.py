@@ -97,12 +97,7 @@ def _alone(state: State) -> Iterator[None]:
         yield
 
 
-async def serve(
-    context: ServiceContext,
-    tasks: Sequence[Task] = (),
-    *,
-    ready: Callable[[], None] = lambda: None,
-) -> None:
+async def serve(context: ServiceContext, tasks: Sequence[Task] = ()) -> None:
     """Serves until a signal, or until it is cancelled."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -123,7 +118,6 @@ async def serve(
     try:
         await door.start()
         notify("READY=1")
-        ready()
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(door.run()),
