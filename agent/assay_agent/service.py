@@ -133,7 +133,8 @@ class Service:
         """A period without a poll has nothing to say; but that we stop in good order is worth one."""
         if self._aggregator.polls == 0:
             with contextlib.suppress(TimeoutError):
-                self._take(await asyncio.wait_for(self._source.poll(0), LAST_LOOK_S))
+                async with asyncio.timeout(LAST_LOOK_S):
+                    self._take(await self._source.poll(0))
 
     async def _stopped(self) -> None:
         await self._stopping.wait()
@@ -273,7 +274,8 @@ class Service:
         sealed = self._sealed
         await self._source.pause()
         try:
-            await asyncio.wait_for(sealed.wait(), PAUSE_SEAL_S)
+            async with asyncio.timeout(PAUSE_SEAL_S):
+                await sealed.wait()
         except TimeoutError as error:
             raise HostError(
                 "every device handle is closed, but the maintenance window is not sealed yet: see "

@@ -22,6 +22,7 @@ from assay_proto.v1 import attestation_pb2 as pb
 from assay_proto.v1 import attestation_pb2_grpc as rpc
 
 WELCOME_S: Final = 30.0
+CANCEL_AGAIN_S: Final = 0.5
 _IN_FLIGHT_MAX: Final = 256
 """Most windows in flight, whatever the valuer allows: what bounds the agent's memory."""
 
@@ -111,7 +112,8 @@ class Session:
 
     async def _welcome(self, call: Stream) -> Welcome:
         try:
-            message = await asyncio.wait_for(call.read(), WELCOME_S)
+            async with asyncio.timeout(WELCOME_S):
+                message = await call.read()
         except TimeoutError as error:
             raise ServiceError(f"the valuer did not answer within {WELCOME_S:.0f} s") from error
         if not isinstance(message, pb.ValuerMessage):
@@ -192,12 +194,16 @@ async def first_of(*coroutines: Coroutine[None, None, None]) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
+        pending = {task for task in tasks if not task.done()}
+        while pending:
+            # Again if need be: a wait that ends in the very moment can lose a cancellation.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+    failed = [task.exception() for task in tasks if not task.cancelled()]
+    for error in failed:
+        if error is not None:
+            raise error
 
 
 def _message(outgoing: Outgoing) -> pb.AgentMessage:

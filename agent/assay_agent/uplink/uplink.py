@@ -100,7 +100,8 @@ class Uplink:
             self.connected = False
             if delay_s > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), delay_s)
+                    async with asyncio.timeout(delay_s):
+                        await self._again.wait()
 
     async def _attempt(self) -> float:
         """One connection, to its end; returns how long to wait before the next, seconds."""
@@ -110,6 +111,8 @@ class Uplink:
             endpoint = host.attestation_endpoint
             await self._connect(host)
         except aio.AioRpcError as error:
+            if self._again.is_set():  # we ended it ourselves
+                return 0.0
             return self._failed(channels.explain(error, endpoint))
         except SpoolDamaged:
             raise
