@@ -224,11 +224,12 @@ class Attestation:
             await asyncio.wait({reader, writer, closing}, return_when=asyncio.FIRST_COMPLETED)
             if session.fork is not None:
                 await self._keep_fork(session, session.fork)
-            if session.why is not None:
-                reader.cancel()
             # What was taken is still committed and acknowledged, but not waited for long.
             session.finish()
             await asyncio.wait({writer}, timeout=_LAST_WORDS_S)
+            # A host that is told why hangs up itself; to end the call while it still sends would
+            # hide the reason behind an error of its transport. What it sends now is not taken.
+            await asyncio.wait({reader}, timeout=_LAST_WORDS_S)
         finally:
             for task in (reader, writer, closing):
                 task.cancel()
