@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from assay_agent.uplink.session import first_of
 from assay_core.header import Head
 from assay_proto.v1 import attestation_pb2
 from tests.fakes.agents import FakeAgent, until
@@ -262,3 +263,20 @@ def test_the_valuers_authority_is_the_only_one_trusted(tmp_path):
                 assert valuer.hellos == 0
 
     play(tmp_path, scene)
+
+
+def test_a_cancellation_that_is_swallowed_once_is_given_again():
+    async def stubborn():
+        try:
+            await asyncio.sleep(1_000)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1_000)
+
+    async def fails():
+        raise ValueError("first to end")
+
+    async def run():
+        with pytest.raises(ValueError, match="first to end"):
+            await first_of(stubborn(), fails())
+
+    asyncio.run(run())
