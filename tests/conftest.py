@@ -9,11 +9,12 @@ real captures that are not part of the project or a GPU: named in the summary, n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import structlog
 
 from scripts import tools
 
@@ -25,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "kill: kills processes at random points; ASSAY_KILLS says how many times"
     )
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_its_own() -> Iterator[None]:
+    """A command run in this process points the logs at this test's own stderr: point them back."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_a_loan_reads_back_from_what_is_stored_even_with_wide_numbers():
     ("old", "new", "line", "field"),
     [
         ("id: loan-1", "id: loan 1", 1, "id"),
-        ("chain_id: 42161", "chain: 42161", 1, "chain"),
+        ("chain_id: 42161", "chain: 42161", 2, "chain"),
         ("chain_id: 42161\n", "", 1, "chain_id"),
         ("[7]", "[7, 8]", 4, "collateral_token_ids"),
         ("[7]", "[-1]", 4, "collateral_token_ids"),
