@@ -310,10 +310,6 @@ def _check_absent(body: Message) -> int:
 
 def _check_present(body: Message, table: _Table) -> int:
     """Checks the fields that have values; returns the singular ones, a bit for each number."""
-    for name in table.gauges:
-        gauge = getattr(body, name)
-        if not gauge.min <= gauge.mean <= gauge.max:
-            raise Malformed(f"{name}: the mean is out of range")
     for name in table.texts:
         if len(getattr(body, name)) > TEXT_BYTES_MAX:
             raise Malformed(f"{name} is too long")
@@ -341,9 +337,13 @@ def _check_events(events: Sequence[pb.Event]) -> None:
 
 def _put(body: Message, name: str, value: Value) -> None:
     if isinstance(value, Gauge):
+        if not 0 <= value.min <= value.mean <= value.max:
+            raise Malformed(f"{name}: the mean is out of range")
         gauge = getattr(body, name)
         gauge.SetInParent()
-        gauge.min, gauge.mean, gauge.max = value.min, value.mean, value.max
+        gauge.min = value.min
+        gauge.mean_above_min = value.mean - value.min
+        gauge.max_above_mean = value.max - value.mean
     elif isinstance(value, Counter):
         counter = getattr(body, name)
         counter.SetInParent()
@@ -370,7 +370,8 @@ def _get(body: Message, field: FieldDescriptor) -> Value:
     if field.is_repeated:
         return tuple(_event(item) if isinstance(item, pb.Event) else item for item in value)
     if isinstance(value, pb.Gauge):
-        return Gauge(value.min, value.mean, value.max)
+        mean = value.min + value.mean_above_min
+        return Gauge(value.min, mean, mean + value.max_above_mean)
     if isinstance(value, pb.Counter):
         return Counter(value.delta, value.total)
     if isinstance(value, int | str):
@@ -438,7 +439,6 @@ class _Table:
     # Names with a bit for each number; and the bits of what must be there, and of what may.
     singular: tuple[tuple[str, int], ...]
     repeated: tuple[tuple[str, int], ...]
-    gauges: tuple[str, ...]
     texts: tuple[str, ...]
     required: int
     known: int
@@ -451,7 +451,6 @@ def _table(group: Group, fields: Mapping[str, FieldDescriptor]) -> _Table:
         subject_bytes=len(HOST) if group is Group.HOST else SUBJECT_BYTES,
         singular=singular,
         repeated=tuple((n, 1 << f.number) for n, f in fields.items() if f.is_repeated),
-        gauges=tuple(n for n, f in fields.items() if f.message_type is pb.Gauge.DESCRIPTOR),
         texts=tuple(n for n, f in fields.items() if f.type == FieldDescriptor.TYPE_STRING),
         required=sum(bit for _, bit in singular),
         known=sum(1 << f.number for f in fields.values()),

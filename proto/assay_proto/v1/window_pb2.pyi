@@ -516,27 +516,31 @@ Global___Absent: _TypeAlias = Absent  # noqa: Y015
 @_typing.final
 class Gauge(_message.Message):
     """A quantity over the period: smallest, mean (rounded half up) and largest sample, in the field's
-    unit. Present only when there was a sample; an inner 0 is a value.
+    unit. Written as steps upward, so that no bytes can say a mean out of its range, and a steady
+    quantity takes one number. Present only when there was a sample; an inner 0 is a value.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MIN_FIELD_NUMBER: _builtins.int
-    MEAN_FIELD_NUMBER: _builtins.int
-    MAX_FIELD_NUMBER: _builtins.int
+    MEAN_ABOVE_MIN_FIELD_NUMBER: _builtins.int
+    MAX_ABOVE_MEAN_FIELD_NUMBER: _builtins.int
     min: _builtins.int
-    mean: _builtins.int
-    max: _builtins.int
+    """The smallest sample."""
+    mean_above_min: _builtins.int
+    """The mean, less the smallest."""
+    max_above_mean: _builtins.int
+    """The largest sample, less the mean. Sums may exceed 64 bits: readers add in wider integers."""
     def __init__(
         self,
         *,
         min: _builtins.int = ...,
-        mean: _builtins.int = ...,
-        max: _builtins.int = ...,
+        mean_above_min: _builtins.int = ...,
+        max_above_mean: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "mean", b"mean", "min", b"min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_above_mean", b"max_above_mean", "mean_above_min", b"mean_above_min", "min", b"min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
