@@ -5,9 +5,8 @@ Format 1: one byte 1, then a Zstandard frame of this MessagePack array:
     [payload, payload_type, [[sig, keyid], ...], [leaf, ...], observed_ms, clock_behind]
 
 A window's leaves are in tree order; observed_ms is null but for windows. The frame is compressed
-with the dictionary beside this file (trained by zstd on simulated windows of 8 GPUs), which is as
-much part of the format as this text: the file
-may never change, a better one makes a format 2.
+with the dictionary beside this file (trained by scripts/train_dictionary.py), which is as much part
+of the format as this text: once released it may never change, a better one makes a format 2.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """Largest body once decompressed; beyond it the store is damaged or hostile."""
 
 _LEVEL: Final = 3
-_DICTIONARY_SHA256: Final = "845b97e85aefb6fef4b6f0c9732f95dd3ca9f9cd2a63c9b4b683e53a3a3d60f2"
+_DICTIONARY_SHA256: Final = "ca0baa9962d4d4512228d2d55fc7d9e2e5e6e1e8a6203fadfc5adac0176a41f1"
 
 
 class BodyError(AssayError):
