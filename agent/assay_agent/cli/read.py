@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import json
 import sys
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from assay_agent import config
 from assay_agent.config import SourceConfig
@@ -16,6 +17,10 @@ from assay_agent.telemetry.sources import make_source
 from assay_core.header import Source
 from assay_core.leaves import DriverState, Reason
 
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod as Justify
+    from rich.table import Table
+
 Json = int | str | dict[str, "Json"] | list["Json"]
 
 _COLUMNS: Final = {
@@ -23,18 +28,21 @@ _COLUMNS: Final = {
     "serial": "serial",
     "temperature_mc": "°C",
     "gpu_utilisation_bps": "busy %",
-    "memory_used_bytes": "memory GiB",
+    "memory_used_bytes": "GiB",
     "power_mw": "W",
-    "ecc_uncorrected_aggregate": "ECC uncorr.",
-    "remap_failed": "remap failed",
+    "ecc_uncorrected_aggregate": "ECC",
+    "remap_failed": "remap",
     "recovery_action": "recovery",
 }
-_DIVISORS: Final = {
-    "temperature_mc": 1_000,
-    "gpu_utilisation_bps": 100,
-    "memory_used_bytes": 1024**3,
-    "power_mw": 1_000,
+_SHOWN_IN: Final = {
+    "temperature_mc": (1_000, 0),
+    "gpu_utilisation_bps": (100, 0),
+    "memory_used_bytes": (1024**3, 1),
+    "power_mw": (1_000, 0),
 }
+"""What a value is divided by, and its decimal places."""
+_MAKER: Final = "NVIDIA "
+_MODEL_WIDTH_MIN: Final = 8
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -93,29 +101,67 @@ def _json(sample: Sample) -> Json:
 
 
 def _print_table(kind: Source, poll: Poll) -> None:
+    """One line a GPU whatever the width: what gives way is the model's name, never a serial."""
     from rich.console import Console  # noqa: PLC0415 - JSON does without it
-    from rich.table import Table  # noqa: PLC0415
 
+    console = Console(highlight=False)
+    others = console.measure(_table(poll, 0)).maximum
     label = "" if kind is Source.NVML else f"{kind.name} READINGS. "
     version = poll.host["driver_version"]
     driver = f"none: {version.label}" if isinstance(version, Reason) else version
-    table = Table(
-        title=f"{label}{len(poll.gpus)} GPUs, driver {driver}",
-        title_justify="left",
-    )
+    console.print(f"{label}{len(poll.gpus)} GPUs, driver {driver}", soft_wrap=True)
+    if not poll.gpus:
+        return
+    table = _table(poll, max(console.width - others, _MODEL_WIDTH_MIN))
+    # A terminal that is narrower still breaks the lines itself, and cuts nothing.
+    console.print(table, width=max(console.width, console.measure(table).maximum), soft_wrap=True)
+    for line in _absences(poll):
+        console.print(line, soft_wrap=True)
+
+
+def _table(poll: Poll, model_width: int) -> Table:
+    from rich import box  # noqa: PLC0415 - JSON does without it
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("GPU", justify="right", no_wrap=True)
     for name, heading in _COLUMNS.items():
-        table.add_column(heading, justify="left" if name in ("name", "serial") else "right")
-    for gpu in poll.gpus:
-        table.add_row(*(_text(name, gpu.values[name]) for name in _COLUMNS))
-    Console().print(table)
+        shown = heading[:model_width] if name == "name" else heading
+        justify: Justify = "left" if name in ("name", "serial") else "right"
+        table.add_column(shown, justify=justify, no_wrap=True)
+    for index, gpu in enumerate(poll.gpus):
+        cells = {name: _text(name, gpu.values[name]) for name in _COLUMNS}
+        cells["name"] = _shortened(cells["name"], model_width)
+        table.add_row(str(index), *cells.values())
+    return table
+
+
+def _shortened(model: str, width: int) -> str:
+    model = model.removeprefix(_MAKER)
+    return model if len(model) <= width else model[: max(width - 1, 0)] + "…" * min(width, 1)
 
 
 def _text(name: str, sample: Sample) -> str:
     if isinstance(sample, Reason):
-        return f"none: {sample.label}"
-    if isinstance(sample, int) and name in _DIVISORS:
-        return f"{sample / _DIVISORS[name]:.1f}"
+        return "none"
+    if isinstance(sample, int) and name in _SHOWN_IN:
+        divisor, places = _SHOWN_IN[name]
+        return f"{sample / divisor:.{places}f}"
     return str(sample)
+
+
+def _absences(poll: Poll) -> Iterator[str]:
+    """Why each "none" of the table is one: "serial: none, no_permission (GPU 1)"."""
+    for name, heading in _COLUMNS.items():
+        found: dict[str, list[str]] = {}
+        for index, gpu in enumerate(poll.gpus):
+            sample = gpu.values[name]
+            if isinstance(sample, Reason):
+                found.setdefault(sample.label, []).append(str(index))
+        for label, indices in found.items():
+            every = len(indices) == len(poll.gpus)
+            which = "every GPU" if every else f"GPU {', '.join(indices)}"
+            yield f"{heading}: none, {label} ({which})"
 
 
 def _reasons(poll: Poll) -> str:
