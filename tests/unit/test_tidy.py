@@ -367,3 +367,14 @@ def test_every_relative_link_leads_somewhere():
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_agent_waits_with_asyncio_timeout():
+    """Before Python 3.12 `asyncio.wait_for` can lose a cancellation that comes as its wait ends."""
+    waits = [
+        f"{name}:{line}"
+        for name in python("agent/")
+        for line, call in calls(name)
+        if call == "asyncio.wait_for"
+    ]
+    assert waits == []

@@ -159,7 +159,8 @@ async def valuer(
     endpoint = host.attestation_endpoint
     async with open_mutual_tls(endpoint, tls, proxy) as channel:
         try:
-            await asyncio.wait_for(channel.channel_ready(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await channel.channel_ready()
         except TimeoutError:
             through = f" through {proxy}" if proxy else ""
             fix = (

@@ -259,7 +259,8 @@ class NvmlSource:
         if left_s <= 0:
             return False
         try:
-            await asyncio.wait_for(self._wake.wait(), left_s)
+            async with asyncio.timeout(left_s):
+                await self._wake.wait()
         except TimeoutError:
             return False
         return True

@@ -84,7 +84,8 @@ class DriverProcess:
             if left_s <= 0:
                 return
             try:
-                await asyncio.wait_for(self._changed.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._changed.wait()
             except TimeoutError:
                 return
 

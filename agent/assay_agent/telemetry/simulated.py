@@ -108,7 +108,8 @@ class SimulatedSource:
 
 async def _within(event: asyncio.Event, timeout_ms: int) -> None:
     try:
-        await asyncio.wait_for(event.wait(), timeout_ms / 1_000)
+        async with asyncio.timeout(timeout_ms / 1_000):
+            await event.wait()
     except TimeoutError:
         return
 

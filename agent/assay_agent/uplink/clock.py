@@ -26,7 +26,8 @@ async def valuer_now_ms(
     hello = pb.Hello(schema_max=SCHEMA, agent_version=VERSION, incarnation=incarnation)
     try:
         await call.write(pb.AgentMessage(hello=hello))
-        message = await asyncio.wait_for(call.read(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            message = await call.read()
     except aio.AioRpcError as error:
         raise channels.explain(error, endpoint) from error
     except (TimeoutError, asyncio.InvalidStateError) as error:
