@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assay_core import codec
@@ -26,6 +26,8 @@ _WANTED: Final = {
     ),
 }
 """The fields that standing needs; usage is not among them."""
+_LATEST_MS: Final = 2**45 - 1
+"""The last instant that a host may name, as in a header: what is shown must be a date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,13 @@ def _around(window: StoredWindow, host: Content | None) -> Sight:
     if host is not None:
         state = DriverState(_integer(host, "driver_state") or DriverState.RUNNING)
         announced = _integer(host, "maintenance_until_ms")
-        until_ms = announced if state is DriverState.PAUSED else None
+        if state is DriverState.PAUSED and announced is not None:
+            until_ms = _between(0, announced, _LATEST_MS)
         reset = state is DriverState.RELOADED or any(
             event.kind is EventKind.DRIVER_RELOADED for event in host.events()
         )
     return Sight(
-        observed_ms=window.observed_ms,
+        observed_ms=_between(0, window.observed_ms, _LATEST_MS),
         position=window.position,
         boot_id=window.header.boot_id.hex(),
         driver=state,
@@ -131,7 +134,7 @@ def _sight(around: Sight, health: Content | None, *, lost: bool) -> Sight:
         lost=lost or _lost_at_end(events),
         reset=around.reset,
         maintenance_until_ms=around.maintenance_until_ms,
-        events=events,
+        events=tuple(_told_by(event, around.observed_ms) for event in events),
         remap_failed=_integer(health, "remap_failed"),
         remap_pending=_integer(health, "remap_pending"),
         recovery_action=_integer(health, "recovery_action"),
@@ -152,6 +155,19 @@ def _lost(around: Sight) -> Sight:
         reset=around.reset,
         maintenance_until_ms=around.maintenance_until_ms,
     )
+
+
+def _told_by(event: Event, at_ms: int) -> Event:
+    """The event at times that can be: the host's word for when, but not after it was heard."""
+    return replace(
+        event,
+        first_ms=_between(0, event.first_ms, at_ms),
+        last_ms=_between(0, event.last_ms, at_ms),
+    )
+
+
+def _between(least: int, number: int, most: int) -> int:
+    return max(least, min(number, most))
 
 
 def _lost_at_end(events: tuple[Event, ...]) -> bool:

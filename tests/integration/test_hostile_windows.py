@@ -1,0 +1,99 @@
+"""Windows that a host signed and that mean harm: they may cost the host, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from assay_core.errors import Refused
+from assay_core.header import CloseReason, Period, Source
+from assay_core.leaves import Content, DriverState, Event, EventKind, Group
+from assay_core.seal import Link, seal_window
+from assay_valuer.reading import gpu_rows
+from tests.fakes.books import DAY_MS, FakeBooks
+from tests.fakes.collateral import PRICES
+from tests.fakes.host import START_MS, FakeHost
+
+LEAST, MOST = -(2**63), 2**63 - 1
+
+
+@pytest.fixture
+def books(tmp_path):
+    made = FakeBooks(tmp_path)
+    made.serve(START_MS - 90 * DAY_MS, START_MS + 90 * DAY_MS)
+    made.prices(PRICES.replace("2026-11-01", "2026-09-01"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def victim(books):
+    """An honest host whose GPUs are pledged, and were seen."""
+    one = FakeHost(gpu_count=2)
+    books.enrol(one)
+    books.loan([gpu.serial for gpu in one.gpus], originated_at="2026-09-01T00:00:00Z")
+    books.take(one, one.seal())
+    return one
+
+
+@pytest.fixture
+def hostile(books):
+    one = FakeHost(seed=8, gpu_count=2, host_id="spiffe://assay.test/site/lab/host/1")
+    books.enrol(one)
+    return one
+
+
+def changed(host, group, **values):
+    """The host's next contents with these values in every leaf of the group."""
+    return tuple(
+        Content(one.subject, one.group, {**one.values, **values}) if one.group is group else one
+        for one in host.contents()
+    )
+
+
+def counted(book):
+    (one,) = book.positions.values()
+    return one.counted
+
+
+def event(first_ms, last_ms, kind=EventKind.XID, code=79):
+    return Event(kind, code, first_ms, last_ms, 1)
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        (Group.HOST, {"driver_state": int(DriverState.PAUSED), "maintenance_until_ms": MOST}),
+        (Group.HOST, {"driver_state": int(DriverState.PAUSED), "maintenance_until_ms": LEAST}),
+        (Group.HOST, {"events": (event(LEAST, MOST),)}),
+        (Group.HEALTH, {"events": (event(LEAST, MOST),)}),
+        (Group.HEALTH, {"events": (event(MOST, MOST, EventKind.GPU_LOST, 0),)}),
+        (Group.HEALTH, {"events": (event(LEAST, LEAST, EventKind.GPU_LOST, 0),)}),
+    ],
+)
+def test_times_beyond_any_clock_stop_nobody_elses_valuation(books, victim, hostile, group, values):
+    books.take(hostile, hostile.seal())
+    books.tick(victim.now_ms)
+    for _ in range(2):
+        books.take(hostile, hostile.seal(contents=changed(hostile, group, **values)))
+        assert counted(books.tick(victim.now_ms)) == 2
+    assert len(books.database.read(gpu_rows)) == 4  # and it is read back
+
+
+def test_a_window_that_ends_before_1970_stops_nobody_elses_valuation(books, victim, hostile):
+    books.take(hostile, hostile.seal())
+    books.tick(victim.now_ms)
+    sealed = seal_window(
+        changed(hostile, Group.HEALTH, polls=0),
+        link=Link(hostile.host_id, 0, hostile.boot_id, 1, hostile.previous, b""),
+        period=Period(0, LEAST, 0, 0),
+        source=Source.NVML,
+        close_reason=CloseReason.PERIOD,
+        agent_version="0.1.0",
+        secret=bytes(32),
+        signer=hostile.signer,
+    )
+    with contextlib.suppress(Refused):  # at the door is as good
+        books.take(hostile, sealed)
+    assert counted(books.tick(victim.now_ms)) == 2
