@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay_valuer.fleet import Fleet
+from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
 from assay_valuer.policy import Incidents
 from assay_valuer.sights import Identified, WindowSights
 from tests.fakes.collateral import NOW, PART, sight
@@ -128,3 +128,18 @@ def test_a_gpu_that_a_window_does_not_name_is_unseen_and_lost_only_where_the_hos
     silent, lost = story.by_serial("S1").track, story.by_serial("S2").track
     assert (silent.condition.lost, lost.condition.lost) == (False, True)
     assert silent.missing_since_ms == lost.missing_since_ms == NOW + 2_000
+
+
+def test_a_host_that_invents_gpus_is_followed_only_so_far_and_takes_nothing_from_others():
+    story = Story()
+    story.window(A, {U1: "S1"})
+    for first in range(0, HOST_ASSETS_MAX + 64, 64):
+        story.window(B, {number.to_bytes(16): f"F{number}" for number in range(first, first + 64)})
+    of_b = [one for one in story.fleet.assets.values() if one.host_key == B]
+    assert len(of_b) == HOST_ASSETS_MAX
+    assert story.fleet.taken().crowded == {"host-2"}
+    story.window(A, {U1: None, U2: "S2"})
+    assert story.by_serial("S2").host_key == A
+    story.window(B, {(1).to_bytes(16): "F1"})  # those it has are followed as before
+    assert story.by_serial("F1").track.position == story.position
+    assert not story.fleet.taken().crowded

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import msgspec
 
@@ -17,15 +18,23 @@ from assay_valuer.sights import Identified, WindowSights
 from assay_valuer.standing.track import observe
 from assay_valuer.standing.types import Asset, Sight, Track
 
+HOST_ASSETS_MAX: Final = 256
+"""Assets that one host can bring into being: many times what a host ever holds, replaced cards
+included. One that invents more is not followed, and fills nobody's memory but its own."""
+
 
 @dataclass(slots=True)
 class Changes:
-    """Assets that were made or changed, those whose incidents did, and identifiers learnt."""
+    """Assets that were made or changed, those whose incidents did, and identifiers learnt.
+
+    `crowded`: hosts, by id, that showed more GPUs than are followed.
+    """
 
     assets: set[int] = field(default_factory=set)
     incidents: set[int] = field(default_factory=set)
     made: set[int] = field(default_factory=set)
     pdi: dict[int, int] = field(default_factory=dict)
+    crowded: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.assets)
@@ -109,6 +118,9 @@ class Fleet:
             if found is None and own is not None and self._assets[own].serial is None:
                 found = own  # a stronger identifier for the same asset
         if found is None:
+            if len(self._by_host.get(host_key, ())) >= HOST_ASSETS_MAX:
+                self._changes.crowded.add(host_id)
+                return None
             return self._make(uuid, identity, host_key)
         asset = self._assets[found]
         if asset.host_key not in (None, host_key) or found in named:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -22,7 +23,7 @@ from assay_core.seal import Signer
 from assay_valuer import book_store
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
 from assay_valuer.credit.position import Position, Remembered
-from assay_valuer.fleet import Fleet
+from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
 from assay_valuer.ledger.append import append_record, next_position
 from assay_valuer.ledger.read import entry, windows_from
 from assay_valuer.market.prices import PriceSnapshot
@@ -44,6 +45,8 @@ LINES_MAX: Final = 500
 VALUATION: Final = "valuation"
 POSITION: Final = "position"
 POLICY: Final = "policy"
+
+_log: Final = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -155,6 +158,8 @@ class Pipeline:
 
         memory.version = self._database.write(job)
         memory.next_position = to
+        for host_id in sorted(changes.crowded):
+            _log.error("too_many_gpus", host=host_id, followed=HOST_ASSETS_MAX)
 
     # ------------------------------------------------------------------ appraising
 
