@@ -10,9 +10,10 @@ import pytest
 from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS
 from assay_core.leaves import DriverState, Event, EventKind
 from assay_valuer.policy import Incidents, Persistence, ValuerPolicy
+from assay_valuer.standing.rules import RULES as RULES_OF_XIDS
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.stand import scene, stand
-from assay_valuer.standing.track import observe
+from assay_valuer.standing.track import CLOSED_KEPT_MAX, OPEN_MAX, observe
 from assay_valuer.standing.types import Cause, Condition, Kind, Presence, Severity, Track
 from tests.fakes.collateral import NOW, asset, host, sight
 
@@ -223,6 +224,22 @@ def test_a_quiet_day_ends_an_xid_and_an_unknown_xid_is_degraded():
     assert track.incidents[0].open
     track = observe(track, sight(T0 + DAY_MS, 9), RULES)
     assert not track.incidents[0].open
+
+
+def test_a_flood_of_made_up_xids_is_bounded_and_hides_nothing_that_is_known():
+    flood = [
+        (at_ms, {"events": tuple(xid(10_000 + at_ms + n, T0 + at_ms) for n in range(256))})
+        for at_ms in range(0, 1_000, 256)
+    ]
+    known = {code for rule in RULES_OF_XIDS for code in rule.codes}
+    real = {"events": tuple(xid(code, T0 + 2_000) for code in known), "remap_failed": 1}
+    track = follow(*flood, (2_000, real), (3_000, {"seen": False, "lost": True}))
+    assert len(track.incidents) == OPEN_MAX
+    followed = {(one.kind, one.code) for one in track.incidents}
+    assert {code for kind, code in followed if kind is Kind.XID} >= known
+    assert {(Kind.REMAP_FAILED, 0), (Kind.GPU_LOST, 0)} <= followed
+    ended = follow(*flood, (2_000, real), (9_000, {"boot_id": "bb"}))
+    assert len(ended.incidents) <= OPEN_MAX + CLOSED_KEPT_MAX
 
 
 def test_xid_154_is_only_a_pointer():

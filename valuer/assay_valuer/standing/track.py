@@ -12,11 +12,14 @@ import msgspec
 
 from assay_core.leaves import Event, EventKind
 from assay_valuer.policy import Incidents, ms
-from assay_valuer.standing.rules import ROWS_UNCORRECTED_MAX, XID_IGNORED, rule_for
+from assay_valuer.standing.rules import ROWS_UNCORRECTED_MAX, UNKNOWN_XID, XID_IGNORED, rule_for
 from assay_valuer.standing.types import Incident, Kind, Severity, Sight, Track
 
 CLOSED_KEPT_MAX = 32
 """Ended incidents of a GPU that are remembered, newest first to go last."""
+OPEN_MAX = 64
+"""Open incidents of a GPU that are followed. All that our tables know fit in; who fills the rest with
+Xids that nobody knows makes them up, and one more of those changes nothing."""
 
 
 def observe(track: Track, sight: Sight, policy: Incidents) -> Track:
@@ -168,8 +171,16 @@ def _xids(sight: Sight, code: int) -> list[Event]:
 
 
 def _bounded(incidents: tuple[Incident, ...]) -> tuple[Incident, ...]:
-    closed = [one for one in incidents if not one.open]
-    if len(closed) <= CLOSED_KEPT_MAX:
+    if len(incidents) <= min(CLOSED_KEPT_MAX, OPEN_MAX):
         return incidents
-    kept = set(sorted(closed, key=lambda one: one.end_ms or 0)[-CLOSED_KEPT_MAX:])
-    return tuple(one for one in incidents if one.open or one in kept)
+    closed = [one for one in incidents if not one.open]
+    standing = [one for one in incidents if one.open]
+    kept = {
+        *sorted(closed, key=lambda one: one.end_ms or 0)[-CLOSED_KEPT_MAX:],
+        *sorted(standing, key=_unknown)[:OPEN_MAX],
+    }
+    return tuple(one for one in incidents if one in kept)
+
+
+def _unknown(incident: Incident) -> bool:
+    return rule_for(incident.kind, incident.code) is UNKNOWN_XID
