@@ -65,6 +65,7 @@ class FakeValuer:
     # The attestation desk.
     chain: list[Kept] = field(default_factory=list)
     in_flight_max: int = 8
+    schema_max: int = 1
     message_max_bytes: int = 1 << 20
     lose_acknowledgements: int = 0
     refusals: list[attestation_pb2.Refusal] = field(default_factory=list)
@@ -276,7 +277,7 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
         valuer = self._valuer
         head = valuer.head or (valuer.chain[-1].head if valuer.chain else None)
         welcome = attestation_pb2.Welcome(
-            schema_max=1,
+            schema_max=valuer.schema_max,
             has_head=head is not None,
             head_sequence=head.sequence if head else 0,
             head_hash=head.hash if head else b"",

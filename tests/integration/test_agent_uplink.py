@@ -90,6 +90,27 @@ def test_a_valuer_restored_from_a_backup_is_sent_what_it_lost(tmp_path):
     play(tmp_path, scene)
 
 
+def test_a_newer_valuer_is_sealed_for_at_the_highest_schema_both_know(tmp_path):
+    async def scene(valuer, agent):
+        agent.append(2)
+        async with agent.running():
+            await until(lambda: agent.spool.unacknowledged == 0)
+            assert valuer.sequences == [0, 1]
+
+    play(tmp_path, scene, valuer={"schema_max": 9})
+
+
+def test_a_valuer_too_old_for_this_agent_is_sent_nothing(tmp_path):
+    async def scene(valuer, agent):
+        agent.append(2)
+        async with agent.running():
+            await until(lambda: agent.state() == "refused")
+            assert valuer.sequences == []
+            assert agent.spool.unacknowledged == 2
+
+    play(tmp_path, scene, valuer={"schema_max": 0})
+
+
 def test_a_retryable_refusal_is_tried_again(tmp_path):
     async def scene(valuer, agent):
         valuer.refusals = [refusal("overloaded", 1), refusal("sequence_gap", 0)]

@@ -16,7 +16,7 @@ from assay_agent.spool import Outgoing, Spool, SpoolFull
 from assay_agent.uplink.channel import Denied
 from assay_core.errors import Refusal as Reason
 from assay_core.errors import ServiceError
-from assay_core.header import SCHEMA, Head
+from assay_core.header import SCHEMA, SCHEMAS_ACCEPTED, Head
 from assay_core.seal import Envelope, Sealed
 from assay_proto.v1 import attestation_pb2 as pb
 from assay_proto.v1 import attestation_pb2_grpc as rpc
@@ -123,6 +123,14 @@ class Session:
         if message.WhichOneof("message") != "welcome":
             raise ServiceError("the valuer did not begin with Welcome; is it of another version?")
         welcome = message.welcome
+        if welcome.schema_max < min(SCHEMAS_ACCEPTED):
+            raise RefusedByValuer(
+                self._spool.next_sequence,
+                Reason.UNSUPPORTED_SCHEMA.value,
+                f"it takes schemas up to {welcome.schema_max}, this agent can seal no lower than "
+                f"{min(SCHEMAS_ACCEPTED)}; ask the lender to update the valuer",
+                0,
+            )
         head = Head(welcome.head_sequence, welcome.head_hash) if welcome.has_head else None
         return Welcome(
             head,

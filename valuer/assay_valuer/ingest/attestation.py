@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Connection
 
 from assay_core.errors import Refusal, Refused, ServiceError
-from assay_core.header import SCHEMA
+from assay_core.header import SCHEMAS_ACCEPTED
 from assay_core.seal import Sealed
 from assay_core.verify import Policy
 from assay_valuer import ca
@@ -278,10 +278,11 @@ async def _hello(context: Context) -> wire.Hello:
     message = wire.parse_agent_message(data)
     if not isinstance(message, wire.Hello):
         raise Refused(Refusal.MALFORMED_ENVELOPE, "Hello comes first")
-    if message.schema_max < SCHEMA:
+    if message.schema_max < min(SCHEMAS_ACCEPTED):
         raise Refused(
             Refusal.UNSUPPORTED_SCHEMA,
-            f"the agent seals up to schema {message.schema_max}, this valuer takes {SCHEMA}; "
+            f"the agent seals up to schema {message.schema_max}, this valuer takes "
+            f"{min(SCHEMAS_ACCEPTED)} and higher; "
             "update the agent",
         )
     return message
