@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import zstandard
 
 from assay_valuer.oracle.rpc import (
+    REVERT_BYTES_MAX,
     CallReverted,
     ChainError,
     ChainMalformed,
@@ -24,7 +27,9 @@ TO = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 
 
 @contextmanager
-def node(answer: Callable[[dict[str, object]], bytes], status: int = 200) -> Iterator[str]:
+def node(
+    answer: Callable[[dict[str, object]], bytes], status: int = 200, encoding: str | None = None
+) -> Iterator[str]:
     """A server that answers every request with what `answer` makes of it."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -33,6 +38,8 @@ def node(answer: Callable[[dict[str, object]], bytes], status: int = 200) -> Ite
             body = answer(request)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            if encoding is not None:
+                self.send_header("Content-Encoding", encoding)
             self.end_headers()
             with contextlib.suppress(BrokenPipeError):  # the client was tired of waiting
                 self.wfile.write(body)
@@ -65,7 +72,15 @@ def fault(**error: object) -> Callable[[dict[str, object]], bytes]:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>", b"[]", b'"0x1"', b"null", b'{"result": 5}', b'{"result": "zz"}', b"{}"],
+    [
+        *(b"", b"<html>", b"[]", b'"0x1"', b"null", b'{"result": 5}', b'{"result": "zz"}', b"{}"),
+        *(b'{"result": "-0x1"}', b'{"result": "0x_1"}', b'{"result": "1"}', b'{"result": "0x"}'),
+        b'{"result": "0x1' + b"0" * 64 + b'"}',
+        b'{"result": ' + b"[" * 100_000,
+        b'{"error": {"message": "\xff"}}',
+        b'{"error": {"message": "", "data": "\xff"}, "more": ' + b"[" * 100_000,
+    ],
+    ids=lambda body: repr(body[:24]),
 )
 def test_what_is_not_a_node_is_said_to_be_none(body):
     with node(lambda _request: body) as url, pytest.raises(ChainMalformed):
@@ -98,6 +113,52 @@ def test_what_a_chain_does_not_have_is_none():
 def test_an_answer_without_end_is_cut():
     with node(result("0x" + "00" * 1000)) as url, pytest.raises(ChainMalformed, match="above"):
         JsonRpc(url, response_bytes_max=1000).call(TO, b"")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "deflate", "br"])
+def test_a_packed_answer_is_not_unpacked(encoding):
+    bomb = zstandard.compress(b'{"result": "0x1", "more": "' + bytes(64 * 1024 * 1024))
+    tracemalloc.start()
+    try:
+        with (
+            node(lambda _request: bomb, encoding=encoding) as url,
+            pytest.raises(ChainMalformed, match="compressed"),
+        ):
+            JsonRpc(url).chain_id()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 1024 * 1024 + len(bomb)
+
+
+def test_an_answer_that_drips_for_ever_is_given_up():
+    with (
+        node(result("0x" + "00" * 1000)) as url,
+        pytest.raises(ChainUnreachable, match="no end"),
+    ):
+        JsonRpc(url, answer_s=-1.0).call(TO, b"")
+
+
+@pytest.mark.parametrize("nonce", ["0x8000000000000000", "0x" + "f" * 64])
+def test_a_count_that_no_chain_reaches_is_not_taken(nonce):
+    with node(result(nonce)) as url, pytest.raises(ChainMalformed, match="count"):
+        JsonRpc(url).nonce(TO)
+
+
+def test_a_nodes_own_words_are_cut_and_steer_no_terminal():
+    with (
+        node(fault(code=-1, message="\x1b[2J\u202e\n" + "x" * 100_000)) as url,
+        pytest.raises(ChainRejected) as caught,
+    ):
+        JsonRpc(url).chain_id()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+    with (
+        node(fault(code=3, message="", data="0x" + "00" * 100_000)) as url,
+        pytest.raises(CallReverted) as reverted,
+    ):
+        JsonRpc(url).call(TO, b"")
+    assert len(reverted.value.data) == REVERT_BYTES_MAX
 
 
 def test_a_node_that_does_not_answer_in_time():

@@ -7,6 +7,8 @@ checksummed strings. An endpoint's URL may hold a key to a paid service: errors 
 from __future__ import annotations
 
 import ipaddress
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -16,9 +18,20 @@ import httpx
 import msgspec
 
 from assay_core.errors import ServiceError
+from assay_core.printable import printable
 
 RESPONSE_BYTES_MAX: Final = 8 * 1024 * 1024
+ANSWER_S: Final = 60.0
+"""Longest that one answer may take from its first byte to its last, however steadily it drips."""
+MESSAGE_MAX: Final = 300
+"""Most that is kept of a node's own words."""
+REVERT_BYTES_MAX: Final = 1_024
+"""Most that is kept of what a contract returned when it said no."""
 _REVERTED: Final = 3
+_QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,64}")
+_COUNT_MAX: Final = 2**63 - 1
+"""Largest count of anything on a chain (nonces, blocks, seconds, gas): exact wherever it goes."""
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _T = TypeVar("_T")
 Param = bool | int | str | Sequence["Param"] | Mapping[str, "Param"]
@@ -41,9 +54,9 @@ class ChainRejected(ChainError):
     """The node understood and said no; `message` is its reason."""
 
     def __init__(self, host: str, code: int, message: str) -> None:
-        super().__init__(f"{host}: {message} (code {code})")
         self.code = code
-        self.message = message
+        self.message = printable(message, MESSAGE_MAX)
+        super().__init__(f"{host}: {self.message} (code {code})")
 
 
 class CallReverted(ChainError):
@@ -114,6 +127,7 @@ class JsonRpc:
         *,
         timeout_s: float = 10.0,
         response_bytes_max: int = RESPONSE_BYTES_MAX,
+        answer_s: float = ANSWER_S,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -123,6 +137,7 @@ class JsonRpc:
         outside = not _is_loopback(parts.hostname)
         self._url = url
         self._response_bytes_max = response_bytes_max
+        self._answer_s = answer_s
         self._client = httpx.Client(
             timeout=timeout_s, follow_redirects=False, trust_env=outside, http2=False
         )
@@ -142,7 +157,7 @@ class JsonRpc:
 
     def head_number(self) -> int:
         """Number of the newest block."""
-        return self._quantity("eth_blockNumber")
+        return self._quantity("eth_blockNumber", convert=_count)
 
     def block(self, at: Tag | int) -> Block | None:
         """A block's header, or None where the chain has no such block yet."""
@@ -151,10 +166,10 @@ class JsonRpc:
             return None
         return self._read(
             lambda: Block(
-                number=int(reply.number, 16),
+                number=_count(reply.number),
                 hash=_bytes(reply.hash),
-                timestamp_s=int(reply.timestamp, 16),
-                base_fee_wei=int(reply.base_fee_per_gas, 16),
+                timestamp_s=_count(reply.timestamp),
+                base_fee_wei=_integer(reply.base_fee_per_gas),
             )
         )
 
@@ -166,7 +181,7 @@ class JsonRpc:
 
     def nonce(self, address: str, at: Tag = "latest") -> int:
         """Number of transactions sent from the address as of a block."""
-        return self._quantity("eth_getTransactionCount", [address, at])
+        return self._quantity("eth_getTransactionCount", [address, at], convert=_count)
 
     def balance_wei(self, address: str) -> int:
         """Wei held by the address."""
@@ -186,7 +201,7 @@ class JsonRpc:
 
     def estimate_gas(self, to: str | None, data: bytes, *, sender: str) -> int:
         """Gas the transaction would take now. Raises CallReverted."""
-        return self._quantity("eth_estimateGas", [_call(to, data, sender)])
+        return self._quantity("eth_estimateGas", [_call(to, data, sender)], convert=_count)
 
     def send_raw(self, raw: bytes) -> bytes:
         """Hands over a signed transaction; returns its hash. Raises ChainRejected."""
@@ -201,10 +216,10 @@ class JsonRpc:
             return None
         return self._read(
             lambda: Receipt(
-                block_number=int(reply.block_number, 16),
+                block_number=_count(reply.block_number),
                 block_hash=_bytes(reply.block_hash),
-                succeeded=int(reply.status, 16) == 1,
-                gas_used=int(reply.gas_used, 16),
+                succeeded=_integer(reply.status) == 1,
+                gas_used=_count(reply.gas_used),
                 contract=reply.contract_address,
             )
         )
@@ -222,9 +237,14 @@ class JsonRpc:
         """Any method; returns the result as JSON. For what a development node adds to the rest."""
         return self._exchange(method, params)
 
-    def _quantity(self, method: str, params: Sequence[Param] = ()) -> int:
+    def _quantity(
+        self,
+        method: str,
+        params: Sequence[Param] = (),
+        convert: Callable[[str], int] | None = None,
+    ) -> int:
         text = self._ask(method, params, str)
-        return self._read(lambda: int(text, 16))
+        return self._read(lambda: (convert or _integer)(text))
 
     def _data(self, method: str, params: Sequence[Param]) -> bytes:
         text = self._ask(method, params, str)
@@ -240,7 +260,7 @@ class JsonRpc:
     def _decode(self, method: str, raw: bytes, type_: type[_T]) -> _T:
         try:
             return msgspec.json.decode(raw, type=type_)
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise ChainMalformed(f"{self.host}: {method}: {error}") from error
 
     def _read(self, convert: Callable[[], _T]) -> _T:
@@ -254,7 +274,7 @@ class JsonRpc:
         body = self._post(method, msgspec.json.encode(request))
         try:
             reply = msgspec.json.decode(body, type=_Reply)
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise ChainMalformed(f"{self.host}: {method}: {error}") from error
         if reply.error is None:
             return bytes(reply.result) or b"null"
@@ -265,15 +285,21 @@ class JsonRpc:
 
     def _post(self, method: str, body: bytes) -> bytes:
         received = bytearray()
-        headers = {"Content-Type": "application/json"}
+        # Nothing is unpacked: a few packed bytes can hold more than this machine's memory.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         try:
             with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-                for chunk in response.iter_bytes():
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise ChainMalformed(f"{self.host}: {method}: the answer came compressed")
+                until_s = time.monotonic() + self._answer_s
+                for chunk in response.iter_raw():
                     received += chunk
                     if len(received) > self._response_bytes_max:
                         raise ChainMalformed(
                             f"{self.host}: {method}: answer above {self._response_bytes_max} bytes"
                         )
+                    if time.monotonic() > until_s:
+                        raise ChainUnreachable(f"{self.host}: {method}: no end of the answer")
                 status = response.status_code
         except httpx.HTTPError as error:
             # The text of an httpx error may repeat the URL, and the URL may hold a key.
@@ -300,11 +326,11 @@ def _revert_data(fault: _Fault) -> bytes | None:
     if bytes(fault.data):
         try:
             data = msgspec.json.decode(fault.data, type=str)
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             data = None
     if data is not None and data.startswith("0x"):
         try:
-            return bytes.fromhex(data[2:])
+            return bytes.fromhex(data[2 : 2 + 2 * REVERT_BYTES_MAX])
         except ValueError:
             return None
     if fault.code == _REVERTED or "execution reverted" in fault.message.lower():
@@ -327,6 +353,19 @@ def _block_param(at: Tag | int) -> str:
 
 def _hex(data: bytes) -> str:
     return "0x" + data.hex()
+
+
+def _integer(text: str) -> int:
+    if _QUANTITY.fullmatch(text) is None:
+        raise ValueError("a quantity that is not 0x and at most 64 hexadecimal digits")
+    return int(text, 16)
+
+
+def _count(text: str) -> int:
+    number = _integer(text)
+    if number > _COUNT_MAX:
+        raise ValueError(f"a count beyond {_COUNT_MAX}")
+    return number
 
 
 def _bytes(text: str) -> bytes:
