@@ -14,7 +14,14 @@ from typing import Final
 import yaml
 
 from assay_agent import spool_file
-from assay_agent.keys import Host, KeyStore, new_tls_key, signing_request
+from assay_agent.keys import (
+    SEALING,
+    Host,
+    KeyStore,
+    new_sealing_key,
+    new_tls_key,
+    signing_request,
+)
 from assay_core.header import SCHEMA
 from assay_core.instants import DAY_MS
 from assay_valuer import ca
@@ -128,7 +135,8 @@ def _agent(folder: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes
     ca.write_secret(valuer / "ca.key", key)
     keys = KeyStore(state)
     keys.prepare()
-    public = keys.signer(create=True).public_key
+    keys.write(SEALING, new_sealing_key())
+    public = keys.signer().public_key
     with fleet.bare(valuer, valuer, {HOST_ID: public}) as (_, port):
         _enrol(keys, valuer, port, now_ms)
         config = folder / "agent.yaml"
@@ -157,7 +165,7 @@ def _enrol(keys: KeyStore, valuer: Path, port: int, now_ms: int) -> None:
     path = keys.state_dir / spool_file.FILE
     spool_file.create(path, host_id=HOST_ID, incarnation=0, first_previous_hash=b"")
     endpoint = f"127.0.0.1:{port}"
-    keys.finish_enrolling(
+    keys.store_host(
         Host(
             host_id=HOST_ID,
             incarnation=0,

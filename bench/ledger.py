@@ -2,73 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection, insert
 
-from assay_core.header import Head
+from assay_agent.telemetry import scenario, simulation
+from assay_agent.telemetry.reading import GpuReading, Poll
+from assay_agent.window import Aggregator
+from assay_core.header import CloseReason, Head, Source
 from assay_core.instants import DAY_MS
-from assay_core.leaves import SALT_BYTES
+from assay_core.leaves import SALT_BYTES, Content, DriverState
 from assay_core.verify import Chain, HostTrust, Policy, VerifiedWindow, verify
 from assay_valuer.ledger.append import Run, append_runs
 from assay_valuer.store.database import Database, sqlite_url
 from assay_valuer.store.migrate import migrate
 from assay_valuer.store.schema import HOST, SEALING_KEY
 from bench.row import Context, Measurement, Row
-from tests.fakes.host import FakeHost
+from tests.fakes.host import WINDOW_MS, FakeHost
 
 TARGET_KB: Final = 60
-HOSTS: Final = 4
+HOSTS: Final = 2
+"""Of each kind."""
 GPUS: Final = 8
 WINDOWS: Final = 432
 """A day and a half of windows of 5 min: enough for pages and indexes to fill as they do."""
+POLL_MS: Final = 30_000
+"""The agent polls more often; a window's size does not depend on it."""
 
 _RANDOM_BYTES: Final = 64 + 32 + 32 + (2 * GPUS + 1) * SALT_BYTES
 """Of one window: signature, Merkle root, previous header's hash, and a salt for each leaf. They
 are random, and nothing shrinks them."""
+_SCENARIO: Final = """
+seed: {seed}
+fleets:
+  - {{profile: h100, count: 4, load: {{shape: training}}}}
+  - {{profile: h100, count: 4, load: {{shape: burst}}}}
+"""
+Contents = Callable[[FakeHost], tuple[Content, ...]]
 
 
 def measure(context: Context) -> Sequence[Row]:
-    """Windows of `HOSTS` hosts, arriving in turn, each verified and appended; then the file."""
-    path = context.folder / "valuer.db"
+    """Two ledgers: of readings drawn at random, and of the agent's own simulated hosts."""
+    drawn = _bytes_per_window(context, "drawn", [FakeHost.contents] * HOSTS)
+    simulated = _bytes_per_window(
+        context, "simulated", [_simulated_contents(seed) for seed in range(HOSTS)]
+    )
+    worst = max(drawn, simulated)
+    to_kb = DAY_MS / WINDOW_MS / GPUS / 1_000
+    return [
+        Row(
+            name="ledger_kb_per_gpu_day",
+            value=worst * to_kb,
+            unit="kB/GPU/day",
+            bound=_RANDOM_BYTES * to_kb,
+            bound_is="the bound is a window's random bytes (signature, hashes, salts) alone",
+            ratio=worst / _RANDOM_BYTES,
+            target=TARGET_KB,
+            judged="value",
+            better="lower",
+            note=f"In the file, indexes included, a window of {GPUS} GPUs takes {drawn:,.0f} bytes "
+            f"of readings drawn at random and {simulated:,.0f} of the agent's simulation; the "
+            "larger counts",
+        )
+    ]
+
+
+def _bytes_per_window(context: Context, kind: str, says: Sequence[Contents]) -> float:
+    """Windows of hosts arriving in turn, each verified and appended; then the file's growth."""
+    path = context.folder / f"{kind}.db"
     hosts = [
-        FakeHost(seed=one, gpu_count=GPUS, host_id=f"spiffe://assay.bench/site/lab/host/{one}")
-        for one in range(HOSTS)
+        FakeHost(
+            seed=one,
+            gpu_count=GPUS,
+            host_id=f"spiffe://assay.bench/site/lab/host/{one}",
+            source=Source.NVML if kind == "drawn" else Source.SIMULATED,
+        )
+        for one in range(len(says))
     ]
     database = Database(sqlite_url(str(path)))
     migrate(database)
     database.write(lambda connection: _enrol(connection, hosts))
     database.close()  # the last one out empties the write-ahead log into the file
     empty = path.stat().st_size
-    heads: dict[int, Head | None] = dict.fromkeys(range(HOSTS))
+    heads: dict[int, Head | None] = dict.fromkeys(range(len(hosts)))
     for window in range(WINDOWS):
         if window % 20 == 0:
-            context.say(f"window {window} of {WINDOWS}, {HOSTS} hosts of {GPUS} GPUs")
+            context.say(f"{kind} readings: window {window} of {WINDOWS}")
         runs = []
         for key, host in enumerate(hosts):
-            verified = _through_the_door(host, heads[key])
+            verified = _through_the_door(host, says[key](host), heads[key])
             runs.append(Run(key, heads[key], (verified,)))
             heads[key] = Head(verified.header.sequence, verified.hash)
-        database.write(lambda connection, runs=runs: append_runs(connection, runs))  # type: ignore[misc]
+        database.write(partial(append_runs, runs=runs))
     database.close()
-    windows = HOSTS * WINDOWS
-    gpu_days = windows * GPUS * hosts[0].window_ms / DAY_MS
-    per_window = (path.stat().st_size - empty) / windows
-    return [
-        Row(
-            name="ledger_kb_per_gpu_day",
-            value=per_window * windows / gpu_days / 1_000,
-            unit="kB/GPU/day",
-            bound=_RANDOM_BYTES * windows / gpu_days / 1_000,
-            bound_is="the bound is a window's random bytes (signature, hashes, salts) alone",
-            ratio=per_window / _RANDOM_BYTES,
-            target=TARGET_KB,
-            judged="value",
-            better="lower",
-            note=f"{per_window:,.0f} bytes a window of {GPUS} GPUs in the file, indexes included",
+    return (path.stat().st_size - empty) / (len(hosts) * WINDOWS)
+
+
+def _simulated_contents(seed: int) -> Contents:
+    """The agent's simulation, polled and gathered as the agent does, in the host's own time."""
+    scene = scenario.parse(_SCENARIO.format(seed=seed), "bench scenario")
+    gpus = simulation.gpus_of(scene)
+    aggregator = Aggregator((), begin_utc_ms=0, begin_boottime_ms=0)
+
+    def contents(host: FakeHost) -> tuple[Content, ...]:
+        begin_ms = host.sequence * host.window_ms
+        for after_ms in range(begin_ms, begin_ms + host.window_ms, POLL_MS):
+            readings = tuple(simulation.read(scene, gpu, after_ms) for gpu in gpus)
+            aggregator.add(_poll(readings, host.now_ms + after_ms - begin_ms, after_ms))
+        draft = aggregator.draft(
+            at_utc_ms=host.now_ms + host.window_ms,
+            at_boottime_ms=begin_ms + host.window_ms,
+            close_reason=CloseReason.PERIOD,
         )
-    ]
+        aggregator.restart(draft)
+        return draft.contents
+
+    return contents
+
+
+def _poll(readings: tuple[GpuReading, ...], at_ms: int, after_ms: int) -> Poll:
+    return Poll(
+        at_utc_ms=at_ms,
+        at_boottime_ms=after_ms,
+        driver=DriverState.RUNNING,
+        host={"driver_version": "simulated", "nvml_version": "simulated", "gpu_count": GPUS},
+        abandoned_processes=0,
+        gpus=readings,
+        events=(),
+    )
 
 
 def _enrol(connection: Connection, hosts: Sequence[FakeHost]) -> None:
@@ -92,13 +155,15 @@ def _enrol(connection: Connection, hosts: Sequence[FakeHost]) -> None:
         )
 
 
-def _through_the_door(host: FakeHost, head: Head | None) -> VerifiedWindow:
-    sealed = host.seal()
+def _through_the_door(
+    host: FakeHost, contents: tuple[Content, ...], head: Head | None
+) -> VerifiedWindow:
+    sealed = host.seal(contents=contents)
     return verify(
         sealed,
         trust=HostTrust(host.host_id, 0, (host.signer.public_key,)),
         chain=Chain(head, lambda _sequence: None),
-        policy=Policy(),
+        policy=Policy(frozenset(Source)),
         challenges={},
         now_ms=host.now_ms,
     )

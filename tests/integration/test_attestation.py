@@ -676,7 +676,7 @@ def test_a_gap_beyond_any_chain_is_refused(valuer: FakeValuer) -> None:
 def test_a_full_disk_refuses_and_loses_nothing(valuer: FakeValuer) -> None:
     async def story(client: HostClient) -> None:
         sealed = [client.host.seal() for _ in range(40)]
-        limit(valuer, 4)
+        limit(valuer, 1)
         stream_of = client.stream()
         stream = await stream_of.__aenter__()
         for one in sealed:

@@ -87,10 +87,12 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where _begin says, not by guesswork
     cursor = connection.cursor()
     for pragma in (
+        # Of a new file: a window's 1 to 1.5 KiB leave a third of SQLite's usual 4 KiB pages empty.
+        "page_size = 16384",
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
-        "wal_autocheckpoint = 4000",
+        "wal_autocheckpoint = 1000",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
