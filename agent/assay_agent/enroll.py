@@ -11,12 +11,24 @@ from typing import Final
 import msgspec
 from cryptography import x509
 
-from assay_agent import spool_file
-from assay_agent.keys import Enrolling, Host, KeyStore, encode, new_tls_key, signing_request
+from assay_agent import spool_file, switch
+from assay_agent.keys import (
+    ENROLLING,
+    Enrolling,
+    Host,
+    KeyStore,
+    encode,
+    join_tls,
+    new_sealing_key,
+    new_tls_key,
+    sealing_signer,
+    signing_request,
+)
 from assay_agent.uplink import enrollment
 from assay_agent.uplink.enrollment import Certificates
 from assay_core.errors import FileError, HostError
 from assay_core.header import SCHEMAS_ACCEPTED
+from assay_core.seal import Ed25519Signer
 
 TOKEN_PREFIX: Final = "assay-token-1."  # noqa: S105 - a format's name
 _SECRET_BYTES: Final = 32
@@ -61,32 +73,45 @@ def parse_token(text: str) -> Token:
     return Token(token.id, secret, token.endpoint, token.authority_pem.encode())
 
 
-async def enroll(keys: KeyStore, token: Token, proxy: str | None) -> Host:
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Who this host is now, and who it was before."""
+
+    host: Host
+    replaced: Host | None
+    """None where it was never enrolled, or where nothing changed."""
+    aside: Path | None
+    """Where the old keys and the old spool are; None where there were none."""
+    changed: bool
+    """Whether it was this call that enrolled it."""
+
+
+async def enroll(keys: KeyStore, token: Token, proxy: str | None) -> Enrolment:
     """Enrols this host, or completes an enrolment whose reply was lost.
 
-    Keys are made here and kept before the call. Raises HostError where the valuer refuses or what
-    it sends does not fit, ServiceError where it cannot be reached: then run the same again.
+    The same token again gets the same keys and host; another one gets new keys and a new chain,
+    which take the old ones' place once the certificates are here. Raises HostError where the agent
+    runs, where the valuer refuses or what it sends does not fit; ServiceError where it cannot be
+    reached: then run the same again.
     """
     keys.prepare()
     with spool_file.locked(keys.state_dir):
-        signer = keys.signer(create=True)
+        switch.complete(keys)
+        before = keys.host() if keys.enrolled else None
+        if before is not None and before.token_id == token.id:
+            return _unchanged(keys, before)
         pending = keys.enrolling()
         if pending is None or pending.token_id != token.id:
-            key_pem = new_tls_key()
-            statement = enrollment.enroll_statement(token.id, signing_request(key_pem), signer)
-            pending = Enrolling(
-                token_id=token.id, statement=encode(statement), tls_key_pem=key_pem.decode()
-            )
-            keys.begin_enrolling(pending)
+            pending = _begin(keys, token)
         certificates = await enrollment.enroll(
             token.endpoint,
             token.authority_pem,
             proxy,
             statement=base64.b64decode(pending.statement),
             token_secret=token.secret,
-            signer=signer,
+            signer=_signer(keys, pending),
         )
-        return _complete(keys, token.endpoint, pending.tls_key_pem.encode(), certificates)
+        return _replace(keys, token, pending, before, certificates)
 
 
 async def renew(keys: KeyStore, proxy: str | None) -> None:
@@ -111,53 +136,80 @@ async def renew(keys: KeyStore, proxy: str | None) -> None:
     keys.store_tls(key_pem, certificates.chain_pem, certificates.authority_pem)
 
 
-def _complete(
-    keys: KeyStore, enrollment_endpoint: str, key_pem: bytes, certificates: Certificates
-) -> Host:
-    """Keeps everything in an order that a crash at any point allows to be run again."""
+def _begin(keys: KeyStore, token: Token) -> Enrolling:
+    """New keys for a new token, kept before anything is sent: a key is of one incarnation."""
+    sealing = b"" if keys.credential() is not None else new_sealing_key()
+    tls = new_tls_key()
+    pending = Enrolling(
+        token_id=token.id, statement="", tls_key_pem=tls.decode(), sealing_key_pem=sealing.decode()
+    )
+    signer = _signer(keys, pending)
+    statement = enrollment.enroll_statement(token.id, signing_request(tls), signer)
+    pending = msgspec.structs.replace(pending, statement=encode(statement))
+    keys.begin_enrolling(pending)
+    return pending
+
+
+def _signer(keys: KeyStore, pending: Enrolling) -> Ed25519Signer:
+    if not pending.sealing_key_pem:
+        credential = keys.credential()
+        if credential is None:
+            raise HostError(
+                "this enrolment was begun with the sealing key of systemd's credentials, which is "
+                "not here; run it with the same $CREDENTIALS_DIRECTORY, or ask for a new token"
+            )
+        return credential
+    return sealing_signer(pending.sealing_key_pem.encode(), keys.state_dir / ENROLLING)
+
+
+def _unchanged(keys: KeyStore, host: Host) -> Enrolment:
+    if not (keys.state_dir / spool_file.FILE).exists():
+        raise HostError(
+            f"this token was used for incarnation {host.incarnation}, whose spool is gone: a chain "
+            "begun anew would be a fork. Ask the lender for a new token"
+        )
+    return Enrolment(host, None, None, changed=False)
+
+
+def _replace(
+    keys: KeyStore,
+    token: Token,
+    pending: Enrolling,
+    before: Host | None,
+    certificates: Certificates,
+) -> Enrolment:
+    """Switches to what the valuer gave, after checking all of it."""
     _check(certificates)
     host = Host(
         host_id=certificates.host_id,
         incarnation=certificates.incarnation,
         previous_head_hash=certificates.previous_head_hash.hex(),
-        enrollment_endpoint=enrollment_endpoint,
+        enrollment_endpoint=token.endpoint,
         attestation_endpoint=certificates.attestation_endpoint,
         schema_max=certificates.schema_max,
+        token_id=token.id,
     )
-    spool = keys.state_dir / spool_file.FILE
-    before = keys.host() if keys.enrolled else None
-    same = before is not None and (before.host_id, before.incarnation) == (
-        host.host_id,
-        host.incarnation,
-    )
-    if same and not spool.exists():
+    if (
+        before is not None
+        and before.host_id == host.host_id
+        and host.incarnation <= before.incarnation
+    ):
         raise HostError(
-            f"the valuer gave this host the same incarnation, {host.incarnation}, but its spool is "
-            "gone: a chain begun anew would be a fork. Ask the lender for a new token"
+            f"the valuer gave a new key incarnation {host.incarnation}, and this host was at "
+            f"{before.incarnation} already: a chain begun anew would be a fork. Nothing was changed; "
+            "tell the lender"
         )
-    keys.store_tls(key_pem, certificates.chain_pem, certificates.authority_pem)
-    if not same:
-        if spool.exists():
-            _put_aside(spool, before)
-        spool_file.create(
-            spool,
-            host_id=host.host_id,
-            incarnation=host.incarnation,
-            first_previous_hash=certificates.previous_head_hash,
-        )
-    keys.finish_enrolling(host)
-    return host
-
-
-def _put_aside(spool: Path, before: Host | None) -> None:
-    """Keeps the old chain's spool: what it holds unsent can go nowhere, but it is evidence."""
-    name = f"spool-{before.incarnation}.db" if before is not None else "spool-unfinished.db"
-    aside = spool.with_name(name)
-    spool_file.remove(aside)
-    for suffix in ("-wal", "-shm", ""):
-        path = spool.with_name(spool.name + suffix)
-        if path.exists():
-            path.rename(aside.with_name(aside.name + suffix))
+    key_pem = pending.tls_key_pem.encode()
+    decided = switch.decide(
+        keys,
+        host,
+        sealing_key_pem=pending.sealing_key_pem,
+        tls_pem=join_tls(key_pem, certificates.chain_pem, certificates.authority_pem),
+        authority_pem=certificates.authority_pem,
+    )
+    switch.complete(keys)
+    aside = keys.state_dir / decided.aside if decided.moved else None
+    return Enrolment(host, before, aside, changed=True)
 
 
 def _check(certificates: Certificates) -> None:

@@ -8,8 +8,9 @@ In the state directory (0700), each file 0600 and written whole or not at all:
                       leaves a key beside another key's certificate.
     authority.pem     what the valuer's listeners are checked against.
     host.json         who the valuer says this host is.
-    enrolling.json    the enrolment statement and its TLS key, kept until the reply is stored: a lost
-                      reply is asked for again with the same bytes.
+    enrolling.json    the enrolment statement and its new keys, kept until the reply is stored: a
+                      lost reply is asked for again with the same bytes.
+    switching.json    a whole enrolment that takes the place of what is here; see switch.py.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from cryptography.x509.oid import NameOID
 from assay_core.errors import HostError
 from assay_core.seal import Ed25519Signer
 
-_SEALING: Final = "sealing.key"
-_TLS: Final = "tls.pem"
-_AUTHORITY: Final = "authority.pem"
-_HOST: Final = "host.json"
-_ENROLLING: Final = "enrolling.json"
+SEALING: Final = "sealing.key"
+TLS: Final = "tls.pem"
+AUTHORITY: Final = "authority.pem"
+HOST: Final = "host.json"
+ENROLLING: Final = "enrolling.json"
+SWITCHING: Final = "switching.json"
 
 _T = TypeVar("_T")
 
@@ -51,6 +53,8 @@ class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     enrollment_endpoint: str
     attestation_endpoint: str
     schema_max: int
+    token_id: str = ""
+    """With which token it enrolled: the same one again changes nothing."""
 
 
 class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,6 +64,8 @@ class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     statement: str
     """Base64 of its exact bytes."""
     tls_key_pem: str
+    sealing_key_pem: str
+    """Empty: the key is systemd's credential."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +115,36 @@ class KeyStore:
                 f"run: chmod 0700 {self._dir}"
             )
 
-    def signer(self, *, create: bool = False) -> Ed25519Signer:
-        """The sealing key; with `create`, a new one where there is none yet."""
-        if self._credentials_dir is not None:
-            credential = self._credentials_dir / _SEALING
-            if credential.exists():  # systemd keeps it to the service, by an ACL if need be
-                return _signer(credential.read_bytes(), credential)
-        path = self._dir / _SEALING
-        if create and not path.exists():
-            self._write(_SEALING, _pem(Ed25519PrivateKey.generate()))
-        return _signer(self._read(_SEALING), path)
+    def signer(self) -> Ed25519Signer:
+        """The sealing key. Raises HostError where there is none."""
+        return self.credential() or sealing_signer(self.read(SEALING), self._dir / SEALING)
+
+    def credential(self) -> Ed25519Signer | None:
+        """The sealing key that systemd brought, if it did: no other is used then."""
+        if self._credentials_dir is None:
+            return None
+        path = self._credentials_dir / SEALING
+        # systemd keeps it to the service, by an ACL if need be
+        return sealing_signer(path.read_bytes(), path) if path.exists() else None
 
     def host(self) -> Host:
         """The enrolled host. Raises HostError where this host was never enrolled."""
-        return _decode(self._read(_HOST), Host, self._dir / _HOST)
+        if (self._dir / SWITCHING).exists():
+            raise HostError(
+                f"an enrolment in {self._dir} was cut off; starting the agent completes it, or the "
+                "same enroll again"
+            )
+        return decode(self.read(HOST), Host, self._dir / HOST)
 
     @property
     def enrolled(self) -> bool:
         """Whether an enrolment was completed here."""
-        return (self._dir / _HOST).exists()
+        return (self._dir / HOST).exists()
 
     def tls(self) -> TlsIdentity:
         """The client certificate and what the valuer is checked against."""
-        path = self._dir / _TLS
-        pem = self._read(_TLS)
+        path = self._dir / TLS
+        pem = self.read(TLS)
         try:
             chain = x509.load_pem_x509_certificates(pem)
             key = serialization.load_pem_private_key(pem, None)
@@ -141,39 +153,32 @@ class KeyStore:
         return TlsIdentity(
             key_pem=_pem(key),
             chain_pem=b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain),
-            authority_pem=self._read(_AUTHORITY),
+            authority_pem=self.read(AUTHORITY),
             not_before_ms=int(chain[0].not_valid_before_utc.timestamp() * 1000),
             not_after_ms=int(chain[0].not_valid_after_utc.timestamp() * 1000),
         )
 
     def enrolling(self) -> Enrolling | None:
         """The enrolment under way, if there is one."""
-        path = self._dir / _ENROLLING
-        return _decode(self._read(_ENROLLING), Enrolling, path) if path.exists() else None
+        path = self._dir / ENROLLING
+        return decode(self.read(ENROLLING), Enrolling, path) if path.exists() else None
 
     def begin_enrolling(self, enrolling: Enrolling) -> None:
         """Keeps a statement before it is sent."""
-        self._write(_ENROLLING, msgspec.json.encode(enrolling))
+        self.write(ENROLLING, msgspec.json.encode(enrolling))
 
-    def finish_enrolling(self, host: Host) -> None:
-        """Keeps who the host is; the enrolment is complete, and its secrets are not kept twice."""
-        self._write(_HOST, msgspec.json.format(msgspec.json.encode(host)))
-        (self._dir / _ENROLLING).unlink(missing_ok=True)
+    def store_host(self, host: Host) -> None:
+        """Keeps who the host is."""
+        self.write(HOST, msgspec.json.format(msgspec.json.encode(host)))
 
     def store_tls(self, key_pem: bytes, chain_pem: bytes, authority_pem: bytes) -> None:
         """Keeps a new client certificate, after checking that it is one for this key."""
-        try:
-            leaf = x509.load_pem_x509_certificates(chain_pem)[0]
-            x509.load_pem_x509_certificates(authority_pem)
-            key = serialization.load_pem_private_key(key_pem, None)
-        except (ValueError, IndexError) as error:
-            raise HostError("the valuer sent certificates that cannot be read") from error
-        if leaf.public_key() != key.public_key():
-            raise HostError("the valuer sent a certificate for another key")
-        self._write(_AUTHORITY, authority_pem)
-        self._write(_TLS, key_pem.rstrip() + b"\n" + chain_pem)
+        tls_pem = join_tls(key_pem, chain_pem, authority_pem)
+        self.write(AUTHORITY, authority_pem)
+        self.write(TLS, tls_pem)
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """A file of the store. Raises HostError where it is missing, or open to other users."""
         path = self._dir / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -193,7 +198,7 @@ class KeyStore:
                 )
             return file.read()
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Replaces a file as a whole: fsync before the rename, and the directory after it."""
         fresh = self._dir / (name + ".new")
         fresh.unlink(missing_ok=True)
@@ -204,15 +209,25 @@ class KeyStore:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._dir / name)
-            directory = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync(self._dir)
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
             raise HostError(f"{self._dir / name} cannot be written: {error.strerror}") from error
+
+
+def sync(directory: Path) -> None:
+    """Makes what was made, renamed or removed in a directory outlive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def new_sealing_key() -> bytes:
+    """A fresh Ed25519 key, PKCS#8 PEM."""
+    return _pem(Ed25519PrivateKey.generate())
 
 
 def new_tls_key() -> bytes:
@@ -230,6 +245,19 @@ def signing_request(key_pem: bytes) -> bytes:
     return request.public_bytes(serialization.Encoding.DER)
 
 
+def join_tls(key_pem: bytes, chain_pem: bytes, authority_pem: bytes) -> bytes:
+    """What tls.pem holds, after checking that the certificate is one for this key."""
+    try:
+        leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+        x509.load_pem_x509_certificates(authority_pem)
+        key = serialization.load_pem_private_key(key_pem, None)
+    except (ValueError, IndexError) as error:
+        raise HostError("the valuer sent certificates that cannot be read") from error
+    if leaf.public_key() != key.public_key():
+        raise HostError("the valuer sent a certificate for another key")
+    return key_pem.rstrip() + b"\n" + chain_pem
+
+
 def encode(data: bytes) -> str:
     """Bytes as base64, as the files above hold them."""
     return base64.b64encode(data).decode()
@@ -245,7 +273,8 @@ def _pem(key: object) -> bytes:
     )
 
 
-def _signer(pem: bytes, path: Path) -> Ed25519Signer:
+def sealing_signer(pem: bytes, path: Path) -> Ed25519Signer:
+    """The signer with the key of `path`. Raises HostError where it is none."""
     try:
         key = serialization.load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
@@ -255,7 +284,8 @@ def _signer(pem: bytes, path: Path) -> Ed25519Signer:
     return Ed25519Signer(key)
 
 
-def _decode(data: bytes, type_: type[_T], path: Path) -> _T:
+def decode(data: bytes, type_: type[_T], path: Path) -> _T:
+    """What a file of the store says. Raises HostError where it is damaged."""
     try:
         return msgspec.json.decode(data, type=type_)
     except msgspec.MsgspecError as error:

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from assay_agent import enroll
 from assay_agent.cli import main
-from assay_agent.keys import KeyStore
+from assay_agent.keys import SEALING, KeyStore, new_sealing_key
 from assay_core.errors import AssayError, HostError, ServiceError
 from tests.fakes.agents import FakeAgent
 from tests.fakes.proxy import ConnectProxy
@@ -28,7 +28,7 @@ def play(tmp_path: Path, scene, **valuer) -> None:
 
 
 async def enrol(valuer: FakeValuer, keys: KeyStore, text: str | None = None, proxy=None):
-    return await enroll.enroll(keys, enroll.parse_token(text or valuer.token), proxy)
+    return (await enroll.enroll(keys, enroll.parse_token(text or valuer.token), proxy)).host
 
 
 def test_a_token_becomes_an_identity(tmp_path):
@@ -118,7 +118,7 @@ def test_a_reinstalled_host_begins_a_chain_that_names_the_old_head(tmp_path):
         agent.spool.close()
         valuer.take_sealed(sent.item)
         assert valuer.header(0).previous_header_hash == bytes(range(32))
-        assert (keys.state_dir / "spool-0.db").exists()
+        assert (keys.state_dir / "replaced-1" / "spool.db").exists()
 
     play(tmp_path, scene)
 
@@ -127,7 +127,6 @@ def test_a_chain_is_not_begun_twice_in_one_incarnation(tmp_path):
     async def scene(valuer, keys):
         await enrol(valuer, keys)
         (keys.state_dir / "spool.db").unlink()
-        valuer.token_id, valuer.statements = "T2", []
         with pytest.raises(HostError, match="would be a fork"):
             await enrol(valuer, keys)
         assert not (keys.state_dir / "spool.db").exists()
@@ -135,16 +134,57 @@ def test_a_chain_is_not_begun_twice_in_one_incarnation(tmp_path):
     play(tmp_path, scene)
 
 
-def test_enrolling_again_in_the_same_incarnation_keeps_the_chain(tmp_path):
+def test_an_incarnation_that_a_new_key_may_not_have_changes_nothing(tmp_path):
+    async def scene(valuer, keys):
+        await enrol(valuer, keys)
+        before = {each.name: each.read_bytes() for each in keys.state_dir.iterdir()}
+        valuer.token_id, valuer.statements = "T2", []
+        with pytest.raises(HostError, match="tell the lender"):
+            await enrol(valuer, keys)
+        after = {each.name: each.read_bytes() for each in keys.state_dir.iterdir()}
+        del after["enrolling.json"]
+        assert after == before
+
+    play(tmp_path, scene)
+
+
+def test_the_same_token_again_changes_nothing(tmp_path):
     async def scene(valuer, keys):
         agent = FakeAgent(keys.state_dir)
         await agent.enrol(valuer)
         agent.append(3)
         agent.spool.close()
-        valuer.token_id, valuer.statements = "T2", []
+        tls = keys.tls()
         await agent.enrol(valuer)
-        assert agent.spool.next_sequence == 3
+        assert (agent.spool.next_sequence, keys.tls()) == (3, tls)
+        assert len(valuer.statements) == 1
         agent.spool.close()
+
+    play(tmp_path, scene)
+
+
+def test_a_new_token_after_a_lost_reply_gets_a_new_key(tmp_path):
+    """The valuer may have enrolled the first one: a key belongs to one token and incarnation."""
+
+    async def scene(valuer, keys):
+        with pytest.raises(ServiceError, match="the reply was lost"):
+            await enrol(valuer, keys)
+        first, valuer.token_id, valuer.statements = valuer.sealing_key, "T2", []
+        await enrol(valuer, keys)
+        assert valuer.sealing_key == keys.signer().public_key != first
+
+    play(tmp_path, scene, lose_enroll_replies=1)
+
+
+def test_the_sealing_key_of_the_service_manager_is_enrolled_as_it_is(tmp_path):
+    async def scene(valuer, keys):
+        credentials = KeyStore(tmp_path / "credentials")
+        credentials.prepare()
+        credentials.write(SEALING, new_sealing_key())
+        store = KeyStore(keys.state_dir, credentials.state_dir)
+        await enrol(valuer, store)
+        assert valuer.sealing_key == credentials.signer().public_key
+        assert not (keys.state_dir / SEALING).exists()
 
     play(tmp_path, scene)
 
@@ -168,7 +208,7 @@ def test_a_renewal_that_fails_changes_nothing(tmp_path):
     async def scene(valuer, keys):
         await enrol(valuer, keys)
         before = keys.tls()
-        valuer.sealing_key = KeyStore(tmp_path).signer(create=True).public_key
+        keys.write(SEALING, new_sealing_key())
         with pytest.raises(HostError, match="not the enrolled key"):
             await enroll.renew(keys, None)
         assert keys.tls() == before

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from assay_agent.cli import check
-from assay_agent.keys import Host, KeyStore, new_tls_key
+from assay_agent.keys import SEALING, Host, KeyStore, new_sealing_key, new_tls_key
 from assay_agent.telemetry import diagnosis
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.reading import GpuReading, Poll, Sample
@@ -163,10 +163,10 @@ def enrolled(folder: Path, from_ms: int, to_ms: int, port: int = 1) -> KeyStore:
     """The files of a host that was enrolled."""
     keys = KeyStore(folder / "state")
     keys.prepare()
-    keys.signer(create=True)
+    keys.write(SEALING, new_sealing_key())
     key_pem = new_tls_key()
     keys.store_tls(key_pem, AUTHORITY.issue(key_pem, from_ms, to_ms), AUTHORITY.pem())
-    keys.finish_enrolling(
+    keys.store_host(
         Host(
             host_id="spiffe://assay.test/host/1",
             incarnation=0,

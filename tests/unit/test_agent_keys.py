@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay_agent import enroll
-from assay_agent.keys import Enrolling, Host, KeyStore, new_tls_key, signing_request
+from assay_agent.keys import (
+    SEALING,
+    Enrolling,
+    Host,
+    KeyStore,
+    new_sealing_key,
+    new_tls_key,
+    signing_request,
+)
 from assay_agent.uplink.uplink import Pace
 from assay_core.errors import FileError, HostError
 from assay_valuer.ca import create_authority
@@ -35,19 +43,20 @@ def keys(tmp_path):
 
 
 def test_files_are_for_their_owner_alone_and_survive(keys):
-    public = keys.signer(create=True).public_key
-    keys.begin_enrolling(Enrolling(token_id="T", statement="AA==", tls_key_pem="x"))
-    keys.finish_enrolling(HOST)
+    keys.write(SEALING, new_sealing_key())
+    enrolling = Enrolling(token_id="T", statement="AA==", tls_key_pem="x", sealing_key_pem="")
+    keys.begin_enrolling(enrolling)
+    keys.store_host(HOST)
     again = KeyStore(keys.state_dir)
-    assert again.signer().public_key == public
-    assert (again.host(), again.enrolling()) == (HOST, None)
+    assert again.signer().public_key == keys.signer().public_key
+    assert (again.host(), again.enrolling()) == (HOST, enrolling)
     assert keys.state_dir.stat().st_mode & 0o777 == 0o700
     assert {each.stat().st_mode & 0o777 for each in keys.state_dir.iterdir()} == {0o600}
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
 def test_a_key_that_others_can_read_is_refused(keys, mode):
-    keys.signer(create=True)
+    keys.write(SEALING, new_sealing_key())
     path = keys.state_dir / "sealing.key"
     path.chmod(mode)
     with pytest.raises(HostError, match="readable by other users"):
@@ -61,7 +70,7 @@ def test_a_directory_that_others_may_enter_is_refused(keys):
 
 
 def test_a_link_in_the_place_of_a_key_is_not_followed(keys, tmp_path):
-    keys.signer(create=True)
+    keys.write(SEALING, new_sealing_key())
     path = keys.state_dir / "sealing.key"
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -72,10 +81,11 @@ def test_a_link_in_the_place_of_a_key_is_not_followed(keys, tmp_path):
 def test_the_sealing_key_may_come_from_the_service_manager(tmp_path, keys):
     credentials = KeyStore(tmp_path / "credentials")
     credentials.prepare()
-    expected = credentials.signer(create=True).public_key
+    for each in (keys, credentials):
+        each.write(SEALING, new_sealing_key())
     store = KeyStore(keys.state_dir, credentials.state_dir)
-    assert store.signer(create=True).public_key == expected
-    assert not (keys.state_dir / "sealing.key").exists()
+    assert store.signer().public_key == credentials.signer().public_key
+    assert KeyStore(keys.state_dir, keys.state_dir / "none").credential() is None
 
 
 def test_a_host_that_is_not_enrolled_is_told_how(keys):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from assay_agent import config, enroll
-from assay_agent.keys import KeyStore
+from assay_agent.keys import Host, KeyStore
 from assay_core.errors import FileError
 
 
@@ -18,7 +18,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "enroll",
         help="enrol this host with a lender's token",
         description="Makes this host's keys, and gets its id and certificates for the token. "
-        "Run the same again where the reply was lost: nothing is used up twice.",
+        "Run the same again where the reply was lost: nothing is used up twice. With another token "
+        "an enrolled host gets new keys and a new chain, and what it had is put aside; stop the "
+        "agent for that.",
         epilog="example: assay-agent enroll --token-file /root/token",
     )
     parser.add_argument(
@@ -34,10 +36,30 @@ def run(args: argparse.Namespace) -> int:
     """Enrols, and says who the host is now."""
     settings = config.load(args.config)
     token = enroll.parse_token(_read(args.token_file))
-    host = asyncio.run(enroll.enroll(KeyStore.default(settings.state_dir), token, settings.proxy))
-    print(f"enrolled as {host.host_id}, incarnation {host.incarnation}")
+    done = asyncio.run(enroll.enroll(KeyStore.default(settings.state_dir), token, settings.proxy))
+    host = done.host
+    if not done.changed:
+        print(f"nothing changed: this token made this host {host.host_id}, {_at(host)}")
+        return 0
+    print(f"enrolled as {host.host_id}, {_at(host)}")
+    if done.aside is not None:
+        print(
+            f"keys and spool from before are in {done.aside}: keep them, what was not sent yet is "
+            "evidence"
+        )
+    if done.replaced is not None and done.replaced.host_id != host.host_id:
+        old = done.replaced.host_id
+        print(
+            f"this is a new host to the valuer: the token was not made for {old}, where all that it "
+            "knew stays, and which now falls silent. To go on as that one, enrol again with a token "
+            f"from: assay-valuer token create --host {old}"
+        )
     print(f"valuer at {host.attestation_endpoint}; start it: assay-agent run")
     return 0
+
+
+def _at(host: Host) -> str:
+    return f"incarnation {host.incarnation}"
 
 
 def _read(path: Path | None) -> str:

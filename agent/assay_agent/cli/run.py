@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from assay_agent import config, host, log, spool_file
+from assay_agent import config, host, log, spool_file, switch
 from assay_agent.config import AgentConfig
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     keys = KeyStore.default(settings.state_dir)
     keys.prepare()
     with spool_file.locked(keys.state_dir):
+        switch.complete(keys)
         asyncio.run(_serve(settings, keys))
     return 0
 
