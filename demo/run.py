@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 
 from assay_core.errors import AssayError
@@ -36,17 +39,29 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="tell the story once and exit")
     once = parser.parse_args().once
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    place = world.fresh(ROOT / "build" / "demo")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # a closed terminal leaves nothing running either
+    try:
+        place = world.fresh(ROOT / "build" / "demo")
+    except DemoError as error:
+        console.print(str(error), markup=False)
+        return 1
     try:
         _tell(place, console, once=once)
     except KeyboardInterrupt:
-        console.print("\nstopped")
+        console.print("\nstopping ...")
     except (DemoError, AssayError) as error:
-        console.print(f"[red]The demo could not go on.[/] {error}", markup=True)
+        console.print(f"[red]The demo could not go on.[/] {escape(str(error))}")
         return 1
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second ^C does not leave half of it behind
         place.close()
     return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _tell(place: World, console: Console, *, once: bool) -> None:
@@ -102,7 +117,7 @@ def _watching(
             end = time.monotonic() + 60
             while True:
                 now = screen.look(database, hub)
-                table.update(screen.render(now, console.height))
+                table.update(screen.render(console, now))
                 if done(now):
                     return
                 place.check()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,11 @@ BANNER = (
     "Demo policy, not fit for money: 5 s windows, 5 s grace, no persistence rule, and credit for "
     "simulated hosts.\nAssurance is L0: a software key signed, so only 10% of net value is lendable."
 )
+SHORT_BANNER = (
+    "[bold]DEMO.[/] [yellow]SIM[/]: no such GPU, loan or money exists. Prices are made up."
+)
+WIDE = 140
+"""Columns of a terminal that the full tables need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,55 +93,81 @@ def on_chain(hub: Hub, feed_id: bytes) -> Reading | None:
         return None
 
 
-def render(view: View, height: int) -> Group:
-    """The banner and both tables, in at most about `height` lines."""
-    fits = len(view.gpus) + len(view.loans) + 22 <= height
-    return Group(Panel(BANNER, box=box.SIMPLE), _loan_table(view), _gpu_table(view, each=fits))
+def render(console: Console, view: View) -> RenderableType:
+    """The banner and both tables, as full as the console has room for."""
+    wide = console.width >= WIDE
+    banner = Panel(BANNER, box=box.SIMPLE)
+    fullest = Group(banner, _loan_table(view, wide=wide), _gpu_table(view, wide=wide, each=True))
+    if len(console.render_lines(fullest)) < console.height:
+        return fullest
+    loans, gpus = _loan_table(view, wide=wide), _gpu_table(view, wide=wide, each=False)
+    return Group(Text.from_markup(SHORT_BANNER), loans, gpus)
 
 
 def show(console: Console, view: View) -> None:
     """Prints both tables once."""
-    console.print(_gpu_table(view, each=True))
-    console.print(_loan_table(view))
+    wide = console.width >= WIDE
+    console.print(_gpu_table(view, wide=wide, each=True))
+    console.print(_loan_table(view, wide=wide))
 
 
-def _gpu_table(view: View, *, each: bool) -> Table:
+def _gpu_table(view: View, *, wide: bool, each: bool) -> Table:
     """A row a GPU; or where there is no room, a row for each lot of GPUs that are alike."""
-    table = Table(box=box.SIMPLE_HEAD, title="GPUs", title_justify="left")
-    for name in ("GPU", "product", "presence"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("OLV low / mid / high", justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold", ratio=1)
-    table.add_column("loan", no_wrap=True)
-    table.add_column("LTV", justify="right", no_wrap=True)
-    table.add_column("round", justify="right", no_wrap=True)
     lots: dict[tuple[str, ...], list[GpuRow]] = {}
     for row in view.gpus:
-        cells = _cells(row, view)
+        cells = _cells(row, view, wide=wide, short=not each)
         lots.setdefault((row.line.gpu, *cells) if each else cells, []).append(row)
+    table = _table("GPUs", wide=wide)
+    table.add_column("GPU", no_wrap=True)
+    table.add_column("product", no_wrap=True)
+    if wide:
+        table.add_column("presence", no_wrap=True)
+    heading = "OLV low / mid / high" if wide else "OLV"
+    table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold", ratio=1)
+    if wide:
+        table.add_column("loan", no_wrap=True)
+        table.add_column("LTV", justify="right", no_wrap=True)
+        table.add_column("round", justify="right", no_wrap=True)
     for key, rows in lots.items():
         line = rows[0].line
-        name = line.gpu if len(rows) == 1 else f"{len(rows)} GPUs alike"
+        name = line.gpu if len(rows) == 1 else f"{len(rows)} alike"
         table.add_row(
             Text(name + (" SIM" if line.simulated else ""), "yellow" if line.simulated else ""),
-            *key[-7:],
+            *(key[1:] if each else key),
             style="" if line.counts else "red",
         )
     return table
 
 
-def _cells(row: GpuRow, view: View) -> tuple[str, ...]:
+def _table(title: str, *, wide: bool) -> Table:
+    padding = (0, 1) if wide else (0, 1, 0, 0)
+    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=padding)
+
+
+def _cells(row: GpuRow, view: View, *, wide: bool, short: bool) -> tuple[str, ...]:
     line, loan = row.line, view.loans.get(row.loan or "")
     reading = None if loan is None else loan.reading
+    product, why = line.product or "unknown", _why(line, short=short)
+    if not wide:
+        return (product, _middle(line), why)
     return (
-        line.product or "unknown",
+        product,
         line.presence,
         _range(line),
-        _why(line),
+        why,
         row.loan or "not pledged",
         "-" if loan is None else _percent(loan.position.ltv_gross_bps),
         "-" if reading is None else str(reading.round),
     )
+
+
+def _middle(line: StoredLine) -> str:
+    """The middle value alone, in brackets where it does not count."""
+    if line.values is None:
+        return "unknown"
+    text = _dollars(line.values.olv.mid_micros)
+    return text if line.counts else f"({text})"
 
 
 def _range(line: StoredLine) -> str:
@@ -148,29 +179,36 @@ def _range(line: StoredLine) -> str:
     return text if line.counts else f"({text})"
 
 
-def _why(line: StoredLine) -> str:
-    """What set it apart from its row in the price table."""
+def _why(line: StoredLine, *, short: bool) -> str:
+    """What set it apart from its row in the price table; short: its presence, where that did."""
     shown = ("presence.", "count.", "incident.", "health.", "identity.", "price.missing")
-    reasons = [one.detail for one in line.findings if one.code.startswith(shown)]
+    found = [one for one in line.findings if one.code.startswith(shown)]
+    presence = [one for one in found if one.code.startswith("presence.")]
+    reasons = [one.detail for one in (presence if short and presence else found)]
     return " ".join(reasons) or "counts in full"
 
 
-def _loan_table(view: View) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Loans, and the oracle", title_justify="left")
-    for name in ("loan", "debt", "OLV", "LTV gross", "LTV net", "coverage", "lendable", "state"):
-        table.add_column(name, justify="left" if name in ("loan", "state") else "right")
-    for name in ("round", "on chain: OLV", "fresh"):
-        table.add_column(name, justify="right")
+def _loan_table(view: View, *, wide: bool) -> Table:
+    table = _table("Loans, and the oracle", wide=wide)
+    full = ("loan", "debt", "OLV", "LTV gross", "LTV net", "coverage", "lendable", "state")
+    short = ("loan", "debt", "LTV", "counts", "state")
+    for name in full if wide else short:
+        table.add_column(
+            name, justify="left" if name in ("loan", "state") else "right", no_wrap=True
+        )
+    for name in ("round", "on chain: OLV" if wide else "on chain", "fresh"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in view.loans.values():
         position, reading = row.position, row.reading
+        olv = "unknown" if position.values is None else _dollars(position.values.olv.mid_micros)
         table.add_row(
             Text(row.loan + " SIM", "yellow"),
             _dollars(position.debt_micros),
-            "unknown" if position.values is None else _dollars(position.values.olv.mid_micros),
+            *((olv,) if wide else ()),
             _percent(position.ltv_gross_bps),
-            _percent(position.ltv_net_bps),
+            *((_percent(position.ltv_net_bps),) if wide else ()),
             f"{position.counted}/{position.pledged}",
-            _dollars(position.lendable_micros),
+            *((_dollars(position.lendable_micros),) if wide else ()),
             Text(position.state, "green" if position.state == "CURRENT" else "red"),
             "-" if reading is None else str(reading.round),
             "-" if reading is None else _dollars(Usd.from_wad_down(reading.olv_wad).micros),

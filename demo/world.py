@@ -6,7 +6,9 @@ an EVM behind JSON-RPC. All of it is under build/demo and on loopback.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import signal
 import socket
@@ -147,7 +149,14 @@ class World:
 
 
 def fresh(directory: Path) -> World:
-    """An empty world; what an earlier demo left is removed."""
+    """An empty world; what an earlier demo left is removed. Raises DemoError if one is running."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Held until this process ends, however it ends.
+    lock = os.open(directory.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DemoError(f"A demo is running in {directory} already; stop it first.") from error
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, mode=0o700)
     return World(directory)
