@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,8 @@ HELLO_WAIT_S: Final = 10.0
 SWEEP_S: Final = 1.0
 """How often open streams are held against the registry; a revocation acts within 5 s."""
 FULL_RETRY_MS: Final = 10_000
+OPENING_OF_HOST_MAX: Final = 4
+"""Streams of one host that may be opening at once: one that says no Hello keeps out nobody else."""
 _LAST_WORDS_S: Final = 1.0
 
 Context = grpc.aio.ServicerContext[object, bytes]
@@ -69,7 +72,7 @@ class Attestation:
         )
         self._sessions: dict[int, Session] = {}
         self._challenges: dict[int, Challenges] = {}
-        self._opening = 0
+        self._opening: Counter[str] = Counter()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service as gRPC registers it. Messages stay bytes: parsing them is our business."""
@@ -156,17 +159,19 @@ class Attestation:
         full = Refused(
             Refusal.OVERLOADED, "too many streams; try again later", retry_after_ms=FULL_RETRY_MS
         )
-        if self._opening >= streams_max:
+        host_id, serial, expires_ms = _identity(context)
+        if self._opening.total() >= streams_max or self._opening[host_id] >= OPENING_OF_HOST_MAX:
             raise full
-        self._opening += 1
+        self._opening[host_id] += 1
         try:
-            host_id, serial, expires_ms = _identity(context)
             hello = await _hello(context)
             if len(self._sessions) >= streams_max:
                 raise full
             session = await self._replace(host_id, serial, hello, expires_ms)
         finally:
-            self._opening -= 1
+            self._opening[host_id] -= 1
+            if not self._opening[host_id]:
+                del self._opening[host_id]
         now_ms = self._now_ms()
         limit = self._config.ingest.in_flight_max
         session.send(wire.welcome(session.head, in_flight_max=limit, now_ms=now_ms))

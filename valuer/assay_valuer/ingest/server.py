@@ -22,6 +22,7 @@ from assay_valuer.ingest.attestation import Attestation
 from assay_valuer.ingest.committer import Committer, OnCommit
 from assay_valuer.ingest.enrollment import Enrollment
 from assay_valuer.ingest.metrics import IngestMetrics
+from assay_valuer.ingest.share import FairShare
 from assay_valuer.ingest.tls import ListenerCertificate
 from assay_valuer.store.database import Database
 
@@ -129,6 +130,7 @@ class Door:
         server = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.max_receive_message_length", message_max)),
             maximum_concurrent_rpcs=None if mutual else ENROLMENTS_AT_ONCE,
+            interceptors=None if mutual else (FairShare(),),
         )
         server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
