@@ -161,7 +161,9 @@ def _show(rows: Sequence[Row], failures: Sequence[str], output: Path) -> None:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
