@@ -89,3 +89,12 @@ def test_a_loss_that_was_followed_by_a_return_is_none():
         contents = changed(host, Group.HEALTH, events=events)
         window = sights(stored(host, host.seal(contents=contents)))
         assert window.gpus[uuid][1].lost is gone
+
+
+@pytest.mark.parametrize("told", ["S\x1b[2J", "S\n2", "S\u202e1", "S\x00", "x" * 65, " ", ""])
+def test_what_no_board_carries_is_no_identifier(told):
+    host = FakeHost(gpu_count=1)
+    contents = changed(host, Group.IDENTITY, serial=told, board_part_number=told, name=told * 3)
+    identity, _ = sights(stored(host, host.seal(contents=contents))).gpus[host.gpus[0].uuid]
+    assert identity is not None
+    assert (identity.serial, identity.board_part_number, identity.name) == (None, None, None)

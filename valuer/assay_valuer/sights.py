@@ -26,6 +26,9 @@ _WANTED: Final = {
     ),
 }
 """The fields that standing needs; usage is not among them."""
+_LENGTHS: Final = {"name": 128, "serial": 64, "board_part_number": 64}
+"""Characters that an identifier may have, as in the store. What is longer, or steers a terminal
+rather than print, no board carries: there is none then."""
 _LATEST_MS: Final = 2**45 - 1
 """The last instant that a host may name, as in a header: what is shown must be a date."""
 
@@ -191,7 +194,8 @@ def _missing(host: Content | None) -> frozenset[bytes]:
 def _identity(content: Content) -> Identified:
     def text(name: str) -> str | None:
         value = content.text(name)
-        return value.strip() or None if isinstance(value, str) else None
+        told = value.strip() if isinstance(value, str) else ""
+        return told if 0 < len(told) <= _LENGTHS[name] and told.isprintable() else None
 
     return Identified(
         text("name"), text("serial"), text("board_part_number"), _integer(content, "pdi")
