@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 
 from assay_core.errors import Refused
 from assay_core.header import CloseReason, Period, Source
 from assay_core.leaves import Content, DriverState, Event, EventKind, Group
 from assay_core.seal import Link, seal_window
+from assay_valuer.ledger.read import entries_from
 from assay_valuer.reading import gpu_rows
 from tests.fakes.books import DAY_MS, FakeBooks
 from tests.fakes.collateral import PRICES
@@ -97,3 +99,23 @@ def test_a_window_that_ends_before_1970_stops_nobody_elses_valuation(books, vict
     with contextlib.suppress(Refused):  # at the door is as good
         books.take(hostile, sealed)
     assert counted(books.tick(victim.now_ms)) == 2
+
+
+def test_a_serial_that_another_gpu_has_too_replaces_no_result_in_the_ledger(books, victim, hostile):
+    theirs = {gpu.uuid: of.serial for gpu, of in zip(hostile.gpus, victim.gpus, strict=True)}
+    contents = tuple(
+        Content(
+            one.subject,
+            one.group,
+            {**one.values, "serial": theirs[one.subject], "board_part_number": "another"},
+        )
+        if one.group is Group.IDENTITY
+        else one
+        for one in hostile.contents()
+    )
+    books.take(hostile, hostile.seal(contents=contents))
+    book = books.tick(victim.now_ms)
+    assert (counted(book), len(book.lines)) == (2, 4)
+    (record,) = books.database.read(lambda c: entries_from(c, 0, kind="valuation"))
+    results = msgspec.json.decode(record.body.envelope.payload)["results"]
+    assert sorted(one["gpu"] for one in results.values()) == sorted([*theirs.values()] * 2)

@@ -201,7 +201,8 @@ class Pipeline:
         def job(connection: Connection) -> None:
             for ids in batched(sorted(lines), LINES_MAX):
                 some = {one: lines[one] for one in ids}
-                record = _record(book, {one.gpu: one for one in some.values()})
+                # By number: what a GPU is called is its host's word, and another may say the same.
+                record = _record(book, {str(one): line for one, line in some.items()})
                 at = append_record(connection, VALUATION, record, self._key, book.at_ms)
                 book_store.save_lines(connection, some, book.at_ms, at)
             if told:
