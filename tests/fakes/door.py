@@ -95,6 +95,7 @@ class FakeValuer:
             on_commit=self.committed.extend,
             now_ms=self.clock,
         )
+        self.door = door
         self.endpoints = await door.start()
         running = asyncio.create_task(door.run())
         try:
