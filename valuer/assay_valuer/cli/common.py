@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from assay_core.errors import AssayError, FileError
 from assay_valuer.config import ValuerConfig, load
@@ -22,6 +27,8 @@ FALSE: Final = 1
 """The thing asked about does not hold."""
 USAGE: Final = 2
 UNAVAILABLE: Final = 3
+_PROSE_MIN: Final = 40
+"""Columns that a sentence in a table needs."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -93,3 +100,47 @@ def write_file(path: Path, text: str) -> None:
         raise AssayError(f"{path}: exists already; name another file") from error
     except OSError as error:
         raise AssayError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, prose: str | None = None
+) -> None:
+    """A table; or a paragraph a row where the terminal is narrower, so that nothing is ever cut.
+
+    `prose`: the heading of a column of sentences, which may be wrapped.
+    """
+    console = Console(highlight=False)
+    columns = list(zip(headings, *rows, strict=True))
+    widths = [_PROSE_MIN if column[0] == prose else max(map(_width, column)) for column in columns]
+    if sum(widths) + 3 * len(widths) + 1 > console.width:
+        for row in rows:
+            console.print(_paragraph(headings, row, prose, console.width))
+        return
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != prose, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _width(cell: str) -> int:
+    return max(map(cell_len, cell.splitlines()), default=0)
+
+
+def _paragraph(headings: Sequence[str], row: Sequence[str], prose: str | None, width: int) -> Text:
+    """The first cell on a line of its own, the others below it by name, sentences last."""
+    cells = dict(zip(headings[1:], row[1:], strict=True))
+    sentences = cells.pop(prose, "") if prose is not None else ""
+    named = (f"{name} {', '.join(cell.splitlines())}" for name, cell in cells.items() if cell)
+    lines = [row[0]]
+    for text in ("; ".join(named), " ".join(sentences.splitlines())):
+        lines += textwrap.wrap(
+            text,
+            width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return Text("\n".join(lines), overflow="fold")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.table import Table
-
 from assay_core.instants import format_duration
-from assay_valuer.cli.common import OK, Commands, add_command, now_ms, opened, print_json
+from assay_valuer.cli.common import (
+    OK,
+    Commands,
+    add_command,
+    now_ms,
+    opened,
+    print_json,
+    print_table,
+    say,
+)
 from assay_valuer.reading import GpuRow, gpu_rows
 
 
@@ -30,21 +36,27 @@ def run_list(args: argparse.Namespace) -> int:
         print_json({"gpus": gpus})
         return OK
     now = now_ms()
-    table = Table("GPU", "product", "host", "loan", "presence", "counts", "seen", "assurance")
-    for gpu in gpus:
-        result = gpu.result
-        table.add_row(
-            gpu.serial or f"asset-{gpu.id}",
-            gpu.name or "not seen yet",
-            gpu.host or "",
-            gpu.loan or "",
-            "not valued yet" if result is None else presence_of(gpu),
-            "" if result is None else ("yes" if result.counts else "no"),
-            "never" if gpu.seen_ms is None else f"{format_duration(max(0, now - gpu.seen_ms))} ago",
-            "" if result is None else assurance_of(result.assurance),
-        )
-    Console().print(table)
+    print_table(
+        ("GPU", "product", "host", "loan", "presence", "counts", "seen", "assurance"),
+        [_row(gpu, now) for gpu in gpus],
+    )
+    if not gpus:
+        say("no GPU yet: import a loan that pledges some, or let a host enrol")
     return OK
+
+
+def _row(gpu: GpuRow, now: int) -> tuple[str, ...]:
+    result = gpu.result
+    return (
+        gpu.serial or f"asset-{gpu.id}",
+        gpu.name or "not seen yet",
+        gpu.host or "",
+        gpu.loan or "",
+        "not valued yet" if result is None else presence_of(gpu),
+        "" if result is None else ("yes" if result.counts else "no"),
+        "never" if gpu.seen_ms is None else f"{format_duration(max(0, now - gpu.seen_ms))} ago",
+        "" if result is None else assurance_of(result.assurance),
+    )
 
 
 def presence_of(gpu: GpuRow) -> str:

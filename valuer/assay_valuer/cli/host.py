@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.table import Table
-
 from assay_core.instants import format_duration, format_instant
 from assay_valuer.cli.common import (
     FALSE,
@@ -16,6 +13,7 @@ from assay_valuer.cli.common import (
     now_ms,
     opened,
     print_json,
+    print_table,
     say,
 )
 from assay_valuer.hosts import HostLine, list_hosts, revoke
@@ -45,19 +43,24 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"hosts": hosts})
         return OK
-    table = Table("host", "incarnation", "windows to", "heard", "source", "certificate", "state")
     now = now_ms()
-    for host in hosts:
-        table.add_row(
-            host.host_id,
-            str(host.incarnation),
-            "none yet" if host.head_sequence is None else str(host.head_sequence),
-            "never" if host.received_ms is None else f"{_age(now - host.received_ms)} ago",
-            host.source or "",
-            _certificate(host, now),
-            _state(host),
-        )
-    Console().print(table)
+    print_table(
+        ("host", "incarnation", "windows to", "heard", "source", "certificate", "state"),
+        [
+            (
+                host.host_id,
+                str(host.incarnation),
+                "none yet" if host.head_sequence is None else str(host.head_sequence),
+                "never" if host.received_ms is None else f"{_age(now - host.received_ms)} ago",
+                host.source or "",
+                _certificate(host, now),
+                _state(host),
+            )
+            for host in hosts
+        ],
+    )
+    if not hosts:
+        say("no host has enrolled yet; make a token with: assay-valuer token create")
     return OK
 
 

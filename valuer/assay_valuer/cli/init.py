@@ -14,7 +14,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "init",
         "make the state folder, keys, certificate authority and store; or migrate an older store",
-        "assay-valuer init --config /etc/assay/valuer.yaml",
+        "assay-valuer init --config /etc/assay-valuer/valuer.yaml",
     )
     parser.set_defaults(run=run)
 

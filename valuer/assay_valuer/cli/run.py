@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "run",
         "serve enrolment and attestation, value, and publish, until stopped",
-        "assay-valuer run --config /etc/assay/valuer.yaml",
+        "assay-valuer run --config /etc/assay-valuer/valuer.yaml",
     )
     parser.set_defaults(run=run)
 

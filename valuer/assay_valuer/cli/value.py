@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-from rich.table import Table
-
 from assay_core.instants import format_instant
-from assay_valuer.cli.common import FALSE, OK, Commands, add_command, opened, print_json, say
+from assay_valuer.cli.common import (
+    FALSE,
+    OK,
+    Commands,
+    add_command,
+    opened,
+    print_json,
+    print_table,
+    say,
+)
 from assay_valuer.cli.gpu import assurance_of, presence_of
 from assay_valuer.credit.position import percent
 from assay_valuer.reading import GpuRow, LoanRow, gpu_rows, loan_rows, usd
@@ -35,10 +41,26 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"policy": policy, "gpus": gpus, "loans": loans})
         return OK
-    console = Console()
-    console.print(_gpu_table(gpus))
+    print_table(
+        ("GPU", "presence", "OLV low / mid / high", "net mid", "why", "loan"),
+        [_gpu_cells(gpu) for gpu in gpus],
+        prose="why",
+    )
     if loans:
-        console.print(_loan_table(loans))
+        print_table(
+            (
+                "loan",
+                "state",
+                "at",
+                "debt",
+                "OLV",
+                "LTV gross / net",
+                "counts",
+                "lendable",
+                "round",
+            ),
+            [_loan_cells(loan) for loan in loans],
+        )
     say(f"automated valuation under policy {policy.name!r}; haircuts are judgement, see the policy")
     if any(gpu.result is not None for gpu in gpus):
         return OK
@@ -46,24 +68,19 @@ def run(args: argparse.Namespace) -> int:
     return FALSE
 
 
-def _gpu_table(gpus: list[GpuRow]) -> Table:
-    table = Table("GPU", "presence", "OLV low / mid / high", "net mid", "why", "loan")
-    for gpu in gpus:
-        result = gpu.result
-        if result is None:
-            table.add_row(gpu.serial or f"asset-{gpu.id}", "not valued yet", "", "", "", gpu.loan)
-            continue
-        why = "\n".join(finding.detail for finding in result.findings)
-        counted = presence_of(gpu) + ("" if result.counts else "\nnot counted")
-        table.add_row(
-            result.gpu,
-            f"{counted}\n{assurance_of(result.assurance)}",
-            _olv(result.values),
-            "unknown" if result.values is None else usd(result.values.nolv.mid_micros),
-            why,
-            gpu.loan or "",
-        )
-    return table
+def _gpu_cells(gpu: GpuRow) -> tuple[str, ...]:
+    result, loan = gpu.result, gpu.loan or ""
+    if result is None:
+        return (gpu.serial or f"asset-{gpu.id}", "not valued yet", "", "", "", loan)
+    counted = presence_of(gpu) + ("" if result.counts else "\nnot counted")
+    return (
+        result.gpu,
+        f"{counted}\n{assurance_of(result.assurance)}",
+        _olv(result.values),
+        "unknown" if result.values is None else usd(result.values.nolv.mid_micros),
+        "\n".join(finding.detail for finding in result.findings),
+        loan,
+    )
 
 
 def _olv(values: StoredValues | None) -> str:
@@ -73,29 +90,22 @@ def _olv(values: StoredValues | None) -> str:
     return f"{usd(low)} / {usd(mid)} / {usd(high)}"
 
 
-def _loan_table(loans: list[LoanRow]) -> Table:
-    table = Table(
-        "loan", "state", "debt", "OLV", "LTV gross / net", "coverage", "lendable", "round"
+def _loan_cells(loan: LoanRow) -> tuple[str, ...]:
+    position = loan.position
+    rounds = "\n".join(f"{one.round} {one.state}" for one in loan.rounds) or "none"
+    if position is None:
+        return (loan.id, "not valued yet", "", "", "", "", "", "", rounds)
+    return (
+        loan.id,
+        position.state + (", SIMULATED" if position.simulated else ""),
+        "" if loan.at_ms is None else format_instant(loan.at_ms),
+        usd(position.debt_micros),
+        _olv(position.values),
+        f"{_ratio(position.ltv_gross_bps)} / {_ratio(position.ltv_net_bps)}",
+        f"{position.counted} of {position.pledged}",
+        usd(position.lendable_micros),
+        rounds,
     )
-    for loan in loans:
-        position = loan.position
-        rounds = "\n".join(f"{one.round} {one.state}" for one in loan.rounds) or "none"
-        if position is None:
-            table.add_row(loan.id, "not valued yet", "", "", "", "", "", rounds)
-            continue
-        state = position.state + (", SIMULATED" if position.simulated else "")
-        when = "" if loan.at_ms is None else f"\nat {format_instant(loan.at_ms)}"
-        table.add_row(
-            loan.id,
-            state + when,
-            usd(position.debt_micros),
-            _olv(position.values),
-            f"{_ratio(position.ltv_gross_bps)} / {_ratio(position.ltv_net_bps)}",
-            f"{position.counted} of {position.pledged}",
-            usd(position.lendable_micros),
-            rounds,
-        )
-    return table
 
 
 def _ratio(bps: int | None) -> str:
