@@ -268,6 +268,43 @@ def test_maintenance_says_nothing_of_a_gpu():
     assert track.condition.maintenance_until_ms == T0 + HOUR_MS
 
 
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize(
+    "pause",
+    [
+        {"driver": DriverState.PAUSED, "maintenance_until_ms": T0 + 20 * HOUR_MS},
+        {"driver": DriverState.UNRESPONSIVE},
+        {"driver": DriverState.ABSENT},
+    ],
+    ids=lambda pause: pause["driver"].name,
+)
+def test_no_excuse_afterwards_brings_a_missing_gpu_back_into_the_count(pause, lost):
+    pause = {"seen": False, **pause}
+    gone = (MINUTE_MS, {"seen": False, "lost": lost})
+    later_ms = T0 + HOUR_MS
+    for story, counts in (
+        ([(0, {}), gone, (30 * MINUTE_MS, pause), (60 * MINUTE_MS, pause)], False),
+        ([(0, {}), (MINUTE_MS, pause), (60 * MINUTE_MS, pause)], True),
+    ):
+        one = replace(asset(), track=follow(*story))
+        here = [replace(host(), observed_ms=later_ms)]
+        assert judge(one, here, now_ms=later_ms).counts is counts
+
+
+def test_a_driver_that_hung_may_be_mended_in_announced_maintenance():
+    hung = {"seen": False, "driver": DriverState.UNRESPONSIVE}
+    pause = {
+        "seen": False,
+        "driver": DriverState.PAUSED,
+        "maintenance_until_ms": T0 + 20 * HOUR_MS,
+    }
+    track = follow((0, {}), (MINUTE_MS, hung), (2 * MINUTE_MS, pause), (3 * MINUTE_MS, pause))
+    later_ms = T0 + 8 * HOUR_MS
+    one = replace(asset(), track=track)
+    mended = judge(one, [replace(host(), observed_ms=later_ms)], now_ms=later_ms)
+    assert (mended.presence, mended.counts) == (Presence.MAINTENANCE, True)
+
+
 def test_history_restores_incidents_and_not_presence():
     track = follow((0, {}), (2000, {"seen": True}))
     assert track.seen_ms == T0 + 2000

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from assay_core.instants import format_duration, format_instant
-from assay_core.leaves import DriverState
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.standing.rules import rule_for
 from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
 from assay_valuer.standing.types import (
+    DRIVER_SILENT,
     Asset,
     Cause,
     Host,
@@ -123,7 +123,7 @@ def _where(asset: Asset, around: Scene) -> _Where:
         if unseen_ms > ms(silence.quiet_after_s):  # announced for too long, or over and not back
             return _silent(Cause.HOST, "host, paused beyond its maintenance,", unseen_ms, grace_ms)
     elif track.missing_since_ms is not None:
-        if track.condition.driver in _DRIVER_SILENT and not track.condition.lost:
+        if track.condition.driver in DRIVER_SILENT and not track.condition.alone:
             return _silent(Cause.HOST, "driver", unseen_ms, grace_ms)
         return _gone(track.condition.lost, track.missing_since_ms, around)
     if voice.voice is Voice.SILENT:
@@ -135,7 +135,6 @@ def _where(asset: Asset, around: Scene) -> _Where:
 
 
 _PRESENT: Final = _Where(Presence.PRESENT)
-_DRIVER_SILENT: Final = (int(DriverState.UNRESPONSIVE), int(DriverState.ABSENT))
 
 
 def _gone(lost: bool, since_ms: int, around: Scene) -> _Where:

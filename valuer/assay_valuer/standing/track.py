@@ -13,7 +13,14 @@ import msgspec
 from assay_core.leaves import Event, EventKind
 from assay_valuer.policy import Incidents, ms
 from assay_valuer.standing.rules import ROWS_UNCORRECTED_MAX, UNKNOWN_XID, XID_IGNORED, rule_for
-from assay_valuer.standing.types import Incident, Kind, Severity, Sight, Track
+from assay_valuer.standing.types import (
+    DRIVER_WORKS,
+    Incident,
+    Kind,
+    Severity,
+    Sight,
+    Track,
+)
 
 CLOSED_KEPT_MAX = 32
 """Ended incidents of a GPU that are remembered, newest first to go last."""
@@ -26,14 +33,17 @@ def observe(track: Track, sight: Sight, policy: Incidents) -> Track:
     """The track after one more window.
 
     A window of a paused host says nothing of the GPU but that it is in maintenance. One whose
-    driver did not answer says that the GPU was not seen.
+    driver did not answer says that the GPU was not seen. Neither excuses a GPU that had gone by
+    itself before: it is missing until it is seen.
     """
+    before = track.condition
     condition = msgspec.structs.replace(
-        track.condition,
+        before,
         boot_id=sight.boot_id,
         driver=int(sight.driver),
-        lost=sight.lost,
-        maintenance_until_ms=sight.maintenance_until_ms,
+        lost=sight.lost or (before.lost and not sight.seen),
+        alone=not sight.seen and (before.alone or sight.lost or sight.driver in DRIVER_WORKS),
+        maintenance_until_ms=None if before.alone else sight.maintenance_until_ms,
         **(_measured(sight) if sight.seen else {}),
     )
     restarted = sight.reset or track.condition.boot_id not in ("", sight.boot_id)

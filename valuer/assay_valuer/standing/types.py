@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -88,12 +89,20 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     boot_id: str = ""
     driver: int = int(DriverState.RUNNING)
     lost: bool = False
+    alone: bool = False
+    """Gone by itself, while its driver worked; so until it is seen again."""
     maintenance_until_ms: int | None = None
     recovery_action: int | None = None
     temperature_mc: int | None = None
     ecc_uncorrected: int | None = None
     claimed_by: str = ""
     """Another host that also claims this asset: disputed until a person decides."""
+
+
+DRIVER_SILENT: Final = (DriverState.UNRESPONSIVE, DriverState.ABSENT)
+"""A driver that does not answer: the host's silence, not its GPUs'."""
+DRIVER_WORKS: Final = (DriverState.RUNNING, DriverState.RELOADED)
+"""A driver that shows what there is: what it does not show has gone."""
 
 
 @dataclass(frozen=True, slots=True)
