@@ -289,8 +289,11 @@ def _varint(number: int) -> bytes:
 
 def _check_absent(body: Message) -> int:
     """Checks the reasons; returns the fields they are given for, a bit for each number."""
+    absent: Sequence[pb.Absent] = body.absent  # type: ignore[attr-defined]  # every body has it
     missing = last_reason = 0
-    for entry in body.absent:  # type: ignore[attr-defined]  # every body has it
+    if not absent:
+        return missing
+    for entry in absent:
         reason = entry.reason
         if reason not in _REASONS:
             raise Malformed(f"there is no reason {reason}")
@@ -314,7 +317,9 @@ def _check_present(body: Message, table: _Table) -> int:
         if len(getattr(body, name)) > TEXT_BYTES_MAX:
             raise Malformed(f"{name} is too long")
     if table.group is Group.HEALTH or table.group is Group.HOST:
-        _check_events(body.events)  # type: ignore[attr-defined]  # both have it
+        events: Sequence[pb.Event] = body.events  # type: ignore[attr-defined]  # both have it
+        if events:
+            _check_events(events)
     if isinstance(body, pb.HostState):
         _enum(DriverState, body.driver_state, "driver_state")
         if any(len(uuid) != SUBJECT_BYTES for uuid in body.missing_gpus):
