@@ -27,6 +27,19 @@ ENTRY_TYPE: Final = "application/vnd.assay.entry.v1+json"
 ED25519: Final = "ed25519"
 SECRET_BYTES: Final = 32
 
+_SMALL_ORDER: Final = frozenset(
+    bytes.fromhex(encoded)
+    for encoded in (
+        "00" * 31,
+        "01" + "00" * 30,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03",
+        *(first + "ff" * 30 for first in ("ec", "ed", "ee")),
+    )
+)
+"""Ed25519 points of order 1 to 8, in every encoding, less the last byte, which has the sign: no
+secret goes with them, and anybody can sign for them. Whoever enrols one could disown it all."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
@@ -44,8 +57,8 @@ class PublicKey:
         return hashlib.sha256(self.algorithm.encode() + b"\x00" + self.data).hexdigest()
 
     def verifies(self, signature: bytes, payload_type: str, payload: bytes) -> bool:
-        """Whether `signature` is this key's over the payload."""
-        if self.algorithm != ED25519:
+        """Whether `signature` is this key's over the payload, and could be nobody else's."""
+        if self.algorithm != ED25519 or self.data[:-1] in _SMALL_ORDER:
             return False
         try:
             key = Ed25519PublicKey.from_public_bytes(self.data)
