@@ -258,7 +258,8 @@ def test_a_revoked_host_stays_out(valuer: FakeValuer) -> None:
 def test_renewal_also_long_after_the_certificate_expired(valuer: FakeValuer) -> None:
     async def story() -> None:
         client = HostClient(FakeHost())
-        await client.enroll(valuer.token())
+        token = valuer.token()
+        await client.enroll(token)
         client.tls_key = ec.generate_private_key(ec.SECP256R1())
         await client.renew(valuer)
         async with client.stream() as stream:
@@ -274,6 +275,7 @@ def test_renewal_also_long_after_the_certificate_expired(valuer: FakeValuer) -> 
         await client.renew(valuer)
         expire(valuer, 91 * DAY_MS)
         await denied(client.renew(valuer), "too_late", PERMISSION)
+        await denied(client.enroll(token), "too_late", PERMISSION)  # a used token is no way round
 
     during(valuer, story)
 

@@ -131,6 +131,7 @@ def enroll(
             Denial.KEY_ENROLLED,
             f"this key is enrolled as {known.host_id} already; make a new one to enrol anew",
         )
+    _check_renewable(connection, known.host_key, now_ms)  # a used token is no way around it
     certificate = _issue(
         connection, registrar, (known.host_key, known.host_id), statement.tls_csr, now_ms
     )
@@ -157,15 +158,7 @@ def renew(
             Denial.WRONG_INCARNATION,
             f"this host is at incarnation {host.trust.incarnation}; enrol it with a token",
         )
-    newest = connection.execute(
-        select(func.max(CERTIFICATE.c.expires_ms)).where(CERTIFICATE.c.host_key == host.key)
-    ).scalar()
-    if newest is not None and now_ms > newest + RENEWABLE_MS:
-        raise Denied(
-            Denial.TOO_LATE,
-            f"the certificate expired at {format_instant(newest)}, over 90 days ago; enrol the "
-            "host with a token made for it",
-        )
+    _check_renewable(connection, host.key, now_ms)
     certificate = _issue(
         connection, registrar, (host.key, host.trust.host_id), statement.tls_csr, now_ms
     )
@@ -178,6 +171,18 @@ def check_proof(key: PublicKey, proof: Proof) -> None:
     """That the sealing key itself signed the statement to enrol it. Raises Denied."""
     if key.algorithm != ED25519 or not key.verifies(proof.signature, ENROLL_TYPE, proof.raw):
         raise Denied(Denial.BAD_PROOF, "the sealing key, ed25519, did not sign the statement")
+
+
+def _check_renewable(connection: Connection, host_key: int, now_ms: int) -> None:
+    newest = connection.execute(
+        select(func.max(CERTIFICATE.c.expires_ms)).where(CERTIFICATE.c.host_key == host_key)
+    ).scalar()
+    if newest is not None and now_ms > newest + RENEWABLE_MS:
+        raise Denied(
+            Denial.TOO_LATE,
+            f"the certificate expired at {format_instant(newest)}, over 90 days ago; enrol the "
+            "host with a token made for it",
+        )
 
 
 def _check_usable(token: StoredToken, now_ms: int) -> None:
