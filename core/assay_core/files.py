@@ -23,8 +23,9 @@ Tree = None | bool | int | float | str | list["Tree"] | dict[str, "Tree"]
 Path = tuple[str | int, ...]
 
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
-_INTEGER: Final = re.compile(r"[-+]?\d[\d_]*")
-_DECIMAL: Final = re.compile(r"[-+]?\d+\.\d+(?:[eE][-+]?\d+)?")
+_INTEGER: Final = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
+_DECIMAL: Final = re.compile(r"[-+]?[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?")
+_DIGITS_MAX: Final = 100
 _WORDS: Final[dict[str, bool | None]] = {
     "": None,
     "null": None,
@@ -67,7 +68,9 @@ def parse(text: str, type_: type[_T], name: str) -> _T:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's own, less aliases."""
+    """PyYAML's own, less aliases, and bounded before it recurses."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """As PyYAML's; an alias could make a small file a large tree."""
@@ -77,16 +80,24 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if getattr(event, "tag", None) is not None:
             raise yaml.MarkedYAMLError(problem="tags are not taken", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        if self._depth > DEPTH_MAX:
+            problem = f"nested deeper than {DEPTH_MAX}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 def _tree(node: yaml.Node, path: Path, lines: dict[Path, int], name: str) -> Tree:
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
-    if len(path) > DEPTH_MAX:
-        raise FileError(f"{name}:{line}: nested deeper than {DEPTH_MAX}")
     if isinstance(node, yaml.ScalarNode):
-        return _scalar(node)
+        try:
+            return _scalar(node)
+        except ValueError as error:
+            raise FileError(f"{name}:{line}: {error}") from error
     if isinstance(node, yaml.SequenceNode):
         return [_tree(item, (*path, i), lines, name) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
@@ -109,6 +120,8 @@ def _scalar(node: yaml.ScalarNode) -> Tree:
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
+        if len(text) > _DIGITS_MAX:
+            raise ValueError(f"a number of more than {_DIGITS_MAX} digits")
         return int(text)
     if _DECIMAL.fullmatch(text):
         return float(text)
