@@ -58,6 +58,8 @@ def load(path: Path | None) -> AgentConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot be read: {error}") from error
+    if not text.strip():
+        return AgentConfig()
     config = files.parse(text, AgentConfig, str(path))
     if not 1_000 <= config.window_ms <= 900_000:
         raise FileError(f"{path}: window_ms: {config.window_ms} is not within 1000 to 900000")

@@ -84,7 +84,7 @@ def _print(inspection: disclosure.Inspection, *, show: bool) -> None:
         return
     print("All steps hold.")
     for leaf in inspection.leaves if show else ():
-        print(f"\n{leaf.content.group.value} {leaf.content.subject.hex() or 'of the host'}")
+        print(f"\n{leaf.content.group.value} {leaf.content.subject.hex()}".rstrip(" "))
         for name, value in leaf.content.values.items():
             print(f"  {name:<28} {_text(value)}")
 

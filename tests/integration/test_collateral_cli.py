@@ -71,6 +71,25 @@ def test_prices_and_loans_are_imported_and_gpus_are_expected(valuer, files):
     assert valuer("gpu", "list")[0] == 0
 
 
+def test_a_price_that_nothing_has_and_a_price_from_the_future(valuer, tmp_path):
+    table = tmp_path / "other.csv"
+    table.write_text(PRICES.replace("H100,", "H101,"))
+    code, _, said = valuer("price", "import", str(table))
+    assert (code, "H101" in said) == (0, True)
+    table.write_text(PRICES.splitlines()[0] + "\nH100,SXM5,used,1,2,3,2999-01-01,made up\n")
+    code, _, said = valuer("price", "import", str(table))
+    assert (code, "yet to come" in said) == (2, True)
+
+
+def test_where_the_terminal_is_narrow_nothing_is_cut(valuer, files, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "24")
+    valuer("loan", "import", files[1])
+    for command in (("gpu", "list"), ("value",)):
+        shown = valuer(*command)[1]
+        assert "\u2026" not in shown
+        assert all(serial in shown for serial in SERIALS)
+
+
 def test_the_service_values_what_there_is_and_tells_prometheus(valuer, files):
     prices, loan = files
     valuer("price", "import", prices)

@@ -5,16 +5,33 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from assay_agent import config as agent_config
+from assay_agent.config import AgentConfig
+from assay_valuer import config
 from assay_valuer.credit.loan import read_loan
 from assay_valuer.market.models import PRODUCTS
 from assay_valuer.market.prices import read_prices
 from assay_valuer.policy import read_policy
 
-MANUAL = (Path(__file__).parents[2] / "docs" / "collateral.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+MANUAL = (ROOT / "docs" / "collateral.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", MANUAL, re.DOTALL)
+def blocks(language, text=MANUAL):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_configuration_that_a_newcomer_begins_with(tmp_path):
+    (settings,) = blocks("yaml", (ROOT / "README.md").read_text(encoding="utf-8"))
+    file = tmp_path / "valuer.yaml"
+    file.write_text(settings)
+    assert config.load(file).enrolment.public == "valuer.example.com:8443"
+
+
+def test_an_agent_needs_an_empty_file_and_no_more(tmp_path):
+    file = tmp_path / "agent.yaml"
+    file.touch()
+    assert agent_config.load(file) == AgentConfig()
 
 
 def test_the_examples_are_good_files():

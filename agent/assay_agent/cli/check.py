@@ -234,7 +234,7 @@ def _print(findings: list[Finding]) -> None:
     colours = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}
     table = Table.grid(padding=(0, 2))
     for finding in findings:
-        what = Text(finding.what)
+        what = Text(finding.what, overflow="fold")  # a host id is longer than some terminals
         if finding.fix:
             what.append(f"\nFix: {finding.fix}.", style="bold")
         table.add_row(Text(finding.state.value, style=colours[finding.state]), finding.about, what)

@@ -105,7 +105,10 @@ def value(
     if standing.severity in (Severity.DEGRADED, Severity.IMPAIRED):
         factor_bps = policy.health.degraded_bps
         fair = fair.times_down(factor_bps)
-        detail = "Degraded: a judgement, for nobody has sold by telemetry yet."
+        detail = (
+            f"Degraded: {factor_bps // 100}.{factor_bps % 100:02d}% of the price, a judgement: no public data pairs "
+            "telemetry with sale prices."
+        )
         findings.append(Finding("health.degraded", detail, factor_bps))
     market = policy.market
     olv = fair.times_down(market.olv_of_fmv_bps)
