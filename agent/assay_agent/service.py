@@ -249,8 +249,8 @@ class Service:
             self._log.error(
                 "dropped",
                 windows=dropped,
-                detail="the spool is at its bound and the valuer does not take windows; the next "
-                "connection declares the gap",
+                detail="the spool is at its bound or its disk is full, and the valuer does not take "
+                "windows; the next connection declares the gap",
             )
         link = "connected" if self._uplink.connected else "not connected"
         host.notify(f"STATUS=window {spool.next_sequence - 1} sealed, {waiting} to send, {link}")

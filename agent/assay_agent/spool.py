@@ -2,7 +2,8 @@
 
 A window exists once its transaction is committed, and only then may it be sent. The bound is in
 bytes of the file: acknowledged windows go first, then the oldest others, whose place in the chain
-stays behind so that a signed gap record can say what is missing. A gap is sealed when it is next
+stays behind so that a signed gap record can say what is missing. On a full disk each new window takes
+the place of old ones, in the same order. A gap is sealed when it is next
 to be sent, durable before it is, and never changed after.
 """
 
@@ -18,7 +19,7 @@ from typing import Final
 import msgspec
 
 from assay_agent import VERSION, spool_file
-from assay_agent.spool_file import SpoolDamaged, SpoolFull
+from assay_agent.spool_file import DiskFull, SpoolDamaged, SpoolFull
 from assay_agent.window import Draft, Identity, KnownGpu
 from assay_core.errors import HostError
 from assay_core.header import GapCause, GapRecord, Head, Source
@@ -38,6 +39,10 @@ __all__ = ["Chain", "Forked", "Outgoing", "Spool", "SpoolDamaged", "SpoolFull", 
 
 _EVICT_AT_ONCE: Final = 16
 _FORGET_AT_ONCE: Final = 1_000
+_DROP_AT_ONCE: Final = {GapCause.SPOOL_FULL: 1, GapCause.DISK_FULL: 8}
+"""Unacknowledged windows. On a full disk enough that whole pages become free."""
+_ROW_BYTES: Final = 8 * 4_096
+"""What a window takes at most besides its body: pages of its record and of the indices."""
 
 
 class Forked(HostError):
@@ -76,7 +81,9 @@ class Spool:
         now_ms: int,
     ) -> None:
         """Opens the spool at `path`. Raises SpoolDamaged, SpoolFull or HostError."""
+        self._path = path
         self._db = spool_file.connect(path, now_ms)
+        spool_file.reserve(path, self._db)
         self._chain = chain
         self._signer = signer
         self._boot_id = boot_id
@@ -156,21 +163,45 @@ class Spool:
             secret=secrets.token_bytes(SECRET_BYTES),
             signer=self._signer,
         )
-        digest = sealed.hash
+        try:
+            dropped = self._store(draft, sealed, now_ms)
+            spool_file.reserve(self._path, self._db)
+        except DiskFull:
+            spool_file.release(self._path, self._db)
+            self._make_way(len(_pack(sealed)))
+            dropped = self._store(draft, sealed, now_ms)
+        self._next += 1
+        self._head_hash = sealed.hash
+        self.dropped_windows += dropped
+        return sealed
+
+    def _store(self, draft: Draft, sealed: Sealed, now_ms: int) -> int:
+        """Makes a window durable, and room within the bound; how many windows that cost."""
         with spool_file.transaction(self._db):
-            place = ("window", self._next, self._next, digest, self._head_hash)
+            place = ("window", self._next, self._next, sealed.hash, self._head_hash)
             period = (draft.period.begin_utc_ms, draft.period.end_utc_ms)
             self._insert((*place, *period), _pack(sealed))
             self._db.execute(
-                "UPDATE chain SET next_sequence = ?, head_hash = ?", (self._next + 1, digest)
+                "UPDATE chain SET next_sequence = ?, head_hash = ?", (self._next + 1, sealed.hash)
             )
             self._remember(draft.known)
             self._expire(now_ms)
-            dropped = self._evict()
-        self._next += 1
-        self._head_hash = digest
+            return self._evict()
+
+    def _make_way(self, size: int) -> None:
+        """Frees room in the file for a window of `size` bytes, as the file cannot grow.
+
+        In a transaction of its own, and no more than that room: where the window can even so not
+        be written, trying again drops nothing further.
+        """
+        dropped = 0
+        with spool_file.transaction(self._db):
+            while spool_file.free_bytes(self._db) < 2 * size + _ROW_BYTES:
+                cost = self._drop_oldest(GapCause.DISK_FULL)
+                if cost is None:
+                    break
+                dropped += cost
         self.dropped_windows += dropped
-        return sealed
 
     def resume(self, head: Head | None, now_ms: int) -> Head:
         """Where to go on, given the valuer's head: what the valuer holds is acknowledged.
@@ -256,8 +287,9 @@ class Spool:
             (first,),
         ).fetchone()
         last = kept_sequence - 1
-        begin_ms, end_ms = self._db.execute(
-            "SELECT min(begin_utc_ms), max(end_utc_ms) FROM record WHERE sequence BETWEEN ? AND ?",
+        begin_ms, end_ms, cause = self._db.execute(
+            "SELECT min(begin_utc_ms), max(end_utc_ms), max(cause) FROM record "
+            "WHERE sequence BETWEEN ? AND ?",
             (first, last),
         ).fetchone()
         gap = GapRecord(
@@ -270,7 +302,7 @@ class Spool:
             last_dropped_hash=last_hash,
             begin_utc_ms=kept_begin_ms if begin_ms is None else begin_ms,
             end_utc_ms=kept_begin_ms if end_ms is None else end_ms,
-            cause=GapCause.SPOOL_FULL,
+            cause=GapCause.SPOOL_FULL if cause is None else GapCause(cause),
         )
         envelope = seal_gap(gap, self._signer)
         with spool_file.transaction(self._db):
@@ -278,6 +310,7 @@ class Spool:
             self._db.execute("DELETE FROM body WHERE sequence BETWEEN ? AND ?", (first, last))
             row = ("gap", first, last, last_hash, cursor.hash, gap.begin_utc_ms, gap.end_utc_ms)
             self._insert(row, _pack_envelope(envelope))
+            self._db.execute("UPDATE record SET cause = ? WHERE sequence = ?", (gap.cause, last))
         return Outgoing(Head(last, last_hash), first, envelope)
 
     def _insert(self, row: tuple[str, int, int, bytes, bytes, int, int], data: bytes) -> None:
@@ -313,22 +346,35 @@ class Spool:
         """Makes room within the bound; returns how many unacknowledged windows that cost."""
         dropped = 0
         while spool_file.used_bytes(self._db) > self._bytes_max:
-            if self._delete(
-                "acknowledged_ms IS NOT NULL AND sequence < ?", self._next, _EVICT_AT_ONCE
-            ):
-                continue
-            oldest = self._db.execute(
-                "SELECT sequence FROM body JOIN record USING (sequence) "
-                "WHERE kind = 'window' AND sequence < ? ORDER BY sequence LIMIT 1",
-                (self._next,),
-            ).fetchone()
-            if oldest is not None:
-                self._db.execute("UPDATE record SET kind = 'dropped' WHERE sequence = ?", oldest)
-                self._db.execute("DELETE FROM body WHERE sequence = ?", oldest)
-                dropped += 1
-            elif not self._delete("kind <> 'window' AND sequence < ?", self._next, _FORGET_AT_ONCE):
+            cost = self._drop_oldest(GapCause.SPOOL_FULL)
+            if cost is None:
                 break  # the newest window alone is over the bound, and stays
+            dropped += cost
         return dropped
+
+    def _drop_oldest(self, cause: GapCause) -> int | None:
+        """Frees some room: acknowledged windows first, then the oldest other, then its place.
+
+        Returns how many unacknowledged windows that cost; None where only the newest is left.
+        """
+        newest = self._db.execute("SELECT max(sequence) FROM record").fetchone()[0] or 0
+        if self._delete("acknowledged_ms IS NOT NULL AND sequence < ?", newest, _EVICT_AT_ONCE):
+            return 0
+        oldest = self._db.execute(
+            "SELECT sequence FROM body JOIN record USING (sequence) "
+            "WHERE kind = 'window' AND sequence < ? ORDER BY sequence LIMIT ?",
+            (newest, _DROP_AT_ONCE[cause]),
+        ).fetchall()
+        # Bodies first: on a full disk it is what they leave that the rest is written to.
+        self._db.executemany("DELETE FROM body WHERE sequence = ?", oldest)
+        self._db.executemany(
+            "UPDATE record SET kind = 'dropped', cause = ? WHERE sequence = ?",
+            [(cause.value, *each) for each in oldest],
+        )
+        if oldest:
+            return len(oldest)
+        forgot = self._delete("kind <> 'window' AND sequence < ?", newest, _FORGET_AT_ONCE)
+        return 0 if forgot else None
 
     def _delete(self, where: str, sequence: int, limit: int) -> int:
         """Deletes the oldest records that the condition names; returns how many."""

@@ -11,7 +11,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,12 @@ from assay_core.errors import HostError, ServiceError
 
 FILE: Final = "spool.db"
 _LOCK: Final = "lock"
+_RESERVE: Final = "spool.reserve"
+_RESERVE_BYTES: Final = 2 * 1024 * 1024
+"""Twice SQLite's log between two checkpoints: room in which a spool on a full disk makes room."""
+_PAGES_TO_DELETE: Final = 16
+_PAGES_MAX: Final = 4_294_967_294
+"""SQLite's own bound."""
 
 _SCHEMA: Final = """
 CREATE TABLE chain (
@@ -34,6 +40,7 @@ CREATE TABLE record (
     sequence INTEGER PRIMARY KEY,         -- of a gap, its last
     first_sequence INTEGER NOT NULL,      -- of a window, the same
     kind TEXT NOT NULL CHECK (kind IN ('window', 'gap', 'dropped')),
+    cause INTEGER,                        -- of what was dropped, why
     hash BLOB NOT NULL,                   -- of the window's header; of a gap, its last's
     previous_hash BLOB NOT NULL,
     begin_utc_ms INTEGER NOT NULL,
@@ -59,6 +66,10 @@ _VERSION: Final = 1
 
 class SpoolFull(ServiceError):
     """Nothing could be written: the disk is full or does not take writes. Nothing was sealed."""
+
+
+class DiskFull(SpoolFull):
+    """The file system has no room."""
 
 
 class SpoolDamaged(HostError):
@@ -156,7 +167,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
             ) from error
         if not isinstance(error, sqlite3.OperationalError):
             raise  # a mistake of ours, not the disk's
-        raise SpoolFull(
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        raise (DiskFull if full else SpoolFull)(
             f"the spool cannot be written ({error}); free space on its file system"
         ) from error
     except BaseException:  # whatever it is: half a transaction must never stay open
@@ -164,13 +176,47 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def reserve(path: Path, connection: sqlite3.Connection) -> None:
+    """Sets space aside beside the spool for when its file system is full, if there is any now."""
+    kept = path.with_name(_RESERVE)
+    if kept.exists():
+        return
+    try:
+        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+        finally:
+            os.close(descriptor)
+        connection.execute(f"PRAGMA max_page_count = {_PAGES_MAX}")
+    except OSError:
+        with suppress(OSError):
+            kept.unlink(missing_ok=True)
+
+
+def release(path: Path, connection: sqlite3.Connection) -> None:
+    """Gives that space to SQLite's log, and keeps it for that: until there is space to set aside
+    again, the spool's file grows by a few pages at most, in which deleting finds room.
+    """
+    kept = path.with_name(_RESERVE)
+    # Where the disk takes not even this, the next write says so.
+    with suppress(OSError, sqlite3.OperationalError):
+        if kept.is_file():
+            kept.unlink()
+            pages = connection.execute("PRAGMA page_count").fetchone()[0] + _PAGES_TO_DELETE
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
+
 def used_bytes(connection: sqlite3.Connection) -> int:
     """Bytes of the file that hold something, the running transaction included."""
-    pages, free, size = (
-        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return (pages - free) * size
+    pages = int(connection.execute("PRAGMA page_count").fetchone()[0])
+    return pages * _page_size(connection) - free_bytes(connection)
+
+
+def free_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes of the file that hold nothing: what can be written without its growing."""
+    free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+    return free * _page_size(connection)
 
 
 def damaged(error: sqlite3.DatabaseError) -> bool:
@@ -196,6 +242,10 @@ def _configure(connection: sqlite3.Connection) -> None:
         "journal_size_limit = 4194304",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _page_size(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA page_size").fetchone()[0])
 
 
 def _rollback(connection: sqlite3.Connection) -> None:

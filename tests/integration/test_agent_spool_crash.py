@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from assay_agent.spool import Forked, SpoolFull
+from assay_agent.spool import Forked, Outgoing, Spool, SpoolFull
 from assay_core import codec
-from assay_core.header import Head
-from tests.fakes.spools import append, create, drain, open_spool, windows
+from assay_core.header import GapCause, Head
+from assay_core.seal import Envelope
+from tests.fakes.readings import START_MS
+from tests.fakes.spools import append, create, drain, gaps, open_spool, windows
 
 KILLS = int(os.environ.get("ASSAY_KILLS", "50"))
 _LINE = struct.Struct(">Q32s")
@@ -137,7 +139,7 @@ def test_a_disk_that_takes_no_more_leaves_the_sequence_unused(tmp_path):
     def work(into: int) -> None:
         spool = open_spool(path)
         append(spool, 2)
-        largest = max(each.stat().st_size for each in tmp_path.iterdir())
+        largest = max(each.stat().st_size for each in tmp_path.glob("spool.db*"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 30_000, resource.RLIM_INFINITY))
         try:
             for _ in range(1_000):
@@ -165,18 +167,85 @@ def test_a_disk_that_takes_no_more_leaves_the_sequence_unused(tmp_path):
     spool.close()
 
 
-def test_a_database_that_is_full_leaves_the_sequence_unused(tmp_path):
-    """SQLite's own bound gives "database or disk is full", as ENOSPC does."""
-    path = create(tmp_path / "spool.db")
-    spool = open_spool(path)
-    append(spool, 5)
+def fill(spool: Spool, pages_more: int = 16) -> None:
+    """The file grows by what `release` leaves it and no more: SQLite's own bound gives "database
+    or disk is full", as ENOSPC does. A folder in its place is space that is not set aside again.
+    """
+    reserve = spool._path.with_name("spool.reserve")
+    reserve.unlink()
+    reserve.mkdir()
     pages = spool._db.execute("PRAGMA page_count").fetchone()[0]
-    spool._db.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(SpoolFull, match="free space"):
-        append(spool, 50)
+    spool._db.execute(f"PRAGMA max_page_count = {pages + pages_more}")
+
+
+def gap_causes(sent: list[Outgoing]) -> list[GapCause]:
+    return [
+        codec.decode_gap(out.item.payload).cause for out in sent if isinstance(out.item, Envelope)
+    ]
+
+
+def test_a_full_disk_takes_the_room_of_acknowledged_windows_first(tmp_path):
+    spool = open_spool(create(tmp_path / "spool.db"))
+    append(spool, 100)
+    spool.acknowledge([(n, n) for n in range(90)], START_MS)
+    fill(spool)
+    append(spool, 60)
+    assert spool.dropped_windows == 0
+    hashes = spool._db.execute("SELECT hash FROM record WHERE sequence = 89").fetchone()
+    head = Head(89, hashes[0]) if hashes else None
+    sent = drain(spool, head)
+    assert windows(sent)[-70:] == list(range(90, 160))
+    spool.close()
+
+
+def test_a_full_disk_then_takes_unacknowledged_ones_and_the_gap_says_why(tmp_path):
+    spool = open_spool(create(tmp_path / "spool.db"))
+    append(spool, 100)
+    fill(spool)
+    append(spool, 60)
+    dropped = spool.dropped_windows
+    assert 20 < dropped < 100
+    sent = drain(spool, None)
+    assert gaps(sent) == [(0, dropped - 1)]
+    assert windows(sent) == list(range(dropped, 160))
+    assert gap_causes(sent) == [GapCause.DISK_FULL]
+    spool.close()
+
+
+def test_a_spool_at_its_bound_says_that_instead(tmp_path):
+    spool = open_spool(create(tmp_path / "spool.db"), bytes_max=100_000)
+    append(spool, 100)
+    assert gap_causes(drain(spool, None)) == [GapCause.SPOOL_FULL]
+    spool.close()
+
+
+def test_a_full_disk_with_nothing_to_drop_leaves_the_sequence_unused(tmp_path):
+    spool = open_spool(create(tmp_path / "spool.db"))
+    append(spool, 1)
+    fill(spool, 1)
+    for _ in range(3):
+        with pytest.raises(SpoolFull, match="free space"):
+            append(spool, 1, gpus=256)  # more than the file holds in all
     stopped = spool.next_sequence
     assert drain(spool, None)[-1].head.sequence == stopped - 1
     spool._db.execute("PRAGMA max_page_count = 4294967294")
     append(spool)
     assert drain(spool, None)[-1].head.sequence == stopped
+    spool.close()
+
+
+def test_the_space_set_aside_is_given_back_when_the_disk_is_full(tmp_path):
+    path = create(tmp_path / "spool.db")
+    spool = open_spool(path)
+    reserve = path.with_name("spool.reserve")
+    assert reserve.stat().st_blocks * 512 >= 2 * 1024 * 1024
+    assert reserve.stat().st_mode & 0o777 == 0o600
+    append(spool, 100)
+    pages = spool._db.execute("PRAGMA page_count").fetchone()[0]
+    spool._db.execute(f"PRAGMA max_page_count = {pages}")
+    append(spool, 50)  # full at some point; with the space given back it is not any more
+    assert spool.next_sequence == 150
+    assert 0 < spool.dropped_windows < 50
+    assert reserve.is_file()
+    assert spool._db.execute("PRAGMA max_page_count").fetchone()[0] > 2**31
     spool.close()
