@@ -109,7 +109,7 @@ def enrolment(keys: KeyStore) -> Finding:
             str(error),
             "ask the lender for a token, then: assay-agent enroll --token-file FILE",
         )
-    return Finding(State.OK, about, f"{host.host_id}, incarnation {host.incarnation}")
+    return Finding(State.OK, about, f"incarnation {host.incarnation} of {host.host_id}")
 
 
 def certificate(keys: KeyStore, now_ms: int) -> Finding:

@@ -23,11 +23,13 @@ def add_parser(commands: Commands) -> None:
         "write one sealed window, whole or with some of its leaves",
         "assay-valuer export window --host HOST_ID --sequence 7 --leaves 0,3 --out window.json",
     )
-    one.add_argument("--host", required=True, metavar="HOST_ID")
-    one.add_argument("--sequence", required=True, type=int)
-    one.add_argument("--incarnation", type=int, default=0)
+    one.add_argument(
+        "--host", required=True, metavar="HOST_ID", help="as `assay-valuer host list` has it"
+    )
+    one.add_argument("--sequence", required=True, type=int, metavar="N", help="0 and up")
+    one.add_argument("--incarnation", type=int, default=0, metavar="N", help="of the host (0)")
     one.add_argument("--leaves", help="indexes of the leaves to disclose, as 0,3; without: all")
-    one.add_argument("--out", required=True, type=Path, metavar="FILE")
+    one.add_argument("--out", required=True, type=Path, metavar="FILE", help="the new file")
     one.set_defaults(run=run_window)
     trust = add_command(
         group,
@@ -35,7 +37,7 @@ def add_parser(commands: Commands) -> None:
         "write which keys were enrolled for which hosts",
         "assay-valuer export trust --out trust.json",
     )
-    trust.add_argument("--out", required=True, type=Path, metavar="FILE")
+    trust.add_argument("--out", required=True, type=Path, metavar="FILE", help="the new file")
     trust.set_defaults(run=run_trust)
 
 

@@ -23,6 +23,7 @@ from assay_valuer.oracle.outbox_sql import SqlOutbox
 from assay_valuer.oracle.report import DECIMALS, Flag, Report
 
 UNKNOWN = "UNKNOWN"
+LTV_BPS_MAX = 0xFFFF
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,7 +208,7 @@ def _cells(said: Said | None, *, usable: bool) -> dict[str, str]:
     if said is None:
         return dict.fromkeys((*names, "observed", "valid until"), "")
     amounts = [str(Usd(said.olv_micros)), str(Usd(said.nolv_micros))]
-    ratios = [_percent(said.ltv_gross_bps), _percent(said.ltv_net_bps)]
+    ratios = [_ltv(said.ltv_gross_bps), _ltv(said.ltv_net_bps)]
     if not usable:
         amounts, ratios = ([f"{UNKNOWN} (was {one})" for one in many] for many in (amounts, ratios))
     words = (
@@ -221,6 +222,11 @@ def _cells(said: Said | None, *, usable: bool) -> dict[str, str]:
         _time(said.valid_until_s),
     )
     return dict(zip((*names, "observed", "valid until"), words, strict=True))
+
+
+def _ltv(bps: int) -> str:
+    """The contract has 16 bits for it: the highest value stands for whatever is above."""
+    return _percent(bps) + (" or more" if bps == LTV_BPS_MAX else "")
 
 
 def _percent(bps: int) -> str:

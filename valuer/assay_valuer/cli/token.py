@@ -26,7 +26,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--hosts", type=int, default=1, help="how many hosts may use it (1)")
     parser.add_argument("--site", default="default", help="the site they are at (default)")
-    parser.add_argument("--expires", default="24h", help="how long it is good for: 30m, 24h, 7d")
+    parser.add_argument(
+        "--expires", default="24h", help="how long it is good for, such as 30m or 7d (24h)"
+    )
     parser.add_argument(
         "--host",
         metavar="HOST_ID",
