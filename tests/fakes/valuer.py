@@ -68,6 +68,7 @@ class FakeValuer:
     schema_max: int = 1
     message_max_bytes: int = 1 << 20
     lose_acknowledgements: int = 0
+    positions_from: int = 1_000
     refusals: list[attestation_pb2.Refusal] = field(default_factory=list)
     refused: int = 0
     challenge: bytes = b""
@@ -300,7 +301,7 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
         pending = asyncio.ensure_future(anext(requests, None))
         while (message := await self._next(pending, waiting)) is not None:
             if isinstance(message, list):
-                yield _acknowledge(message)
+                yield _acknowledge(message, valuer.positions_from)
                 waiting.clear()
                 continue
             pending = asyncio.ensure_future(anext(requests, None))
@@ -332,7 +333,7 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
             valuer.most_unacknowledged = max(valuer.most_unacknowledged, len(waiting))
             await valuer.note()
             if valuer.hold is None or valuer.hold.is_set():
-                yield _acknowledge(waiting)
+                yield _acknowledge(waiting, valuer.positions_from)
                 waiting.clear()
 
     async def _next(self, pending, waiting: list[int]):
@@ -348,8 +349,8 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
         return await pending
 
 
-def _acknowledge(sequences: list[int]) -> attestation_pb2.ValuerMessage:
-    items = [attestation_pb2.Acknowledgement(sequence=n, position=n + 1_000) for n in sequences]
+def _acknowledge(sequences: list[int], first: int) -> attestation_pb2.ValuerMessage:
+    items = [attestation_pb2.Acknowledgement(sequence=n, position=n + first) for n in sequences]
     return attestation_pb2.ValuerMessage(
         acknowledgements=attestation_pb2.Acknowledgements(acknowledgements=items)
     )

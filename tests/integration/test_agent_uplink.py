@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from assay_agent.uplink.session import first_of
+from assay_agent.uplink.uplink import Pace
 from assay_core.header import Head
 from assay_proto.v1 import attestation_pb2
 from tests.fakes.agents import FakeAgent, until
@@ -137,6 +138,23 @@ def test_a_final_refusal_stops_the_sending_until_somebody_acted(tmp_path):
             assert valuer.sequences == [0, 1, 2]
 
     play(tmp_path, scene)
+
+
+def test_what_no_valuer_says_in_good_faith_ends_the_stream_and_not_the_agent(tmp_path, capfd):
+    async def scene(valuer, agent):
+        valuer.refusals = [refusal("\x1b[2J", 2**32 - 1)]
+        agent.uplink._pace = Pace(least_s=0.01, most_s=0.05, person_s=0.1)
+        agent.append()
+        async with agent.running():
+            await until(lambda: valuer.hellos >= 3)  # it goes on trying, in its own time
+            valuer.positions_from = 0
+            agent.append()
+            await until(lambda: agent.spool.unacknowledged == 0)
+
+    play(tmp_path, scene, valuer={"positions_from": 2**64 - 10})
+    said = "".join(capfd.readouterr())
+    assert "a position that no ledger reaches" in said
+    assert "\x1b[2J" not in said
 
 
 def test_an_unknown_reason_of_refusal_is_counted_as_other(tmp_path):

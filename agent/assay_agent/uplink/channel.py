@@ -9,8 +9,10 @@ from grpc import aio
 
 from assay_agent.keys import TlsIdentity
 from assay_core.errors import AssayError, HostError, ServiceError
+from assay_core.printable import printable
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+_DETAIL_MAX: Final = 512
 _KEEPALIVE_MS: Final = 60_000
 _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 
@@ -37,7 +39,7 @@ def open_mutual_tls(endpoint: str, identity: TlsIdentity, proxy: str | None) -> 
 
 def explain(error: aio.AioRpcError, endpoint: str) -> AssayError:
     """The failure as the agent tells it: whose doing, and what to do next."""
-    code, detail = error.code(), error.details() or "no detail"
+    code, detail = error.code(), printable(error.details() or "no detail", _DETAIL_MAX)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return Denied(
             f"the valuer at {endpoint} does not let this host in: {detail}. If it was revoked, ask "

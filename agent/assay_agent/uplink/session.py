@@ -17,6 +17,7 @@ from assay_agent.uplink.channel import Denied
 from assay_core.errors import Refusal as Reason
 from assay_core.errors import ServiceError
 from assay_core.header import SCHEMA, SCHEMAS_ACCEPTED, Head
+from assay_core.printable import printable
 from assay_core.seal import Envelope, Sealed
 from assay_proto.v1 import attestation_pb2 as pb
 from assay_proto.v1 import attestation_pb2_grpc as rpc
@@ -25,6 +26,8 @@ WELCOME_S: Final = 30.0
 CANCEL_AGAIN_S: Final = 0.5
 _IN_FLIGHT_MAX: Final = 256
 """Most windows in flight, whatever the valuer allows: what bounds the agent's memory."""
+_POSITION_MAX: Final = 2**63 - 1
+_DETAIL_MAX: Final = 512
 
 Stream = aio.StreamStreamCall[pb.AgentMessage, pb.ValuerMessage]
 
@@ -184,6 +187,8 @@ class Session:
         positions = [(item.sequence, item.position) for item in message.acknowledgements]
         if any(sequence > self._sent for sequence, _ in positions):
             raise ServiceError("the valuer acknowledged a window that was never sent to it")
+        if any(position > _POSITION_MAX for _, position in positions):
+            raise ServiceError("the valuer acknowledged at a position that no ledger reaches")
         durable = {sequence for sequence, _ in positions}
         taken = len(durable.intersection(self._in_flight))
         self._in_flight = deque(item for item in self._in_flight if item not in durable)
@@ -231,10 +236,10 @@ def _envelope(envelope: Envelope) -> pb.Envelope:
 
 
 def _refused(refusal: pb.Refusal) -> RefusedByValuer | Denied:
-    detail = refusal.detail[:512]
+    detail, reason = printable(refusal.detail, _DETAIL_MAX), printable(refusal.reason, 64)
     if refusal.reason in (Reason.UNKNOWN_HOST, Reason.REVOKED_HOST):
         return Denied(f"the valuer does not let this host in ({refusal.reason}): {detail}")
-    return RefusedByValuer(refusal.sequence, refusal.reason[:64], detail, refusal.retry_after_ms)
+    return RefusedByValuer(refusal.sequence, reason, detail, refusal.retry_after_ms)
 
 
 async def _end_of(call: Stream) -> aio.AioRpcError | ServiceError:

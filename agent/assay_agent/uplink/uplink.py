@@ -143,7 +143,7 @@ class Uplink:
         if isinstance(error, RefusedByValuer):
             self._metrics.count_refusal(error.reason)
             if error.retry_after_ms:
-                delay_s += error.retry_after_ms / SECOND_MS
+                delay_s += min(error.retry_after_ms / SECOND_MS, self._pace.person_s)
             elif error.reason != Refusal.SEQUENCE_GAP:  # that one the next resume point mends
                 state, delay_s = UplinkState.REFUSED, self._person()
         elif isinstance(error, Forked):
