@@ -137,3 +137,21 @@ def test_a_host_that_says_no_hello_keeps_no_other_out(tmp_path) -> None:
 
     asyncio.run(story())
     valuer.close()
+
+
+def test_a_gap_is_told_with_the_host_that_declared_it(tmp_path, capsys) -> None:
+    valuer = FakeValuer(tmp_path)
+    client = HostClient(FakeHost())
+
+    async def story() -> None:
+        async with valuer.serving():
+            await client.enroll(valuer.token())
+            async with client.stream() as stream:
+                await stream.gap(client.host.gap(3))
+                await stream.acknowledged()
+
+    asyncio.run(story())
+    valuer.close()
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if " gap " in one]
+    for said in (client.host.host_id, "first=0", "last=2", "cause=spool_full"):
+        assert said in line

@@ -97,6 +97,7 @@ class Session:
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _held: Refused | None = None
     _found: int = 0
+    _gaps: int = 0
     _unanswered: bytes = b""
 
     def __post_init__(self) -> None:
@@ -181,6 +182,16 @@ class Session:
             )
         self._queue(gap, gap.gap.last_sequence)
         self.door.metrics.gaps.inc()
+        self._gaps += 1
+        if self._gaps <= _LOGGED_MAX:
+            # Whose it is: a host may drop the very window that showed a fault; a person must ask.
+            _log.warning(
+                "gap",
+                host=gap.gap.host_id,
+                first=gap.gap.first_sequence,
+                last=gap.gap.last_sequence,
+                cause=gap.gap.cause.name.lower(),
+            )
 
     def _queue(self, item: Arrival, sequence: int) -> None:
         if self.door.committer.full:
