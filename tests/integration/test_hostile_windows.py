@@ -7,9 +7,10 @@ import contextlib
 import msgspec
 import pytest
 
+from assay_core import codec
 from assay_core.errors import Refused
 from assay_core.header import CloseReason, Period, Source
-from assay_core.leaves import Content, DriverState, Event, EventKind, Group
+from assay_core.leaves import Content, Counter, DriverState, Event, EventKind, Gauge, Group
 from assay_core.seal import Link, seal_window
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.reading import gpu_rows
@@ -18,6 +19,7 @@ from tests.fakes.collateral import PRICES
 from tests.fakes.host import START_MS, FakeHost
 
 LEAST, MOST = -(2**63), 2**63 - 1
+MOST_U32, MOST_U64 = 2**32 - 1, 2**64 - 1
 
 
 @pytest.fixture
@@ -81,6 +83,30 @@ def test_times_beyond_any_clock_stop_nobody_elses_valuation(books, victim, hosti
         books.take(hostile, hostile.seal(contents=changed(hostile, group, **values)))
         assert counted(books.tick(victim.now_ms)) == 2
     assert len(books.database.read(gpu_rows)) == 4  # and it is read back
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature_mc": Gauge(MOST_U64, MOST_U64, MOST_U64)},
+        {"temperature_mc": Gauge(MOST_U64, 2 * MOST_U64, 3 * MOST_U64)},
+        {"ecc_uncorrected_aggregate": Counter(MOST_U64, MOST_U64)},
+        {"remapped_rows_uncorrected": Counter(MOST_U64, MOST_U64)},
+        {"recovery_action": MOST_U32, "polls": MOST_U32, "remap_failed": MOST_U32},
+        {"events": tuple(Event(EventKind.XID, MOST_U32 - n, 1, 2, MOST_U32) for n in range(256))},
+    ],
+    ids=str,
+)
+def test_numbers_as_large_as_they_come_stop_nobody_elses_valuation(books, victim, hostile, values):
+    books.take(hostile, hostile.seal())
+    books.tick(victim.now_ms)
+    for _ in range(3):
+        with contextlib.suppress(Refused, codec.Malformed, ValueError):  # at the door is as good
+            books.take(hostile, hostile.seal(contents=changed(hostile, Group.HEALTH, **values)))
+        assert counted(books.tick(victim.now_ms)) == 2
+    assert len(books.database.read(gpu_rows)) == 4
+    books.restarted()
+    assert counted(books.tick(victim.now_ms)) == 2
 
 
 def test_a_window_that_ends_before_1970_stops_nobody_elses_valuation(books, victim, hostile):
