@@ -26,9 +26,11 @@ from assay_valuer.ca import (
     spiffe_id,
     write_secret,
 )
+from assay_valuer.config import ValuerConfig
 from assay_valuer.ingest.limits import PEERS_MAX, RateLimiter, address_of
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.notify import notify, watchdog_interval_s
+from assay_valuer.state import create, open_state
 from assay_valuer.store.schema import TOKEN
 from assay_valuer.tokens import PREFIX, Terms, TokenError, create_token, find_token
 from tests.fakes.door import read_token
@@ -256,3 +258,13 @@ def test_readiness_is_told_to_whoever_asked(tmp_path: Path, monkeypatch) -> None
     assert watchdog_interval_s() == 15.0
     monkeypatch.delenv("WATCHDOG_USEC")
     assert watchdog_interval_s() is None
+
+
+def test_a_state_folder_that_others_may_look_into_is_not_opened(tmp_path: Path) -> None:
+    config = ValuerConfig(state_dir=str(tmp_path / "state"))
+    create(config, NOW_MS)
+    open_state(config).database.close()
+    (tmp_path / "state").chmod(0o755)
+    for open_ in (open_state, lambda config: create(config, NOW_MS)):
+        with pytest.raises(AssayError, match="chmod 700"):
+            open_(config)

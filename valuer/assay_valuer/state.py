@@ -67,6 +67,7 @@ def create(config: ValuerConfig, now_ms: int) -> list[str]:
 def open_state(config: ValuerConfig) -> State:
     """Opens what `create` made. Raises AssayError, with what to do, where something is amiss."""
     where = paths(config)
+    _check_folder(where.state_dir)
     database_file = _database_file(where)
     if database_file is not None and not database_file.exists():
         raise AssayError(f"{database_file}: there is no store; run `assay-valuer init` first")
@@ -103,7 +104,13 @@ def _make_folder(folder: Path, done: list[str]) -> None:
         done.append(f"made {folder}")
     elif not folder.is_dir():
         raise AssayError(f"{folder}: is not a folder; name another state_dir")
-    elif folder.stat().st_mode & 0o077:
+    else:
+        _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """That the folder, where there is one, is its owner's alone: the store's files go by it."""
+    if folder.exists() and folder.stat().st_mode & 0o077:
         raise AssayError(f"{folder}: others may look into it; chmod 700 it")
 
 
