@@ -136,6 +136,8 @@ class Attestation:
     def _sweep(self, found: dict[int, tuple[bool, int]]) -> None:
         now_ms = self._now_ms()
         for key, session in list(self._sessions.items()):
+            if session.why is not None:
+                continue  # it is ending already, and was counted
             revoked, incarnation = found.get(key, (False, session.host.trust.incarnation))
             if revoked:
                 self._metrics.refused[Refusal.REVOKED_HOST].inc()
