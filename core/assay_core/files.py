@@ -52,7 +52,8 @@ def parse(text: str, type_: type[_T], name: str) -> _T:
         raise FileError(f"{name}:{line}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise FileError(f"{name}: {error}") from error
-    tree = _tree(node, (), lines, name) if node is not None else None
+    # An empty file, or one of comments alone, sets nothing.
+    tree: Tree = {} if node is None else _tree(node, (), lines, name)
     try:
         return msgspec.convert(tree, type_, strict=True)
     except msgspec.ValidationError as error:

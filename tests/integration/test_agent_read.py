@@ -59,17 +59,28 @@ def test_read_shows_a_line_a_gpu_at_any_width(shim: ShimScenario, columns: int) 
     shim.set_every(load="loaded")
     shim.gpu(1).fail("nvmlDeviceGetSerial", code=4)
     env = shim.env(BARE_ENV) | {"COLUMNS": str(columns)}
-    serials = [gpu["serial"] for gpu in json.loads(agent(env, "read", "--json").stdout)["gpus"]]
+    gpus = json.loads(agent(env, "read", "--json").stdout)["gpus"]
+    places = [gpu["pci_bus_id"].removeprefix("00000000:").removesuffix(".0") for gpu in gpus]
+    serials = [gpu["serial"] for gpu in gpus]
     done = agent(env, "read")
     assert done.returncode == 0
     first, _, _, *lines, why = done.stdout.splitlines()
     assert first == "8 GPUs, driver 590.48.01"
-    assert why == "serial: none, no_permission (GPU 1)"
+    assert why == f"serial: none, no_permission (GPU {places[1]})"
     assert len(lines) == 8
     assert max(map(len, lines)) <= columns
     for index, (line, serial) in enumerate(zip(lines, serials, strict=True)):
         shown = "none" if index == 1 else serial
-        assert line.split()[:5] == [str(index), "H100", "80GB", "HBM3", shown]
+        assert line.split()[:5] == [places[index], "H100", "80GB", "HBM3", shown]
+
+
+def test_a_gpu_that_says_nothing_is_not_passed_over(shim: ShimScenario) -> None:
+    shim.gpu(1).lose()
+    shim.gpu(2).lose()
+    done = agent(shim.env(BARE_ENV), "read")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == "6 of 8 GPUs, driver 590.48.01"
+    assert "2 of 8 GPUs answer nothing" in done.stderr
 
 
 def test_a_long_model_name_gives_way_and_not_the_serial(tmp_path: Path) -> None:

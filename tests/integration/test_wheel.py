@@ -97,3 +97,28 @@ sys.exit(cli.main(["--version"]))
     done = python(wheel, code)
     assert done.returncode == 0
     assert done.stdout.startswith("assay-agent ")
+
+
+@pytest.mark.parametrize(
+    ("package", "absent", "extra"),
+    [
+        ("assay_agent", "pynvml", "gpu-assay[agent]"),
+        ("assay_valuer", "alembic", "gpu-assay[valuer"),
+    ],
+)
+def test_a_command_without_its_extra_says_what_to_install(wheel, package, absent, extra):
+    code = f"""
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {absent!r}:
+            raise ModuleNotFoundError(name, name={absent!r})
+sys.meta_path.insert(0, Absent())
+from importlib import util
+find = util.find_spec
+util.find_spec = lambda name, package=None: None if name == {absent!r} else find(name, package)
+from {package} import cli
+sys.exit(cli.main(["--version"]))
+"""
+    done = python(wheel, code)
+    assert done.returncode == 3
+    assert f"not installed: {absent}; install {extra}" in done.stderr

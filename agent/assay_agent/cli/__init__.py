@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -23,6 +24,8 @@ _COMMANDS: Final = {
     "pause": "pause",
 }
 """Each command and its module."""
+_EXTRA: Final = ("grpc", "pynvml", "prometheus_client", "structlog", "rich")
+"""What the extra `agent` brings."""
 
 
 class _Command(Protocol):
@@ -46,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"assay-agent {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     words = list(sys.argv[1:] if arguments is None else arguments)
+    lacking = [name for name in _EXTRA if find_spec(name) is None]
+    if lacking:
+        print(
+            f"assay-agent: not installed: {', '.join(lacking)}; install gpu-assay[agent]",
+            file=sys.stderr,
+        )
+        return 3
     # Only the command that is asked for is loaded: the service carries nothing of the others.
     names = words[:1] if words[:1] and words[0] in _COMMANDS else list(_COMMANDS)
     modules = {name: _load(_COMMANDS[name]) for name in names}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from assay_agent import config
 from assay_agent.config import SourceConfig
 from assay_agent.telemetry.fields import FIELDS, uuid_of
-from assay_agent.telemetry.reading import Poll, Sample
+from assay_agent.telemetry.reading import GpuReading, Poll, Sample
 from assay_agent.telemetry.sources import make_source
 from assay_core.header import Source
 from assay_core.leaves import DriverState, Reason
@@ -32,7 +32,7 @@ _COLUMNS: Final = {
     "power_mw": "W",
     "ecc_uncorrected_aggregate": "ECC",
     "remap_failed": "remap",
-    "recovery_action": "recovery",
+    "recovery_action": "action",
 }
 _SHOWN_IN: Final = {
     "temperature_mc": (1_000, 0),
@@ -51,7 +51,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "read",
         help="read the GPUs once and show what they say",
         description="Reads every GPU once. Needs no enrolment and no configuration. In JSON a field "
-        'is its value or {"reason": "..."}, never null. Exit status 1: no driver answered.',
+        'is its value or {"reason": "..."}, never null. A GPU is named by its place on the PCI bus: '
+        "the driver's numbers change. Exit status 1: the driver did not answer, or not for each GPU.",
         epilog="example: assay-agent read --json",
     )
     parser.add_argument("--json", action="store_true", help="for machines; every field")
@@ -64,14 +65,27 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(document(kind, poll), indent=2))
     else:
         _print_table(kind, poll)
-    if poll.driver is DriverState.RUNNING:
+    problem = _problem(poll)
+    if problem is None:
         return 0
-    print(
-        f"assay-agent: the driver is {poll.driver.name.lower()} "
-        f"({_reasons(poll)}); assay-agent check says what to do",
-        file=sys.stderr,
-    )
+    print(f"assay-agent: {problem}; assay-agent check says what to do", file=sys.stderr)
     return 1
+
+
+def _problem(poll: Poll) -> str | None:
+    """What keeps this from being the whole host; None where nothing does."""
+    if poll.driver is not DriverState.RUNNING:
+        reasons = {sample for sample in poll.host.values() if isinstance(sample, Reason)}
+        if Reason.NO_PERMISSION in reasons:
+            return "this user may not use the GPUs' driver (no_permission)"
+        labels = ", ".join(sorted(reason.label for reason in reasons)) or "reason unknown"
+        return f"the driver is {poll.driver.name.lower()} ({labels})"
+    count = poll.host["gpu_count"]
+    if not isinstance(count, Reason) and int(count) > len(poll.gpus):
+        return (
+            f"{int(count) - len(poll.gpus)} of {count} GPUs answer nothing, not even who they are"
+        )
+    return None
 
 
 def document(kind: Source, poll: Poll) -> dict[str, Json]:
@@ -109,7 +123,9 @@ def _print_table(kind: Source, poll: Poll) -> None:
     label = "" if kind is Source.NVML else f"{kind.name} READINGS. "
     version = poll.host["driver_version"]
     driver = f"none: {version.label}" if isinstance(version, Reason) else version
-    console.print(f"{label}{len(poll.gpus)} GPUs, driver {driver}", soft_wrap=True)
+    count = poll.host["gpu_count"]
+    of = "" if isinstance(count, Reason) or count == len(poll.gpus) else f" of {count}"
+    console.print(f"{label}{len(poll.gpus)}{of} GPUs, driver {driver}", soft_wrap=True)
     if not poll.gpus:
         return
     table = _table(poll, max(console.width - others, _MODEL_WIDTH_MIN))
@@ -124,15 +140,15 @@ def _table(poll: Poll, model_width: int) -> Table:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("GPU", justify="right", no_wrap=True)
+    table.add_column("PCI", no_wrap=True)
     for name, heading in _COLUMNS.items():
         shown = heading[:model_width] if name == "name" else heading
         justify: Justify = "left" if name in ("name", "serial") else "right"
         table.add_column(shown, justify=justify, no_wrap=True)
-    for index, gpu in enumerate(poll.gpus):
+    for gpu in poll.gpus:
         cells = {name: _text(name, gpu.values[name]) for name in _COLUMNS}
         cells["name"] = _shortened(cells["name"], model_width)
-        table.add_row(str(index), *cells.values())
+        table.add_row(_place(gpu), *cells.values())
     return table
 
 
@@ -151,19 +167,23 @@ def _text(name: str, sample: Sample) -> str:
 
 
 def _absences(poll: Poll) -> Iterator[str]:
-    """Why each "none" of the table is one: "serial: none, no_permission (GPU 1)"."""
+    """Why each "none" of the table is one: "serial: none, no_permission (GPU 1B:00)"."""
     for name, heading in _COLUMNS.items():
         found: dict[str, list[str]] = {}
-        for index, gpu in enumerate(poll.gpus):
+        for gpu in poll.gpus:
             sample = gpu.values[name]
             if isinstance(sample, Reason):
-                found.setdefault(sample.label, []).append(str(index))
-        for label, indices in found.items():
-            every = len(indices) == len(poll.gpus)
-            which = "every GPU" if every else f"GPU {', '.join(indices)}"
+                found.setdefault(sample.label, []).append(_place(gpu))
+        for label, places in found.items():
+            every = len(places) == len(poll.gpus)
+            which = "every GPU" if every else f"GPU {', '.join(places)}"
             yield f"{heading}: none, {label} ({which})"
 
 
-def _reasons(poll: Poll) -> str:
-    found = {sample.label for sample in poll.host.values() if isinstance(sample, Reason)}
-    return ", ".join(sorted(found)) or "reason unknown"
+def _place(gpu: GpuReading) -> str:
+    """Where it sits: the PCI address, less a domain and a function of zero; else its UUID's head."""
+    address = gpu.values["pci_bus_id"]
+    if not isinstance(address, str):
+        return uuid_of(gpu.subject)[:12]
+    domain, _, rest = address.partition(":")
+    return (address if domain.strip("0") else rest).removesuffix(".0")

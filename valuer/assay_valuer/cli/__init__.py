@@ -1,66 +1,20 @@
-"""The command `assay-valuer`: the service and its administration.
-
-Exit codes: 0 all is well, 1 what was asked about does not hold, 2 usage or a bad file, 3 something
-is not available.
-"""
+"""The command `assay-valuer`; `commands` has what it does."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
-
-from assay_core.errors import AssayError, FileError, ServiceError
-from assay_valuer.cli import (
-    check,
-    export,
-    gpu,
-    host,
-    init,
-    loan,
-    log,
-    oracle,
-    price,
-    run,
-    token,
-    value,
-)
-from assay_valuer.cli.common import FALSE, UNAVAILABLE, USAGE, say
+from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
-    args = parser().parse_args(arguments)
-    log.configure()
-    command: Callable[[argparse.Namespace], int] = args.run
+    """Runs one command; returns its exit code. 3 where the extra it needs is not installed."""
     try:
-        return command(args)
-    except FileError as error:
-        say(str(error))
-        return USAGE
-    except ServiceError as error:
-        say(str(error))
-        return UNAVAILABLE
-    except AssayError as error:
-        say(str(error))
-        return FALSE
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return FALSE
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    root = argparse.ArgumentParser(
-        prog="assay-valuer",
-        description="Takes what GPU hosts attest, values it as collateral, and publishes.",
-        epilog="example: assay-valuer init && assay-valuer run",
-    )
-    root.add_argument("--version", action="version", version=f"assay-valuer {version('gpu-assay')}")
-    commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for command in (init, run, check, token, host, price, loan, gpu, value, oracle, export):
-        command.add_parser(commands)
-    return root
+        from assay_valuer.cli import commands  # noqa: PLC0415 - so that what is missing can be said
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("assay_"):
+            raise
+        sys.stderr.write(
+            f"assay-valuer: not installed: {error.name}; install gpu-assay[valuer,oracle]\n"
+        )
+        return 3
+    return commands.main(arguments)
