@@ -11,8 +11,8 @@ A, B = 1, 2
 U1, U2 = b"\x01" * 16, b"\x02" * 16
 
 
-def identified(serial):
-    return Identified("NVIDIA H200", serial, PART if serial else None, 7)
+def identified(serial, name="NVIDIA H200"):
+    return Identified(name, serial, PART if serial else None, 7)
 
 
 class Story:
@@ -22,7 +22,7 @@ class Story:
         self.fleet = Fleet([], {}, Incidents())
         self.position = 0
 
-    def window(self, host_key, gpus, missing=()):
+    def window(self, host_key, gpus, missing=(), name="NVIDIA H200"):
         """`gpus` maps a UUID to a serial, to "" for an identity without one, or to None."""
         self.position += 1
         at_ms = NOW + self.position * 1_000
@@ -34,7 +34,7 @@ class Story:
                 simulated=False,
                 gpus={
                     uuid: (
-                        None if serial is None else identified(serial or None),
+                        None if serial is None else identified(serial or None, name),
                         sight(at_ms, self.position),
                     )
                     for uuid, serial in gpus.items()
@@ -143,3 +143,12 @@ def test_a_host_that_invents_gpus_is_followed_only_so_far_and_takes_nothing_from
     story.window(B, {(1).to_bytes(16): "F1"})  # those it has are followed as before
     assert story.by_serial("F1").track.position == story.position
     assert not story.fleet.taken().crowded
+
+
+def test_a_board_does_not_become_a_dearer_product():
+    story = Story()
+    story.window(A, {U1: "S1"}, name=None)
+    story.window(A, {U1: "S1"})
+    story.window(A, {U1: "S1"}, name="NVIDIA B200")
+    story.window(A, {U2: "S1"}, name="NVIDIA B200")
+    assert story.by_serial("S1").name == "NVIDIA H200"

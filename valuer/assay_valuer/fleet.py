@@ -162,7 +162,8 @@ class Fleet:
             asset,
             uuid=uuid,
             host_key=host_key,
-            name=identity.name or asset.name,
+            # A board is not another product one day, as its host might like it to be.
+            name=asset.name or identity.name,
             serial=asset.serial if serial is None else serial[0],
             board_part_number=asset.board_part_number if serial is None else serial[1],
         )
