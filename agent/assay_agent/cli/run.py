@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="read the GPUs, seal windows and send them, until SIGTERM",
         description="The agent itself, in the foreground; systemd runs it as assay-agent.service. "
         "Logs to standard error, JSON unless it is a terminal.",
-        epilog="example: assay-agent run --config /etc/assay/agent.yaml",
+        epilog="example: assay-agent run --config /etc/assay-agent/agent.yaml",
     )
 
 
