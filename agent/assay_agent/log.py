@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib import import_module
-from types import ModuleType
-from typing import cast
 
+from assay_agent import lean
 
-def _load() -> None:
-    """structlog loads rich where there is one, for tracebacks in a terminal. The agent's would be
-    2.5 MiB resident on every host for that, so it is hidden while structlog is first loaded.
-    """
-    modules = cast("dict[str, ModuleType | None]", sys.modules)
-    if "structlog" in modules or "rich" in modules:
-        return
-    modules["rich"] = None
-    try:
-        import_module("structlog")
-    finally:
-        del modules["rich"]
-
-
-_load()
-
-import structlog  # noqa: E402 - after rich was hidden from it
+# structlog loads rich where there is one, for tracebacks in a terminal. The agent's would be
+# 2.5 MiB resident on every host for that.
+with lean.without("rich"):
+    import structlog
 
 
 def to_stderr() -> None:

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Final, Protocol, cast
 
-import pynvml
+from assay_agent import lean
+
+
+def _find_library(name: str) -> object:
+    find: Callable[[str], object] = import_module("ctypes.util").find_library
+    return find(name)
+
+
+_util = ModuleType("ctypes.util")
+vars(_util)["find_library"] = _find_library
+# The binding takes find_library from there and never calls it. The module itself would bring
+# subprocess, shutil and tempfile: 1.4 MiB in the driver's process.
+with lean.instead("ctypes.util", _util):
+    import pynvml
 
 
 class _Coded(Protocol):

@@ -15,7 +15,10 @@ import threading
 import time
 from typing import BinaryIO, Final
 
-import msgspec
+from assay_agent import lean
+
+with lean.without("typing_extensions"):  # half a MiB; typing has what it would be used for
+    import msgspec
 
 from assay_agent.telemetry.nvml_driver import Driver
 from assay_agent.telemetry.wire import Ask, Beat, Happened, Told
