@@ -12,7 +12,7 @@ from assay_core.leaves import DriverState, Event, EventKind
 from assay_valuer.policy import Incidents, Persistence, ValuerPolicy
 from assay_valuer.standing.rules import RULES as RULES_OF_XIDS
 from assay_valuer.standing.silence import Span, merge
-from assay_valuer.standing.stand import scene, stand
+from assay_valuer.standing.stand import INCIDENTS_SAID_MAX, scene, stand
 from assay_valuer.standing.track import CLOSED_KEPT_MAX, OPEN_MAX, observe
 from assay_valuer.standing.types import Cause, Condition, Kind, Presence, Severity, Track
 from tests.fakes.collateral import NOW, asset, host, sight
@@ -240,6 +240,18 @@ def test_a_flood_of_made_up_xids_is_bounded_and_hides_nothing_that_is_known():
     assert {(Kind.REMAP_FAILED, 0), (Kind.GPU_LOST, 0)} <= followed
     ended = follow(*flood, (2_000, real), (9_000, {"boot_id": "bb"}))
     assert len(ended.incidents) <= OPEN_MAX + CLOSED_KEPT_MAX
+
+
+def test_of_many_incidents_the_worst_are_said_and_the_others_counted():
+    many = tuple(xid(10_000 + n) for n in range(60))
+    track = follow((0, {"events": many}), (1_000, {"events": many, "remap_failed": 1}))
+    one = replace(asset(), track=replace(track, seen_ms=NOW))
+    standing = judge(one, [host()])
+    said = [one for one in standing.findings if one.code.startswith("incident.")]
+    assert said[0].code == "incident.impaired"
+    assert len(said) == INCIDENTS_SAID_MAX + 1
+    assert said[-1].detail == "53 more open incidents, none of them worse."
+    assert len(standing.incidents) == 61
 
 
 def test_xid_154_is_only_a_pointer():

@@ -30,6 +30,8 @@ from assay_valuer.standing.types import (
 L0: Final = 0
 """A software key signed it; nothing else vouches for the host or the GPU."""
 
+INCIDENTS_SAID_MAX: Final = 8
+"""Open incidents that are findings by themselves; a record of many GPUs must stay readable."""
 _SIMULATED: Final = Finding("assurance.simulated", "Simulated or replayed: no real hardware.")
 _SOFTWARE: Final = Finding("assurance.l0", "Signed by a software key alone (L0).")
 
@@ -164,9 +166,10 @@ def _count(counts: bool, grace_ms: int) -> str:
 def _weigh(
     asset: Asset, incidents: tuple[Incident, ...], around: Scene, findings: list[Finding]
 ) -> Severity | None:
-    """The worst severity that may move the value; says each open incident in `findings`."""
+    """The worst severity that may move the value; says the worst open incidents in `findings`."""
     policy = around.policy
     worst: Severity | None = None
+    said: list[tuple[int, Finding]] = []
     action = asset.track.condition.recovery_action
     for incident in incidents:
         severity = _severity_now(incident, policy, around.now_ms)
@@ -179,11 +182,17 @@ def _weigh(
         name = f"Xid {incident.code}" if incident.kind is Kind.XID else incident.kind.name.lower()
         rule = rule_for(incident.kind, incident.code)
         waits = "" if holds else ", not yet confirmed"
-        findings.append(
-            Finding(f"incident.{severity.value}", f"{name}: {rule.meaning} ({rule.source}){waits}.")
-        )
+        detail = f"{name}: {rule.meaning} ({rule.source}){waits}."
+        said.append((severity.rank, Finding(f"incident.{severity.value}", detail)))
         if holds and (worst is None or severity.rank > worst.rank):
             worst = severity
+    said.sort(key=lambda one: -one[0])
+    findings += [finding for _, finding in said[:INCIDENTS_SAID_MAX]]
+    if len(said) > INCIDENTS_SAID_MAX:
+        more = len(said) - INCIDENTS_SAID_MAX
+        findings.append(
+            Finding("incident.more", f"{more} more open incidents, none of them worse.")
+        )
     return worst
 
 
