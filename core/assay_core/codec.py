@@ -40,6 +40,8 @@ TEXT_BYTES_MAX: Final = 256
 """Longest text field of a leaf, bytes."""
 EVENTS_MAX: Final = 256
 """Most events in one leaf."""
+TIME_MS_MAX: Final = 2**45
+"""No clock shows a later time: the year 3084. And none shows one before 1970."""
 FIELD_NUMBER_MAX: Final = 1_000
 """No body has a field beyond it."""
 
@@ -93,8 +95,7 @@ def decode_header(data: bytes) -> Header:
         message.begin_boottime_ms,
         message.end_boottime_ms,
     )
-    _expect(period.begin_utc_ms >= 0, "begin_utc_ms is before 1970")
-    _expect(period.end_utc_ms < 2**45, "end_utc_ms is beyond any clock")
+    _check_times(period.begin_utc_ms, period.end_utc_ms)
     _expect(period.begin_boottime_ms <= period.end_boottime_ms, "the period ends before it begins")
     return Header(
         schema=message.schema,
@@ -142,6 +143,7 @@ def decode_gap(data: bytes) -> GapRecord:
         "previous_header_hash is not 32 bytes",
     )
     _expect(message.first_sequence <= message.last_sequence, "the gap ends before it begins")
+    _check_times(message.begin_utc_ms, message.end_utc_ms)
     return GapRecord(
         schema=message.schema,
         host_id=message.host_id,
@@ -314,7 +316,7 @@ def _check_absent(body: Message) -> int:
 def _check_present(body: Message, table: _Table) -> int:
     """Checks the fields that have values; returns the singular ones, a bit for each number."""
     for name in table.texts:
-        if len(getattr(body, name)) > TEXT_BYTES_MAX:
+        if len(getattr(body, name).encode()) > TEXT_BYTES_MAX:
             raise Malformed(f"{name} is too long")
     if table.group is Group.HEALTH or table.group is Group.HOST:
         events: Sequence[pb.Event] = body.events  # type: ignore[attr-defined]  # both have it
@@ -324,6 +326,7 @@ def _check_present(body: Message, table: _Table) -> int:
         _enum(DriverState, body.driver_state, "driver_state")
         if any(len(uuid) != SUBJECT_BYTES for uuid in body.missing_gpus):
             raise Malformed("missing_gpus holds what is not a UUID")
+        _check_times(body.maintenance_until_ms)
     has = body.HasField
     seen = 0
     for name, bit in table.singular:
@@ -338,6 +341,13 @@ def _check_events(events: Sequence[pb.Event]) -> None:
         _enum(EventKind, event.kind, "kind")
         _expect(event.count >= 1, "an event happened no times")
         _expect(event.first_ms <= event.last_ms, "an event ends before it begins")
+        _check_times(event.first_ms, event.last_ms)
+
+
+def _check_times(*times_ms: int) -> None:
+    for time_ms in times_ms:
+        if not 0 <= time_ms <= TIME_MS_MAX:
+            raise Malformed(f"{time_ms} ms is a time that no clock shows")
 
 
 def _put(body: Message, name: str, value: Value) -> None:

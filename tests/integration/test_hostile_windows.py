@@ -65,24 +65,35 @@ def event(first_ms, last_ms, kind=EventKind.XID, code=79):
     return Event(kind, code, first_ms, last_ms, 1)
 
 
-@pytest.mark.parametrize(
-    ("group", "values"),
-    [
-        (Group.HOST, {"driver_state": int(DriverState.PAUSED), "maintenance_until_ms": MOST}),
-        (Group.HOST, {"driver_state": int(DriverState.PAUSED), "maintenance_until_ms": LEAST}),
-        (Group.HOST, {"events": (event(LEAST, MOST),)}),
-        (Group.HEALTH, {"events": (event(LEAST, MOST),)}),
-        (Group.HEALTH, {"events": (event(MOST, MOST, EventKind.GPU_LOST, 0),)}),
-        (Group.HEALTH, {"events": (event(LEAST, LEAST, EventKind.GPU_LOST, 0),)}),
-    ],
-)
-def test_times_beyond_any_clock_stop_nobody_elses_valuation(books, victim, hostile, group, values):
+def times(least, most):
+    return [
+        (Group.HOST, {"driver_state": int(DriverState.PAUSED), "maintenance_until_ms": most}),
+        (Group.HOST, {"driver_state": int(DriverState.PAUSED), "maintenance_until_ms": least}),
+        (Group.HOST, {"events": (event(least, most),)}),
+        (Group.HEALTH, {"events": (event(least, most),)}),
+        (Group.HEALTH, {"events": (event(most, most, EventKind.GPU_LOST, 0),)}),
+        (Group.HEALTH, {"events": (event(least, least, EventKind.GPU_LOST, 0),)}),
+    ]
+
+
+@pytest.mark.parametrize(("group", "values"), times(0, codec.TIME_MS_MAX))
+def test_times_as_far_as_any_clock_stop_nobody_elses_valuation(
+    books, victim, hostile, group, values
+):
     books.take(hostile, hostile.seal())
     books.tick(victim.now_ms)
     for _ in range(2):
         books.take(hostile, hostile.seal(contents=changed(hostile, group, **values)))
         assert counted(books.tick(victim.now_ms)) == 2
     assert len(books.database.read(gpu_rows)) == 4  # and it is read back
+
+
+@pytest.mark.parametrize(("group", "values"), times(-1, codec.TIME_MS_MAX + 1) + times(LEAST, MOST))
+def test_times_that_no_clock_shows_stay_outside_the_door(books, victim, hostile, group, values):
+    books.take(hostile, hostile.seal())
+    with pytest.raises(Refused, match="no clock shows"):
+        books.take(hostile, hostile.seal(contents=changed(hostile, group, **values)))
+    assert counted(books.tick(victim.now_ms)) == 2
 
 
 @pytest.mark.parametrize(
