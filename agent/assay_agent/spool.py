@@ -16,20 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from assay_agent import VERSION, spool_file
+from assay_agent.spool_data import (
+    pack_envelope,
+    pack_identity,
+    pack_window,
+    unpack_envelope,
+    unpack_identity,
+    unpack_window,
+)
 from assay_agent.spool_file import DiskFull, SpoolDamaged, SpoolFull
-from assay_agent.window import Draft, Identity, KnownGpu
+from assay_agent.window import Draft, KnownGpu
 from assay_core.errors import HostError
 from assay_core.header import GapCause, GapRecord, Head, Source
-from assay_core.leaves import Reason, Value
 from assay_core.seal import (
     SECRET_BYTES,
     Envelope,
     Link,
     Sealed,
-    Signature,
     Signer,
     seal_gap,
     seal_window,
@@ -168,7 +172,7 @@ class Spool:
             spool_file.reserve(self._path, self._db)
         except DiskFull:
             spool_file.release(self._path, self._db)
-            self._make_way(len(_pack(sealed)))
+            self._make_way(len(pack_window(sealed)))
             dropped = self._store(draft, sealed, now_ms)
         self._next += 1
         self._head_hash = sealed.hash
@@ -180,7 +184,7 @@ class Spool:
         with spool_file.transaction(self._db):
             place = ("window", self._next, self._next, sealed.hash, self._head_hash)
             period = (draft.period.begin_utc_ms, draft.period.end_utc_ms)
-            self._insert((*place, *period), _pack(sealed))
+            self._insert((*place, *period), pack_window(sealed))
             self._db.execute(
                 "UPDATE chain SET next_sequence = ?, head_hash = ?", (self._next + 1, sealed.hash)
             )
@@ -236,7 +240,7 @@ class Spool:
         kind, sequence, first, digest, data = row
         if first != cursor.sequence + 1 or kind == "dropped":
             return self._seal_gap(cursor)
-        item = _unpack_envelope(data) if kind == "gap" else _unpack(data)
+        item = unpack_envelope(data) if kind == "gap" else unpack_window(data)
         return Outgoing(Head(sequence, digest), first, item)
 
     def acknowledge(self, positions: Iterable[tuple[int, int]], now_ms: int) -> None:
@@ -309,7 +313,7 @@ class Spool:
             self._db.execute("DELETE FROM record WHERE sequence BETWEEN ? AND ?", (first, last))
             self._db.execute("DELETE FROM body WHERE sequence BETWEEN ? AND ?", (first, last))
             row = ("gap", first, last, last_hash, cursor.hash, gap.begin_utc_ms, gap.end_utc_ms)
-            self._insert(row, _pack_envelope(envelope))
+            self._insert(row, pack_envelope(envelope))
             self._db.execute("UPDATE record SET cause = ? WHERE sequence = ?", (gap.cause, last))
         return Outgoing(Head(last, last_hash), first, envelope)
 
@@ -330,7 +334,7 @@ class Spool:
                 (
                     gpu.subject,
                     gpu.last_seen_ms,
-                    None if gpu.identity is None else _pack_identity(gpu.identity),
+                    None if gpu.identity is None else pack_identity(gpu.identity),
                     self._boot_id,
                 )
                 for gpu in known
@@ -405,67 +409,7 @@ def _known(db: sqlite3.Connection, boot_id: bytes) -> tuple[KnownGpu, ...]:
         KnownGpu(
             subject,
             last_seen_ms,
-            _unpack_identity(identity) if identity is not None and boot == boot_id else None,
+            unpack_identity(identity) if identity is not None and boot == boot_id else None,
         )
         for subject, last_seen_ms, identity, boot in rows
     )
-
-
-class _EnvelopeData(msgspec.Struct, frozen=True, array_like=True):
-    payload: bytes
-    payload_type: str
-    signatures: list[tuple[bytes, str]]
-
-
-class _WindowData(msgspec.Struct, frozen=True, array_like=True):
-    envelope: _EnvelopeData
-    leaves: list[bytes]
-
-
-class _Absent(msgspec.Struct, frozen=True):
-    reason: int
-
-
-def _envelope_data(envelope: Envelope) -> _EnvelopeData:
-    signatures = [(item.sig, item.keyid) for item in envelope.signatures]
-    return _EnvelopeData(envelope.payload, envelope.payload_type, signatures)
-
-
-def _envelope(data: _EnvelopeData) -> Envelope:
-    signatures = tuple(Signature(sig, keyid) for sig, keyid in data.signatures)
-    return Envelope(data.payload, data.payload_type, signatures)
-
-
-def _pack(sealed: Sealed) -> bytes:
-    data = _WindowData(_envelope_data(sealed.envelope), list(sealed.leaves))
-    return msgspec.msgpack.encode(data)
-
-
-def _unpack(data: bytes) -> Sealed:
-    window = msgspec.msgpack.decode(data, type=_WindowData)
-    return Sealed(_envelope(window.envelope), tuple(window.leaves))
-
-
-def _pack_envelope(envelope: Envelope) -> bytes:
-    return msgspec.msgpack.encode(_envelope_data(envelope))
-
-
-def _unpack_envelope(data: bytes) -> Envelope:
-    return _envelope(msgspec.msgpack.decode(data, type=_EnvelopeData))
-
-
-def _pack_identity(identity: Identity) -> bytes:
-    values = {
-        name: _Absent(int(value)) if isinstance(value, Reason) else value
-        for name, value in identity.items()
-    }
-    return msgspec.json.encode(values)
-
-
-def _unpack_identity(data: bytes) -> Identity:
-    values = msgspec.json.decode(data, type=dict[str, int | str | _Absent])
-    found: dict[str, Value] = {
-        name: Reason(value.reason) if isinstance(value, _Absent) else value
-        for name, value in values.items()
-    }
-    return found
