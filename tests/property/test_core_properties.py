@@ -78,6 +78,8 @@ def values_of(name, field):
         return st.lists(st.binary(min_size=16, max_size=16), max_size=3).map(tuple) | reason
     if name == "driver_state":
         return st.integers(1, 5)
+    if name.endswith("_ms"):
+        return st.integers(0, codec.TIME_MS_MAX) | reason
     if field.message_type is not None and field.message_type.name == "Gauge":
         three = st.lists(st.integers(0, U63), min_size=3, max_size=3).map(sorted)
         return three.map(lambda t: Gauge(*t)) | reason

@@ -1,21 +1,23 @@
-"""Between exact bytes and core's types; the only module of core that touches generated code.
-
-The schema is data: which fields a group has, and of what type, is read off the message
-descriptors. Decoding is strict: bytes that this schema's own writer would not have produced
-(unknown, duplicate or reordered fields, padded varints, trailing data) are refused.
-"""
+"""Leaves, to bytes and back. The schema is data: a group's fields are read off the descriptors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from assay_core.header import CloseReason, GapCause, GapRecord, Header, Period, Source
+from assay_core.codec.strict import (
+    TEXT_BYTES_MAX,
+    Malformed,
+    check_times,
+    enumerated,
+    expect,
+    strict,
+)
 from assay_core.leaves import (
     HOST,
     SALT_BYTES,
@@ -31,132 +33,17 @@ from assay_core.leaves import (
     Reason,
     Value,
 )
-from assay_core.merkle import HASH_BYTES
 from assay_proto.v1 import window_pb2 as pb
 
-_M = TypeVar("_M", bound=Message)
-
-TEXT_BYTES_MAX: Final = 256
-"""Longest text field of a leaf, bytes."""
 EVENTS_MAX: Final = 256
 """Most events in one leaf."""
-TIME_MS_MAX: Final = 2**45
-"""No clock shows a later time: the year 3084. And none shows one before 1970."""
 FIELD_NUMBER_MAX: Final = 1_000
 """No body has a field beyond it."""
-
-
-class Malformed(ValueError):
-    """Bytes that do not hold what they should; says which field."""
 
 
 def fields_of(group: Group) -> Mapping[str, FieldDescriptor]:
     """The fields of a group by name, in the order of their numbers, without `absent`."""
     return _FIELDS[group]
-
-
-def encode_header(header: Header) -> bytes:
-    """The header's bytes; what is signed and what the next header hashes."""
-    period = header.period
-    return pb.Header(
-        schema=header.schema,
-        host_id=header.host_id,
-        incarnation=header.incarnation,
-        boot_id=header.boot_id,
-        sequence=header.sequence,
-        previous_header_hash=header.previous_header_hash,
-        begin_utc_ms=period.begin_utc_ms,
-        end_utc_ms=period.end_utc_ms,
-        begin_boottime_ms=period.begin_boottime_ms,
-        end_boottime_ms=period.end_boottime_ms,
-        source=pb.Source.ValueType(header.source),
-        close_reason=pb.CloseReason.ValueType(header.close_reason),
-        agent_version=header.agent_version,
-        answered_challenge=header.answered_challenge,
-        witnessed_log_root=header.witnessed_log_root,
-        witnessed_log_size=header.witnessed_log_size,
-        leaf_count=header.leaf_count,
-        merkle_root=header.merkle_root,
-    ).SerializeToString(deterministic=True)
-
-
-def decode_header(data: bytes) -> Header:
-    """The header in `data`. Raises Malformed."""
-    message = _strict(pb.Header, data)
-    _expect(len(message.boot_id) == 16, "boot_id is not 16 bytes")
-    _expect(len(message.merkle_root) == HASH_BYTES, "merkle_root is not 32 bytes")
-    for name in ("previous_header_hash", "answered_challenge", "witnessed_log_root"):
-        _expect(len(getattr(message, name)) in (0, HASH_BYTES), f"{name} is not 32 bytes")
-    _expect(0 < len(message.agent_version) <= TEXT_BYTES_MAX, "agent_version is missing")
-    _expect(message.leaf_count >= 1, "leaf_count is 0")
-    period = Period(
-        message.begin_utc_ms,
-        message.end_utc_ms,
-        message.begin_boottime_ms,
-        message.end_boottime_ms,
-    )
-    _check_times(period.begin_utc_ms, period.end_utc_ms)
-    _expect(period.begin_boottime_ms <= period.end_boottime_ms, "the period ends before it begins")
-    return Header(
-        schema=message.schema,
-        host_id=message.host_id,
-        incarnation=message.incarnation,
-        boot_id=message.boot_id,
-        sequence=message.sequence,
-        previous_header_hash=message.previous_header_hash,
-        period=period,
-        source=_enum(Source, message.source, "source"),
-        close_reason=_enum(CloseReason, message.close_reason, "close_reason"),
-        agent_version=message.agent_version,
-        answered_challenge=message.answered_challenge,
-        witnessed_log_root=message.witnessed_log_root,
-        witnessed_log_size=message.witnessed_log_size,
-        leaf_count=message.leaf_count,
-        merkle_root=message.merkle_root,
-    )
-
-
-def encode_gap(gap: GapRecord) -> bytes:
-    """The gap record's bytes; what is signed."""
-    return pb.GapRecord(
-        schema=gap.schema,
-        host_id=gap.host_id,
-        incarnation=gap.incarnation,
-        boot_id=gap.boot_id,
-        first_sequence=gap.first_sequence,
-        last_sequence=gap.last_sequence,
-        previous_header_hash=gap.previous_header_hash,
-        last_dropped_hash=gap.last_dropped_hash,
-        begin_utc_ms=gap.begin_utc_ms,
-        end_utc_ms=gap.end_utc_ms,
-        cause=pb.GapCause.ValueType(gap.cause),
-    ).SerializeToString(deterministic=True)
-
-
-def decode_gap(data: bytes) -> GapRecord:
-    """The gap record in `data`. Raises Malformed."""
-    message = _strict(pb.GapRecord, data)
-    _expect(len(message.boot_id) == 16, "boot_id is not 16 bytes")
-    _expect(len(message.last_dropped_hash) == HASH_BYTES, "last_dropped_hash is not 32 bytes")
-    _expect(
-        len(message.previous_header_hash) in (0, HASH_BYTES),
-        "previous_header_hash is not 32 bytes",
-    )
-    _expect(message.first_sequence <= message.last_sequence, "the gap ends before it begins")
-    _check_times(message.begin_utc_ms, message.end_utc_ms)
-    return GapRecord(
-        schema=message.schema,
-        host_id=message.host_id,
-        incarnation=message.incarnation,
-        boot_id=message.boot_id,
-        first_sequence=message.first_sequence,
-        last_sequence=message.last_sequence,
-        previous_header_hash=message.previous_header_hash,
-        last_dropped_hash=message.last_dropped_hash,
-        begin_utc_ms=message.begin_utc_ms,
-        end_utc_ms=message.end_utc_ms,
-        cause=_enum(GapCause, message.cause, "cause"),
-    )
 
 
 def encode_leaf(leaf: Leaf) -> bytes:
@@ -190,12 +77,12 @@ def check_leaves(leaves: Sequence[bytes]) -> list[tuple[bytes, Group]]:
     """
     wire = b"".join([b"\x0a" + _varint(len(leaf)) + leaf for leaf in leaves])
     try:
-        messages = _strict(pb.Leaves, wire).leaves
+        messages = strict(pb.Leaves, wire).leaves
         return [_check_leaf(message) for message in messages]
     except Malformed:
         for index, leaf in enumerate(leaves):  # slowly now: which one is it?
             try:
-                _check_leaf(_strict(pb.Leaf, leaf))
+                _check_leaf(strict(pb.Leaf, leaf))
             except Malformed as error:
                 raise Malformed(f"leaf {index}: {error}") from error
         raise
@@ -203,7 +90,7 @@ def check_leaves(leaves: Sequence[bytes]) -> list[tuple[bytes, Group]]:
 
 def decode_leaf(data: bytes) -> Leaf:
     """The leaf in `data`, every field a value or a reason. Raises Malformed."""
-    message = _strict(pb.Leaf, data)
+    message = strict(pb.Leaf, data)
     _, group = _check_leaf(message)
     body: Message = getattr(message, group.value)
     absent = {
@@ -323,10 +210,10 @@ def _check_present(body: Message, table: _Table) -> int:
         if events:
             _check_events(events)
     if isinstance(body, pb.HostState):
-        _enum(DriverState, body.driver_state, "driver_state")
+        enumerated(DriverState, body.driver_state, "driver_state")
         if any(len(uuid) != SUBJECT_BYTES for uuid in body.missing_gpus):
             raise Malformed("missing_gpus holds what is not a UUID")
-        _check_times(body.maintenance_until_ms)
+        check_times(body.maintenance_until_ms)
     has = body.HasField
     seen = 0
     for name, bit in table.singular:
@@ -336,18 +223,12 @@ def _check_present(body: Message, table: _Table) -> int:
 
 
 def _check_events(events: Sequence[pb.Event]) -> None:
-    _expect(len(events) <= EVENTS_MAX, "too many events")
+    expect(len(events) <= EVENTS_MAX, "too many events")
     for event in events:
-        _enum(EventKind, event.kind, "kind")
-        _expect(event.count >= 1, "an event happened no times")
-        _expect(event.first_ms <= event.last_ms, "an event ends before it begins")
-        _check_times(event.first_ms, event.last_ms)
-
-
-def _check_times(*times_ms: int) -> None:
-    for time_ms in times_ms:
-        if not 0 <= time_ms <= TIME_MS_MAX:
-            raise Malformed(f"{time_ms} ms is a time that no clock shows")
+        enumerated(EventKind, event.kind, "kind")
+        expect(event.count >= 1, "an event happened no times")
+        expect(event.first_ms <= event.last_ms, "an event ends before it begins")
+        check_times(event.first_ms, event.last_ms)
 
 
 def _put(body: Message, name: str, value: Value) -> None:
@@ -396,35 +277,6 @@ def _get(body: Message, field: FieldDescriptor) -> Value:
 
 def _event(event: pb.Event) -> Event:
     return Event(EventKind(event.kind), event.code, event.first_ms, event.last_ms, event.count)
-
-
-def _strict(type_: type[_M], data: bytes) -> _M:
-    message = type_()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise Malformed(f"not a {type_.__name__}: truncated or damaged") from error
-    message.DiscardUnknownFields()
-    if message.SerializeToString(deterministic=True) != data:
-        raise Malformed(
-            f"not a {type_.__name__} as its schema writes it: unknown, duplicate or reordered fields"
-        )
-    return message
-
-
-_E = TypeVar("_E", Source, CloseReason, GapCause, DriverState, EventKind)
-
-
-def _enum(type_: type[_E], number: int, name: str) -> _E:
-    try:
-        return type_(number)
-    except ValueError as error:
-        raise Malformed(f"{name} has no value {number}") from error
-
-
-def _expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Malformed(otherwise)
 
 
 def _message_type(field: FieldDescriptor) -> Descriptor:
