@@ -187,6 +187,6 @@ def integer(sample: Sample, most: int) -> int | Reason:
 
 
 def _text(sample: Sample) -> str | Reason:
-    if isinstance(sample, str) and len(sample) <= codec.TEXT_BYTES_MAX:
+    if isinstance(sample, str) and len(sample.encode(errors="replace")) <= codec.TEXT_BYTES_MAX:
         return sample
     return _reason(sample)

@@ -134,5 +134,5 @@ def test_whatever_a_source_says_becomes_leaves_that_the_door_takes(steps):
         for each in draft.contents:
             codec.decode_leaf(codec.encode_leaf(Leaf(bytes(16), each)))
         missing = draft.contents[0].values["missing_gpus"]
-        there = {gpu.subject for gpu in gpus if gpu.values["name"] is not Reason.GPU_LOST}
+        there = {uuid(n) for n, state in enumerate(states, 1) if answered and state == "there"}
         assert missing == tuple(sorted(ever - there)) if answered else isinstance(missing, Reason)
