@@ -199,7 +199,10 @@ class Aggregator:
     def _gpu(self, subject: bytes) -> _Gpu:
         if len(subject) != SUBJECT_BYTES:
             raise ValueError("a GPU's subject is the 16 bytes of its UUID")
-        return self._gpus.setdefault(subject, _Gpu(KnownGpu(subject, 0)))
+        gpu = self._gpus.get(subject)
+        if gpu is None:  # not setdefault: that would build a GPU's fields at every poll
+            gpu = self._gpus[subject] = _Gpu(KnownGpu(subject, 0))
+        return gpu
 
     def _host_content(self, last: Poll, maintenance_until_ms: int | None) -> Content:
         values: dict[str, Value] = {name: field.value() for name, field in self._host.items()}
