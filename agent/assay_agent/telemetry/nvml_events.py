@@ -17,7 +17,7 @@ from assay_agent.telemetry.fields import (
 )
 
 _XID_EVENTS: Final = 0x8  # nvmlEventTypeXidCriticalError
-_EVENT_WAIT_MS: Final = 500
+_EVENT_WAIT_MS: Final = 1_000
 _OVER: Final = (UNINITIALIZED, DRIVER_NOT_LOADED, INVALID_ARGUMENT)
 """The set, or the driver, is gone: its owner will notice, and wait with a new set."""
 
