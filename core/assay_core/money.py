@@ -39,10 +39,6 @@ class Usd:
         """The amount times a ratio, rounded towards minus infinity: for what secures a debt."""
         return Usd(self.micros * numerator // denominator)
 
-    def times_up(self, numerator: int, denominator: int) -> Usd:
-        """The amount times a ratio, rounded towards plus infinity: for what is owed."""
-        return Usd(-(-self.micros * numerator // denominator))
-
     def to_wad(self) -> int:
         """The amount with 18 decimals, as contracts keep it. Exact: nothing is rounded."""
         return self.micros * WAD_PER_MICRO

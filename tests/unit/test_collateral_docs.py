@@ -7,11 +7,12 @@ from pathlib import Path
 
 from assay_agent import config as agent_config
 from assay_agent.config import AgentConfig
+from assay_core.files import parse
 from assay_valuer import config
 from assay_valuer.credit.loan import read_loan
 from assay_valuer.market.models import PRODUCTS
 from assay_valuer.market.prices import read_prices
-from assay_valuer.policy import read_policy
+from assay_valuer.policy import ValuerPolicy
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "collateral.md").read_text(encoding="utf-8")
@@ -39,7 +40,7 @@ def test_the_examples_are_good_files():
     loan, policy = blocks("yaml")
     assert len(read_prices(prices, "prices.csv").rows) == 3
     assert read_loan(loan, "loan.yaml").id == "loan-1"
-    assert read_policy(policy, "policy.yaml").market.price_age_max_days == 90
+    assert parse(policy, ValuerPolicy, "policy.yaml").market.price_age_max_days == 90
 
 
 def test_its_prices_are_of_products_that_gpus_are_matched_with():

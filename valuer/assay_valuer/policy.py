@@ -11,7 +11,6 @@ from typing import Annotated, Final
 
 import msgspec
 
-from assay_core.files import parse
 from assay_core.instants import DAY_MS, SECOND_MS
 
 Bps = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -157,11 +156,6 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 DEFAULT: Final = ValuerPolicy()
-
-
-def read_policy(text: str, name: str) -> ValuerPolicy:
-    """The policy in a YAML file's text. Raises FileError with line and field."""
-    return parse(text, ValuerPolicy, name) if text.strip() else DEFAULT
 
 
 def ms(seconds: int) -> int:

@@ -133,9 +133,8 @@ ASSET: Final = Table(
     Column("seen_ms", BigInteger),  # observed_ms of the newest window that saw it
     Column("position", BigInteger),  # ledger position of that window
     Column("simulated", Boolean),
-    # JSON of the newest health and use leaves, as standing needs them.
+    # JSON of what the newest windows said of its health, as standing needs it.
     Column("health", Text),
-    Column("use", Text),
     # Set while its host speaks and it does not.
     Column("missing_since_ms", BigInteger),
     UniqueConstraint("serial", "board_part_number", name="asset_by_serial"),

@@ -167,7 +167,6 @@ def _create_asset() -> None:
         sa.Column("position", sa.BigInteger(), nullable=True),
         sa.Column("simulated", sa.Boolean(), nullable=True),
         sa.Column("health", sa.Text(), nullable=True),
-        sa.Column("use", sa.Text(), nullable=True),
         sa.Column("missing_since_ms", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
             ["host_key"],
