@@ -19,6 +19,12 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The trace to replay, or the scenario to simulate."""
     timeout_ms: int = 10_000
     """How long a driver call may take before the driver counts as unresponsive."""
+    host_root: str = "/"
+    """Where the host's /proc, /sys and /dev are; another place in a container, as node-exporter's
+    --path.rootfs."""
+    kernel_log: Literal["auto", "journal", "kmsg", "off"] = "auto"
+    """Where Xids are read besides NVML; auto: the journal where its group lets us, else /dev/kmsg
+    where that is allowed."""
 
 
 class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,11 +34,24 @@ class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     acknowledged_keep_ms: int = 14 * 86_400_000
 
 
+class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certificate and key of the metrics port, PEM files; with client_ca, callers need one too."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
 class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where Prometheus finds the agent."""
 
     listen: str | None = "127.0.0.1:9464"
-    """Loopback unless told otherwise; null for none."""
+    """A loopback address, or any other with `tls`; null for none."""
+    tls: TlsConfig | None = None
+    textfile: str | None = None
+    """A file for node-exporter's textfile collector, ending in .prom, written at every window."""
+    dcgm_names: bool = False
+    """Also tell readings by the names of DCGM's exporter, for dashboards that know no others."""
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

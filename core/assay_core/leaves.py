@@ -14,7 +14,7 @@ from typing import Final
 SALT_BYTES: Final = 16
 SUBJECT_BYTES: Final = 16
 HOST: Final = b""
-"""The subject of the host leaf."""
+"""The subject of the host and platform leaves."""
 
 
 class Group(enum.StrEnum):
@@ -24,6 +24,14 @@ class Group(enum.StrEnum):
     HEALTH = "health"
     USE = "use"
     HOST = "host"
+    CONDITION = "condition"
+    PLATFORM = "platform"
+
+
+OF_HOST: Final = frozenset({Group.HOST, Group.PLATFORM})
+"""Groups whose subject is the host; the others' is a GPU."""
+ON_CHANGE: Final = frozenset({Group.IDENTITY, Group.CONDITION, Group.PLATFORM})
+"""Groups that travel when they change, at each boot and once a day; the others always do."""
 
 
 class Reason(enum.IntEnum):
@@ -41,6 +49,7 @@ class Reason(enum.IntEnum):
     INVALID_VALUE = 10
     DRIVER_ERROR = 11
     ASLEEP = 12
+    PASSED_THROUGH = 13
 
     @property
     def label(self) -> str:
@@ -69,6 +78,68 @@ class EventKind(enum.IntEnum):
     DRIVER_RECOVERED = 6
     PAUSED = 7
     RESUMED = 8
+    DRAM_RETIREMENT = 9
+    POISON = 10
+    UNAVAILABLE = 11
+    RECOVERY_ACTION = 12
+    MIG_CHANGED = 13
+    COUNTER_FELL = 14
+    CLOCK_STEPPED = 15
+    GPU_HIDDEN = 16
+    GPU_PHANTOM = 17
+    GPU_RESET = 18
+
+
+class Tenancy(enum.IntEnum):
+    """Who has a GPU, as the PCI bus shows it. Numbers as on the wire."""
+
+    HOST = 1
+    PASSED_THROUGH = 2
+    UNBOUND = 3
+    GONE = 4
+
+
+class IncidentKind(enum.IntEnum):
+    """What an incident is of: an event, or from 101 on a condition. Numbers as on the wire."""
+
+    XID = 1
+    GPU_LOST = 2
+    DRAM_RETIREMENT = 3
+    POISON = 4
+    UNAVAILABLE = 5
+    REMAP_FAILED = 101
+    REMAP_PENDING = 102
+    RECOVERY_ACTION = 103
+    ROWS_EXHAUSTED = 104
+    UNREPAIRABLE_MEMORY = 105
+    SRAM_THRESHOLD = 106
+    REPAIR_PENDING = 107
+    PAGES_EXHAUSTED = 108
+    INFOROM_CORRUPTED = 109
+    NVLINK_DOWN = 110
+    NVLINK_ERRORS = 111
+    PCIE_REPLAYS = 112
+    PCIE_DEGRADED = 113
+    PCIE_ERRORS = 114
+    THERMAL_SLOWDOWN = 115
+    POWER_BRAKE = 116
+    HIDDEN = 117
+    BANKS_EXHAUSTED = 118
+    SMOOTHING_WORN = 119
+    FABRIC = 120
+
+
+class Severity(enum.IntEnum):
+    """How bad an incident is; larger is worse. Numbers as on the wire."""
+
+    USER_ERROR = 1
+    DEGRADED = 2
+    IMPAIRED = 3
+
+    @property
+    def label(self) -> str:
+        """The name in documents, JSON and metrics, e.g. "user_error"."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +170,44 @@ class Event:
     count: int
 
 
-Value = int | str | Gauge | Counter | tuple[Event, ...] | tuple[bytes, ...] | Reason
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something wrong, with a beginning and, once over, an end. Times are the host's, UTC ms."""
+
+    kind: IncidentKind
+    code: int
+    severity: Severity
+    begin_ms: int
+    last_ms: int
+    end_ms: int | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigInstance:
+    """One instance of a GPU that is cut up: percent of what the instance has at most.
+
+    `activity` is graphics, SM, SM occupancy, tensor and DRAM, in this order, or why there is none.
+    """
+
+    gpu_instance_id: int
+    memory_mib: int
+    activity: tuple[int, int, int, int, int] | Reason
+
+
+Value = (
+    int
+    | str
+    | Gauge
+    | Counter
+    | tuple[int, ...]
+    | tuple[str, ...]
+    | tuple[bytes, ...]
+    | tuple[Event, ...]
+    | tuple[Incident, ...]
+    | tuple[MigInstance, ...]
+    | Reason
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +248,24 @@ class Content:
         if isinstance(value, Counter | Reason):
             return value
         raise TypeError(f"{name} is not a counter")
+
+    def integers(self, name: str) -> tuple[int, ...] | Reason:
+        """A list of integers, one for each link, or why it has no value."""
+        value = self.values[name]
+        if isinstance(value, Reason):
+            return value
+        if isinstance(value, tuple):
+            return tuple(item for item in value if isinstance(item, int))
+        raise TypeError(f"{name} is not a list of integers")
+
+    def incidents(self) -> tuple[Incident, ...]:
+        """The incidents of a health leaf, as its host judged; none where there is a reason."""
+        value = self.values["incidents"]
+        return (
+            tuple(item for item in value if isinstance(item, Incident))
+            if isinstance(value, tuple)
+            else ()
+        )
 
     def events(self) -> tuple[Event, ...]:
         """The events of a health or host leaf; none where they could not be read."""

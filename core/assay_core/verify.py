@@ -39,7 +39,7 @@ BEHIND_TOLERANCE_MS: Final = 2_000
 """How far a window may end before a challenge that it answers was sent, before it is marked."""
 HEADER_BYTES_MAX: Final = 2_048
 LEAF_BYTES_MAX: Final = 64 * 1024
-LEAVES_MAX: Final = 3 * 64 + 1
+LEAVES_MAX: Final = 4 * 64 + 2
 WINDOW_BYTES_MAX: Final = 1024 * 1024
 SIGNATURES_MAX: Final = 4
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from assay_core.header import Source
-from assay_core.leaves import DriverState, EventKind, Reason
+from assay_core.leaves import DriverState, EventKind, MigInstance, Reason
 
-Sample = int | str | Reason
-"""A field at one instant, in the unit its schema gives it."""
+Sample = int | str | tuple[int, ...] | tuple[str, ...] | tuple[MigInstance, ...] | Reason
+"""A field at one instant, in the unit its schema gives it; a list has an item for each link."""
+
+
+class Depth(enum.IntEnum):
+    """How much a poll reads; each depth reads all of the one before."""
+
+    TICK = 1
+    """What moves from second to second."""
+    WINDOW = 2
+    """What is worth one look a window, and one after every event."""
+    DAY = 3
+    """What is costly or constant: at start, when GPUs are enumerated anew, and once a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
     """One GPU at one instant.
 
-    `subject` is the 16 bytes of its NVML UUID. `values` holds every field of the groups identity,
-    health and use by its schema name, but for `polls` and `events`, which are the window's to
-    count. A gauge's or counter's sample is a plain integer.
+    `subject` is the 16 bytes of its NVML UUID. `values` holds what was read at this poll of the
+    groups identity, condition, health and use, by schema name; a field that is not in it was not
+    due. `polls`, `events` and `incidents` are the window's to count. A gauge's or counter's
+    sample is a plain integer.
     """
 
     subject: bytes
@@ -41,8 +54,9 @@ class Poll:
     """One look at a host.
 
     `gpus` are those the driver enumerates now; a GPU that is lost but still known to the source
-    is among them with its fields GPU_LOST. `host` holds driver_version, nvml_version and
-    gpu_count. When the driver does not answer, `gpus` is empty and `driver` says why.
+    is among them with its fields GPU_LOST. `host` holds, by schema name, what was read of the
+    groups host and platform; driver_version, nvml_version and gpu_count always. When the driver
+    does not answer, `driver` says why, and no GPU was read.
     """
 
     at_utc_ms: int
@@ -62,10 +76,12 @@ class GpuSource(Protocol):
         """What is written into the signed header."""
         ...
 
-    async def poll(self, timeout_ms: int) -> Poll:
+    async def poll(self, timeout_ms: int, depth: Depth = Depth.TICK) -> Poll:
         """Waits at most `timeout_ms` for events, returns at once when one comes, polls either way.
 
-        Never raises for what the driver does, and never takes much longer than it may wait.
+        Reads at least as deep as asked; deeper by itself: WINDOW when an event ended the wait, DAY
+        when GPUs were enumerated anew. Never raises for what the driver does, and never takes much
+        longer than it may wait.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +20,7 @@ from assay_core.codec.strict import (
 )
 from assay_core.leaves import (
     HOST,
+    OF_HOST,
     SALT_BYTES,
     SUBJECT_BYTES,
     Content,
@@ -29,14 +30,21 @@ from assay_core.leaves import (
     EventKind,
     Gauge,
     Group,
+    Incident,
+    IncidentKind,
     Leaf,
+    MigInstance,
     Reason,
+    Severity,
+    Tenancy,
     Value,
 )
 from assay_proto.v1 import window_pb2 as pb
 
 EVENTS_MAX: Final = 256
-"""Most events in one leaf."""
+"""Most events, and most incidents, in one leaf."""
+ITEMS_MAX: Final = 128
+"""Most items of any other list in a leaf: links, instances, GPUs."""
 FIELD_NUMBER_MAX: Final = 1_000
 """No body has a field beyond it."""
 
@@ -205,21 +213,34 @@ def _check_present(body: Message, table: _Table) -> int:
     for name in table.texts:
         if len(getattr(body, name).encode()) > TEXT_BYTES_MAX:
             raise Malformed(f"{name} is too long")
-    if table.group is Group.HEALTH or table.group is Group.HOST:
-        events: Sequence[pb.Event] = body.events  # type: ignore[attr-defined]  # both have it
-        if events:
-            _check_events(events)
+    for name, _ in table.repeated:
+        items = getattr(body, name)
+        if items:
+            _check_list(items)
     if isinstance(body, pb.HostState):
         enumerated(DriverState, body.driver_state, "driver_state")
-        if any(len(uuid) != SUBJECT_BYTES for uuid in body.missing_gpus):
-            raise Malformed("missing_gpus holds what is not a UUID")
         check_times(body.maintenance_until_ms)
+    elif isinstance(body, pb.Health) and body.HasField("tenancy"):
+        enumerated(Tenancy, body.tenancy, "tenancy")
+    elif isinstance(body, pb.Condition):
+        check_times(body.bbx_flush_utc_ms)
     has = body.HasField
     seen = 0
     for name, bit in table.singular:
         if has(name):
             seen |= bit
     return seen
+
+
+def _check_list(items: Sequence[object]) -> None:
+    if isinstance(items[0], pb.Event):
+        _check_events(cast("Sequence[pb.Event]", items))
+    elif isinstance(items[0], pb.Incident):
+        _check_incidents(cast("Sequence[pb.Incident]", items))
+    elif isinstance(items[0], pb.MigInstance):
+        _check_instances(cast("Sequence[pb.MigInstance]", items))
+    else:
+        _check_scalars(cast("Sequence[int | str | bytes]", items))
 
 
 def _check_events(events: Sequence[pb.Event]) -> None:
@@ -229,6 +250,50 @@ def _check_events(events: Sequence[pb.Event]) -> None:
         expect(event.count >= 1, "an event happened no times")
         expect(event.first_ms <= event.last_ms, "an event ends before it begins")
         check_times(event.first_ms, event.last_ms)
+
+
+def _check_incidents(incidents: Sequence[pb.Incident]) -> None:
+    expect(len(incidents) <= EVENTS_MAX, "too many incidents")
+    for incident in incidents:
+        enumerated(IncidentKind, incident.kind, "kind")
+        enumerated(Severity, incident.severity, "severity")
+        expect(incident.count >= 1, "an incident was seen no times")
+        expect(incident.begin_ms <= incident.last_ms, "an incident ends before it begins")
+        check_times(incident.begin_ms, incident.last_ms, incident.end_ms)
+    expect(
+        len({(one.kind, one.code, one.begin_ms) for one in incidents}) == len(incidents),
+        "an incident is told twice",
+    )
+
+
+def _check_instances(instances: Sequence[pb.MigInstance]) -> None:
+    expect(len(instances) <= ITEMS_MAX, "too many instances")
+    last = -1
+    for one in instances:
+        expect(one.gpu_instance_id > last, "the instances are not in order, or one is there twice")
+        last = one.gpu_instance_id
+        if one.reason:
+            expect(one.reason in _REASONS, f"there is no reason {one.reason}")
+            expect(not any(_activity(one)), "an instance has both a value and a reason")
+
+
+def _check_scalars(items: Sequence[int | str | bytes]) -> None:
+    expect(len(items) <= ITEMS_MAX, "a list is too long")
+    for item in items:
+        if isinstance(item, bytes):
+            expect(len(item) == SUBJECT_BYTES, "a list of GPUs holds what is not a UUID")
+        elif isinstance(item, str):
+            expect(len(item.encode()) <= TEXT_BYTES_MAX, "a text is too long")
+
+
+def _activity(instance: pb.MigInstance) -> tuple[int, int, int, int, int]:
+    return (
+        instance.graphics_activity_pct,
+        instance.sm_activity_pct,
+        instance.sm_occupancy_pct,
+        instance.tensor_activity_pct,
+        instance.dram_activity_pct,
+    )
 
 
 def _put(body: Message, name: str, value: Value) -> None:
@@ -245,26 +310,53 @@ def _put(body: Message, name: str, value: Value) -> None:
         counter.SetInParent()
         counter.delta, counter.total = value.delta, value.total
     elif isinstance(value, tuple):
-        repeated = getattr(body, name)
-        for item in value:
-            if isinstance(item, Event):
-                repeated.add(
-                    kind=item.kind,
-                    code=item.code,
-                    first_ms=item.first_ms,
-                    last_ms=item.last_ms,
-                    count=item.count,
-                )
-            else:
-                repeated.append(item)
+        getattr(body, name).extend([_item(item) for item in value])
     else:
         setattr(body, name, value)
+
+
+def _item(
+    item: int | str | bytes | Event | Incident | MigInstance,
+) -> int | str | bytes | Message:
+    """An item of a list as the wire has it."""
+    if isinstance(item, Event):
+        return pb.Event(
+            kind=pb.EventKind.ValueType(item.kind),
+            code=item.code,
+            first_ms=item.first_ms,
+            last_ms=item.last_ms,
+            count=item.count,
+        )
+    if isinstance(item, Incident):
+        return pb.Incident(
+            kind=pb.IncidentKind.ValueType(item.kind),
+            code=item.code,
+            severity=pb.Severity.ValueType(item.severity),
+            begin_ms=item.begin_ms,
+            last_ms=item.last_ms,
+            end_ms=item.end_ms or 0,
+            count=item.count,
+        )
+    if isinstance(item, MigInstance):
+        message = pb.MigInstance(gpu_instance_id=item.gpu_instance_id, memory_mib=item.memory_mib)
+        if isinstance(item.activity, Reason):
+            message.reason = pb.Reason.ValueType(item.activity)
+        else:
+            (
+                message.graphics_activity_pct,
+                message.sm_activity_pct,
+                message.sm_occupancy_pct,
+                message.tensor_activity_pct,
+                message.dram_activity_pct,
+            ) = item.activity
+        return message
+    return item
 
 
 def _get(body: Message, field: FieldDescriptor) -> Value:
     value = getattr(body, field.name)
     if field.is_repeated:
-        return tuple(_event(item) if isinstance(item, pb.Event) else item for item in value)
+        return _list(value)
     if isinstance(value, pb.Gauge):
         mean = value.min + value.mean_above_min
         return Gauge(value.min, mean, mean + value.max_above_mean)
@@ -277,6 +369,40 @@ def _get(body: Message, field: FieldDescriptor) -> Value:
 
 def _event(event: pb.Event) -> Event:
     return Event(EventKind(event.kind), event.code, event.first_ms, event.last_ms, event.count)
+
+
+def _list(items: Sequence[int | str | bytes | pb.Event | pb.Incident | pb.MigInstance]) -> Value:
+    """All items of a list are of one type."""
+    if not items or isinstance(items[0], int | str | bytes):
+        return cast("tuple[int, ...]", tuple(items))
+    return cast(
+        "tuple[Event, ...]",
+        tuple(
+            _event(item)
+            if isinstance(item, pb.Event)
+            else _incident(item)
+            if isinstance(item, pb.Incident)
+            else _instance(cast("pb.MigInstance", item))
+            for item in items
+        ),
+    )
+
+
+def _incident(incident: pb.Incident) -> Incident:
+    return Incident(
+        IncidentKind(incident.kind),
+        incident.code,
+        Severity(incident.severity),
+        incident.begin_ms,
+        incident.last_ms,
+        incident.end_ms or None,
+        incident.count,
+    )
+
+
+def _instance(instance: pb.MigInstance) -> MigInstance:
+    activity = Reason(instance.reason) if instance.reason else _activity(instance)
+    return MigInstance(instance.gpu_instance_id, instance.memory_mib, activity)
 
 
 def _message_type(field: FieldDescriptor) -> Descriptor:
@@ -315,10 +441,14 @@ def _table(group: Group, fields: Mapping[str, FieldDescriptor]) -> _Table:
     singular = tuple((n, 1 << f.number) for n, f in fields.items() if not f.is_repeated)
     return _Table(
         group=group,
-        subject_bytes=len(HOST) if group is Group.HOST else SUBJECT_BYTES,
+        subject_bytes=len(HOST) if group in OF_HOST else SUBJECT_BYTES,
         singular=singular,
         repeated=tuple((n, 1 << f.number) for n, f in fields.items() if f.is_repeated),
-        texts=tuple(n for n, f in fields.items() if f.type == FieldDescriptor.TYPE_STRING),
+        texts=tuple(
+            n
+            for n, f in fields.items()
+            if f.type == FieldDescriptor.TYPE_STRING and not f.is_repeated
+        ),
         required=sum(bit for _, bit in singular),
         known=sum(1 << f.number for f in fields.values()),
     )

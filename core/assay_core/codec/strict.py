@@ -7,10 +7,20 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from assay_core.header import CloseReason, GapCause, Source
-from assay_core.leaves import DriverState, EventKind
+from assay_core.leaves import DriverState, EventKind, IncidentKind, Severity, Tenancy
 
 _M = TypeVar("_M", bound=Message)
-_E = TypeVar("_E", Source, CloseReason, GapCause, DriverState, EventKind)
+_E = TypeVar(
+    "_E",
+    Source,
+    CloseReason,
+    GapCause,
+    DriverState,
+    EventKind,
+    IncidentKind,
+    Severity,
+    Tenancy,
+)
 
 TEXT_BYTES_MAX: Final = 256
 """Longest text field of a leaf, bytes."""

@@ -143,6 +143,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Any other NVML error."""
     REASON_ASLEEP: _Reason.ValueType  # 12
     """The GPU is in D3 and is not woken to be read."""
+    REASON_PASSED_THROUGH: _Reason.ValueType  # 13
+    """A virtual machine has the GPU: bound to vfio-pci, by sysfs."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a field has no value."""
@@ -173,7 +175,161 @@ REASON_DRIVER_ERROR: Reason.ValueType  # 11
 """Any other NVML error."""
 REASON_ASLEEP: Reason.ValueType  # 12
 """The GPU is in D3 and is not woken to be read."""
+REASON_PASSED_THROUGH: Reason.ValueType  # 13
+"""A virtual machine has the GPU: bound to vfio-pci, by sysfs."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
+
+class _Tenancy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TenancyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tenancy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TENANCY_UNSPECIFIED: _Tenancy.ValueType  # 0
+    """Never valid."""
+    TENANCY_HOST: _Tenancy.ValueType  # 1
+    """NVIDIA's driver on this host."""
+    TENANCY_PASSED_THROUGH: _Tenancy.ValueType  # 2
+    """A virtual machine: bound to vfio-pci."""
+    TENANCY_UNBOUND: _Tenancy.ValueType  # 3
+    """On the bus, with no driver or another one."""
+    TENANCY_GONE: _Tenancy.ValueType  # 4
+    """Not on the bus."""
+
+class Tenancy(_Tenancy, metaclass=_TenancyEnumTypeWrapper):
+    """Who has a GPU, as sysfs shows it (/sys/bus/pci/devices/ADDRESS/driver)."""
+
+TENANCY_UNSPECIFIED: Tenancy.ValueType  # 0
+"""Never valid."""
+TENANCY_HOST: Tenancy.ValueType  # 1
+"""NVIDIA's driver on this host."""
+TENANCY_PASSED_THROUGH: Tenancy.ValueType  # 2
+"""A virtual machine: bound to vfio-pci."""
+TENANCY_UNBOUND: Tenancy.ValueType  # 3
+"""On the bus, with no driver or another one."""
+TENANCY_GONE: Tenancy.ValueType  # 4
+"""Not on the bus."""
+Global___Tenancy: _TypeAlias = Tenancy  # noqa: Y015
+
+class _IncidentKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IncidentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IncidentKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INCIDENT_KIND_UNSPECIFIED: _IncidentKind.ValueType  # 0
+    """Never valid."""
+    INCIDENT_KIND_XID: _IncidentKind.ValueType  # 1
+    """code is the Xid."""
+    INCIDENT_KIND_GPU_LOST: _IncidentKind.ValueType  # 2
+    """Gone from its host."""
+    INCIDENT_KIND_DRAM_RETIREMENT: _IncidentKind.ValueType  # 3
+    """A DRAM retirement failed, by an event."""
+    INCIDENT_KIND_POISON: _IncidentKind.ValueType  # 4
+    """Poisoned data was met, by an event."""
+    INCIDENT_KIND_UNAVAILABLE: _IncidentKind.ValueType  # 5
+    """The driver calls the GPU unavailable, by an event."""
+    INCIDENT_KIND_REMAP_FAILED: _IncidentKind.ValueType  # 101
+    INCIDENT_KIND_REMAP_PENDING: _IncidentKind.ValueType  # 102
+    INCIDENT_KIND_RECOVERY_ACTION: _IncidentKind.ValueType  # 103
+    """code is the action."""
+    INCIDENT_KIND_ROWS_EXHAUSTED: _IncidentKind.ValueType  # 104
+    INCIDENT_KIND_UNREPAIRABLE_MEMORY: _IncidentKind.ValueType  # 105
+    INCIDENT_KIND_SRAM_THRESHOLD: _IncidentKind.ValueType  # 106
+    INCIDENT_KIND_REPAIR_PENDING: _IncidentKind.ValueType  # 107
+    INCIDENT_KIND_PAGES_EXHAUSTED: _IncidentKind.ValueType  # 108
+    INCIDENT_KIND_INFOROM_CORRUPTED: _IncidentKind.ValueType  # 109
+    INCIDENT_KIND_NVLINK_DOWN: _IncidentKind.ValueType  # 110
+    """A link is inactive or slow."""
+    INCIDENT_KIND_NVLINK_ERRORS: _IncidentKind.ValueType  # 111
+    INCIDENT_KIND_PCIE_REPLAYS: _IncidentKind.ValueType  # 112
+    INCIDENT_KIND_PCIE_DEGRADED: _IncidentKind.ValueType  # 113
+    """Fewer lanes than GPU and slot have."""
+    INCIDENT_KIND_PCIE_ERRORS: _IncidentKind.ValueType  # 114
+    """Fatal AER errors."""
+    INCIDENT_KIND_THERMAL_SLOWDOWN: _IncidentKind.ValueType  # 115
+    INCIDENT_KIND_POWER_BRAKE: _IncidentKind.ValueType  # 116
+    INCIDENT_KIND_HIDDEN: _IncidentKind.ValueType  # 117
+    """On the bus, and not shown by the driver."""
+    INCIDENT_KIND_BANKS_EXHAUSTED: _IncidentKind.ValueType  # 118
+    """Memory banks have no spare rows left."""
+    INCIDENT_KIND_SMOOTHING_WORN: _IncidentKind.ValueType  # 119
+    """Power smoothing circuitry has no life left."""
+    INCIDENT_KIND_FABRIC: _IncidentKind.ValueType  # 120
+    """The fabric says that the GPU is unhealthy."""
+
+class IncidentKind(_IncidentKind, metaclass=_IncidentKindEnumTypeWrapper):
+    """What an incident is of: an event's kind, or from 101 on a condition that readings show."""
+
+INCIDENT_KIND_UNSPECIFIED: IncidentKind.ValueType  # 0
+"""Never valid."""
+INCIDENT_KIND_XID: IncidentKind.ValueType  # 1
+"""code is the Xid."""
+INCIDENT_KIND_GPU_LOST: IncidentKind.ValueType  # 2
+"""Gone from its host."""
+INCIDENT_KIND_DRAM_RETIREMENT: IncidentKind.ValueType  # 3
+"""A DRAM retirement failed, by an event."""
+INCIDENT_KIND_POISON: IncidentKind.ValueType  # 4
+"""Poisoned data was met, by an event."""
+INCIDENT_KIND_UNAVAILABLE: IncidentKind.ValueType  # 5
+"""The driver calls the GPU unavailable, by an event."""
+INCIDENT_KIND_REMAP_FAILED: IncidentKind.ValueType  # 101
+INCIDENT_KIND_REMAP_PENDING: IncidentKind.ValueType  # 102
+INCIDENT_KIND_RECOVERY_ACTION: IncidentKind.ValueType  # 103
+"""code is the action."""
+INCIDENT_KIND_ROWS_EXHAUSTED: IncidentKind.ValueType  # 104
+INCIDENT_KIND_UNREPAIRABLE_MEMORY: IncidentKind.ValueType  # 105
+INCIDENT_KIND_SRAM_THRESHOLD: IncidentKind.ValueType  # 106
+INCIDENT_KIND_REPAIR_PENDING: IncidentKind.ValueType  # 107
+INCIDENT_KIND_PAGES_EXHAUSTED: IncidentKind.ValueType  # 108
+INCIDENT_KIND_INFOROM_CORRUPTED: IncidentKind.ValueType  # 109
+INCIDENT_KIND_NVLINK_DOWN: IncidentKind.ValueType  # 110
+"""A link is inactive or slow."""
+INCIDENT_KIND_NVLINK_ERRORS: IncidentKind.ValueType  # 111
+INCIDENT_KIND_PCIE_REPLAYS: IncidentKind.ValueType  # 112
+INCIDENT_KIND_PCIE_DEGRADED: IncidentKind.ValueType  # 113
+"""Fewer lanes than GPU and slot have."""
+INCIDENT_KIND_PCIE_ERRORS: IncidentKind.ValueType  # 114
+"""Fatal AER errors."""
+INCIDENT_KIND_THERMAL_SLOWDOWN: IncidentKind.ValueType  # 115
+INCIDENT_KIND_POWER_BRAKE: IncidentKind.ValueType  # 116
+INCIDENT_KIND_HIDDEN: IncidentKind.ValueType  # 117
+"""On the bus, and not shown by the driver."""
+INCIDENT_KIND_BANKS_EXHAUSTED: IncidentKind.ValueType  # 118
+"""Memory banks have no spare rows left."""
+INCIDENT_KIND_SMOOTHING_WORN: IncidentKind.ValueType  # 119
+"""Power smoothing circuitry has no life left."""
+INCIDENT_KIND_FABRIC: IncidentKind.ValueType  # 120
+"""The fabric says that the GPU is unhealthy."""
+Global___IncidentKind: _TypeAlias = IncidentKind  # noqa: Y015
+
+class _Severity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
+    """Never valid."""
+    SEVERITY_USER_ERROR: _Severity.ValueType  # 1
+    """An application's doing: logged only."""
+    SEVERITY_DEGRADED: _Severity.ValueType  # 2
+    """The GPU needs a reset, a repair or a look."""
+    SEVERITY_IMPAIRED: _Severity.ValueType  # 3
+    """Out of service, or due for return."""
+
+class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
+    """How bad an incident is, by facts and not by price."""
+
+SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
+"""Never valid."""
+SEVERITY_USER_ERROR: Severity.ValueType  # 1
+"""An application's doing: logged only."""
+SEVERITY_DEGRADED: Severity.ValueType  # 2
+"""The GPU needs a reset, a repair or a look."""
+SEVERITY_IMPAIRED: Severity.ValueType  # 3
+"""Out of service, or due for return."""
+Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
 class _DriverState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -220,7 +376,7 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
     """Never valid."""
     EVENT_KIND_XID: _EventKind.ValueType  # 1
-    """code is the Xid, from an NVML event."""
+    """code is the Xid, from an NVML event or the kernel's log."""
     EVENT_KIND_GPU_LOST: _EventKind.ValueType  # 2
     """The GPU fell off the bus or is no longer enumerated."""
     EVENT_KIND_GPU_RETURNED: _EventKind.ValueType  # 3
@@ -235,13 +391,35 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """The operator paused the agent."""
     EVENT_KIND_RESUMED: _EventKind.ValueType  # 8
     """The operator's pause is over."""
+    EVENT_KIND_DRAM_RETIREMENT: _EventKind.ValueType  # 9
+    """code 0: done; 1: it failed. NVML events 0x400, 0x800."""
+    EVENT_KIND_POISON: _EventKind.ValueType  # 10
+    """code 0: not fatal; 1: fatal. NVML events 0x1000, 0x2000."""
+    EVENT_KIND_UNAVAILABLE: _EventKind.ValueType  # 11
+    """NVML event 0x4000."""
+    EVENT_KIND_RECOVERY_ACTION: _EventKind.ValueType  # 12
+    """The recovery action changed. NVML event 0x8000."""
+    EVENT_KIND_MIG_CHANGED: _EventKind.ValueType  # 13
+    """The GPU was cut up anew, or is whole again; code: instances."""
+    EVENT_KIND_COUNTER_FELL: _EventKind.ValueType  # 14
+    """A counter ran backwards, the driver not reloaded; code: 1000"""
+    EVENT_KIND_CLOCK_STEPPED: _EventKind.ValueType  # 15
+    """times the leaf body's number and its field's.
+    The host's wall clock was stepped.
+    """
+    EVENT_KIND_GPU_HIDDEN: _EventKind.ValueType  # 16
+    """On the bus with the driver, and not shown by it."""
+    EVENT_KIND_GPU_PHANTOM: _EventKind.ValueType  # 17
+    """Shown by the driver, and not on the bus."""
+    EVENT_KIND_GPU_RESET: _EventKind.ValueType  # 18
+    """The GPU was reset while the driver stayed."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper): ...
 
 EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
 """Never valid."""
 EVENT_KIND_XID: EventKind.ValueType  # 1
-"""code is the Xid, from an NVML event."""
+"""code is the Xid, from an NVML event or the kernel's log."""
 EVENT_KIND_GPU_LOST: EventKind.ValueType  # 2
 """The GPU fell off the bus or is no longer enumerated."""
 EVENT_KIND_GPU_RETURNED: EventKind.ValueType  # 3
@@ -256,6 +434,28 @@ EVENT_KIND_PAUSED: EventKind.ValueType  # 7
 """The operator paused the agent."""
 EVENT_KIND_RESUMED: EventKind.ValueType  # 8
 """The operator's pause is over."""
+EVENT_KIND_DRAM_RETIREMENT: EventKind.ValueType  # 9
+"""code 0: done; 1: it failed. NVML events 0x400, 0x800."""
+EVENT_KIND_POISON: EventKind.ValueType  # 10
+"""code 0: not fatal; 1: fatal. NVML events 0x1000, 0x2000."""
+EVENT_KIND_UNAVAILABLE: EventKind.ValueType  # 11
+"""NVML event 0x4000."""
+EVENT_KIND_RECOVERY_ACTION: EventKind.ValueType  # 12
+"""The recovery action changed. NVML event 0x8000."""
+EVENT_KIND_MIG_CHANGED: EventKind.ValueType  # 13
+"""The GPU was cut up anew, or is whole again; code: instances."""
+EVENT_KIND_COUNTER_FELL: EventKind.ValueType  # 14
+"""A counter ran backwards, the driver not reloaded; code: 1000"""
+EVENT_KIND_CLOCK_STEPPED: EventKind.ValueType  # 15
+"""times the leaf body's number and its field's.
+The host's wall clock was stepped.
+"""
+EVENT_KIND_GPU_HIDDEN: EventKind.ValueType  # 16
+"""On the bus with the driver, and not shown by it."""
+EVENT_KIND_GPU_PHANTOM: EventKind.ValueType  # 17
+"""Shown by the driver, and not on the bus."""
+EVENT_KIND_GPU_RESET: EventKind.ValueType  # 18
+"""The GPU was reset while the driver stayed."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final
@@ -418,7 +618,9 @@ Global___GapRecord: _TypeAlias = GapRecord  # noqa: Y015
 
 @_typing.final
 class Leaf(_message.Message):
-    """One leaf of the tree. Its bytes travel beside the header and are hashed as they are."""
+    """One leaf of the tree. Identity, condition and platform leaves travel when they change, at each
+    boot and once a day; the others in every window. Its bytes travel beside the header and are hashed as they are.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -428,6 +630,8 @@ class Leaf(_message.Message):
     HEALTH_FIELD_NUMBER: _builtins.int
     USE_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
     salt: _builtins.bytes
     """First 16 bytes of HMAC-SHA-256(secret of the window, index of the leaf as 4 bytes big-endian):
     without it, nobody can guess an undisclosed leaf from its hash.
@@ -444,6 +648,10 @@ class Leaf(_message.Message):
     def use(self) -> Global___Use: ...
     @_builtins.property
     def host(self) -> Global___HostState: ...
+    @_builtins.property
+    def condition(self) -> Global___Condition: ...
+    @_builtins.property
+    def platform(self) -> Global___Platform: ...
     def __init__(
         self,
         *,
@@ -453,12 +661,14 @@ class Leaf(_message.Message):
         health: Global___Health | None = ...,
         use: Global___Use | None = ...,
         host: Global___HostState | None = ...,
+        condition: Global___Condition | None = ...,
+        platform: Global___Platform | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "health", b"health", "host", b"host", "identity", b"identity", "use", b"use"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "condition", b"condition", "health", b"health", "host", b"host", "identity", b"identity", "platform", b"platform", "use", b"use"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "health", b"health", "host", b"host", "identity", b"identity", "salt", b"salt", "subject", b"subject", "use", b"use"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "condition", b"condition", "health", b"health", "host", b"host", "identity", b"identity", "platform", b"platform", "salt", b"salt", "subject", b"subject", "use", b"use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["identity", "health", "use", "host"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["identity", "health", "use", "host", "condition", "platform"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -574,7 +784,7 @@ Global___Counter: _TypeAlias = Counter  # noqa: Y015
 
 @_typing.final
 class Identity(_message.Message):
-    """Who and what the GPU is. Travels when it changes and at each boot."""
+    """Who and what the GPU is, and what does not change while it is plugged in."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -590,7 +800,26 @@ class Identity(_message.Message):
     MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     POWER_LIMIT_DEFAULT_MW_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    BOARD_ID_FIELD_NUMBER: _builtins.int
+    MODULE_ID_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
+    MINOR_NUMBER_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_MIN_MW_FIELD_NUMBER: _builtins.int
+    POWER_LIMIT_MAX_MW_FIELD_NUMBER: _builtins.int
+    PCIE_GENERATION_MAX_FIELD_NUMBER: _builtins.int
+    PCIE_WIDTH_MAX_FIELD_NUMBER: _builtins.int
+    TLIMIT_SHUTDOWN_MC_FIELD_NUMBER: _builtins.int
+    TLIMIT_SLOWDOWN_MC_FIELD_NUMBER: _builtins.int
+    TLIMIT_MEMORY_MAX_MC_FIELD_NUMBER: _builtins.int
+    TLIMIT_GPU_MAX_MC_FIELD_NUMBER: _builtins.int
+    NVLINK_COUNT_FIELD_NUMBER: _builtins.int
+    ATTESTATION_CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
+    CHASSIS_SERIAL_FIELD_NUMBER: _builtins.int
+    SLOT_NUMBER_FIELD_NUMBER: _builtins.int
+    TRAY_INDEX_FIELD_NUMBER: _builtins.int
+    PLATFORM_HOST_ID_FIELD_NUMBER: _builtins.int
+    PLATFORM_MODULE_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Product name, nvmlDeviceGetName."""
     serial: _builtins.str
@@ -615,9 +844,43 @@ class Identity(_message.Message):
     """Power limit the board shipped with, milliwatts, nvmlDeviceGetPowerManagementDefaultLimit."""
     architecture: _builtins.int
     """NVML architecture number, nvmlDeviceGetArchitecture (9 Hopper, 10 Blackwell)."""
+    board_id: _builtins.int
+    """Board and module, nvmlDeviceGetBoardId and nvmlDeviceGetModuleId: a map of the chassis' slots."""
+    module_id: _builtins.int
+    minor_number: _builtins.int
+    """Number of the device file, nvmlDeviceGetMinorNumber."""
+    index: _builtins.int
+    """NVML's index, nvmlDeviceGetIndex. Not stable over reboots: never who the GPU is."""
+    power_limit_min_mw: _builtins.int
+    """Least and most that the power limit may be set to, milliwatts, fields 187 and 188."""
+    power_limit_max_mw: _builtins.int
+    pcie_generation_max: _builtins.int
+    """PCIe generation and lanes of GPU and slot at best, nvmlDeviceGetMaxPcieLinkGeneration and
+    nvmlDeviceGetMaxPcieLinkWidth.
+    """
+    pcie_width_max: _builtins.int
+    tlimit_shutdown_mc: _builtins.int
+    """Limits as distances to the throttle point ("T.Limit"), thousandths of a degree Celsius,
+    fields 193 to 196. Negative: beyond it.
+    """
+    tlimit_slowdown_mc: _builtins.int
+    tlimit_memory_max_mc: _builtins.int
+    tlimit_gpu_max_mc: _builtins.int
+    nvlink_count: _builtins.int
+    """Number of NVLinks the GPU has, field 91."""
+    attestation_certificate_sha256: _builtins.str
+    """SHA-256 of the certificate chain in which the GPU names its identity key, hexadecimal,
+    nvmlDeviceGetConfComputeGpuCertificate. As given: the agent verifies nothing of it.
+    """
+    chassis_serial: _builtins.str
+    """Where the GPU sits, nvmlDeviceGetPlatformInfo: chassis serial, slot, tray, host and module."""
+    slot_number: _builtins.int
+    tray_index: _builtins.int
+    platform_host_id: _builtins.int
+    platform_module_id: _builtins.int
     @_builtins.property
     def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
-        """Fields above with no value."""
+        """Fields with no value."""
 
     def __init__(
         self,
@@ -634,46 +897,117 @@ class Identity(_message.Message):
         memory_total_bytes: _builtins.int | None = ...,
         power_limit_default_mw: _builtins.int | None = ...,
         architecture: _builtins.int | None = ...,
+        board_id: _builtins.int | None = ...,
+        module_id: _builtins.int | None = ...,
         absent: _abc.Iterable[Global___Absent] | None = ...,
+        minor_number: _builtins.int | None = ...,
+        index: _builtins.int | None = ...,
+        power_limit_min_mw: _builtins.int | None = ...,
+        power_limit_max_mw: _builtins.int | None = ...,
+        pcie_generation_max: _builtins.int | None = ...,
+        pcie_width_max: _builtins.int | None = ...,
+        tlimit_shutdown_mc: _builtins.int | None = ...,
+        tlimit_slowdown_mc: _builtins.int | None = ...,
+        tlimit_memory_max_mc: _builtins.int | None = ...,
+        tlimit_gpu_max_mc: _builtins.int | None = ...,
+        nvlink_count: _builtins.int | None = ...,
+        attestation_certificate_sha256: _builtins.str | None = ...,
+        chassis_serial: _builtins.str | None = ...,
+        slot_number: _builtins.int | None = ...,
+        tray_index: _builtins.int | None = ...,
+        platform_host_id: _builtins.int | None = ...,
+        platform_module_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_board_part_number", b"_board_part_number", "_inforom_image_version", b"_inforom_image_version", "_memory_total_bytes", b"_memory_total_bytes", "_name", b"_name", "_pci_bus_id", b"_pci_bus_id", "_pci_device_id", b"_pci_device_id", "_pci_subsystem_id", b"_pci_subsystem_id", "_pdi", b"_pdi", "_power_limit_default_mw", b"_power_limit_default_mw", "_serial", b"_serial", "_vbios_version", b"_vbios_version", "architecture", b"architecture", "board_part_number", b"board_part_number", "inforom_image_version", b"inforom_image_version", "memory_total_bytes", b"memory_total_bytes", "name", b"name", "pci_bus_id", b"pci_bus_id", "pci_device_id", b"pci_device_id", "pci_subsystem_id", b"pci_subsystem_id", "pdi", b"pdi", "power_limit_default_mw", b"power_limit_default_mw", "serial", b"serial", "vbios_version", b"vbios_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_attestation_certificate_sha256", b"_attestation_certificate_sha256", "_board_id", b"_board_id", "_board_part_number", b"_board_part_number", "_chassis_serial", b"_chassis_serial", "_index", b"_index", "_inforom_image_version", b"_inforom_image_version", "_memory_total_bytes", b"_memory_total_bytes", "_minor_number", b"_minor_number", "_module_id", b"_module_id", "_name", b"_name", "_nvlink_count", b"_nvlink_count", "_pci_bus_id", b"_pci_bus_id", "_pci_device_id", b"_pci_device_id", "_pci_subsystem_id", b"_pci_subsystem_id", "_pcie_generation_max", b"_pcie_generation_max", "_pcie_width_max", b"_pcie_width_max", "_pdi", b"_pdi", "_platform_host_id", b"_platform_host_id", "_platform_module_id", b"_platform_module_id", "_power_limit_default_mw", b"_power_limit_default_mw", "_power_limit_max_mw", b"_power_limit_max_mw", "_power_limit_min_mw", b"_power_limit_min_mw", "_serial", b"_serial", "_slot_number", b"_slot_number", "_tlimit_gpu_max_mc", b"_tlimit_gpu_max_mc", "_tlimit_memory_max_mc", b"_tlimit_memory_max_mc", "_tlimit_shutdown_mc", b"_tlimit_shutdown_mc", "_tlimit_slowdown_mc", b"_tlimit_slowdown_mc", "_tray_index", b"_tray_index", "_vbios_version", b"_vbios_version", "architecture", b"architecture", "attestation_certificate_sha256", b"attestation_certificate_sha256", "board_id", b"board_id", "board_part_number", b"board_part_number", "chassis_serial", b"chassis_serial", "index", b"index", "inforom_image_version", b"inforom_image_version", "memory_total_bytes", b"memory_total_bytes", "minor_number", b"minor_number", "module_id", b"module_id", "name", b"name", "nvlink_count", b"nvlink_count", "pci_bus_id", b"pci_bus_id", "pci_device_id", b"pci_device_id", "pci_subsystem_id", b"pci_subsystem_id", "pcie_generation_max", b"pcie_generation_max", "pcie_width_max", b"pcie_width_max", "pdi", b"pdi", "platform_host_id", b"platform_host_id", "platform_module_id", b"platform_module_id", "power_limit_default_mw", b"power_limit_default_mw", "power_limit_max_mw", b"power_limit_max_mw", "power_limit_min_mw", b"power_limit_min_mw", "serial", b"serial", "slot_number", b"slot_number", "tlimit_gpu_max_mc", b"tlimit_gpu_max_mc", "tlimit_memory_max_mc", b"tlimit_memory_max_mc", "tlimit_shutdown_mc", b"tlimit_shutdown_mc", "tlimit_slowdown_mc", b"tlimit_slowdown_mc", "tray_index", b"tray_index", "vbios_version", b"vbios_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_board_part_number", b"_board_part_number", "_inforom_image_version", b"_inforom_image_version", "_memory_total_bytes", b"_memory_total_bytes", "_name", b"_name", "_pci_bus_id", b"_pci_bus_id", "_pci_device_id", b"_pci_device_id", "_pci_subsystem_id", b"_pci_subsystem_id", "_pdi", b"_pdi", "_power_limit_default_mw", b"_power_limit_default_mw", "_serial", b"_serial", "_vbios_version", b"_vbios_version", "absent", b"absent", "architecture", b"architecture", "board_part_number", b"board_part_number", "inforom_image_version", b"inforom_image_version", "memory_total_bytes", b"memory_total_bytes", "name", b"name", "pci_bus_id", b"pci_bus_id", "pci_device_id", b"pci_device_id", "pci_subsystem_id", b"pci_subsystem_id", "pdi", b"pdi", "power_limit_default_mw", b"power_limit_default_mw", "serial", b"serial", "vbios_version", b"vbios_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_attestation_certificate_sha256", b"_attestation_certificate_sha256", "_board_id", b"_board_id", "_board_part_number", b"_board_part_number", "_chassis_serial", b"_chassis_serial", "_index", b"_index", "_inforom_image_version", b"_inforom_image_version", "_memory_total_bytes", b"_memory_total_bytes", "_minor_number", b"_minor_number", "_module_id", b"_module_id", "_name", b"_name", "_nvlink_count", b"_nvlink_count", "_pci_bus_id", b"_pci_bus_id", "_pci_device_id", b"_pci_device_id", "_pci_subsystem_id", b"_pci_subsystem_id", "_pcie_generation_max", b"_pcie_generation_max", "_pcie_width_max", b"_pcie_width_max", "_pdi", b"_pdi", "_platform_host_id", b"_platform_host_id", "_platform_module_id", b"_platform_module_id", "_power_limit_default_mw", b"_power_limit_default_mw", "_power_limit_max_mw", b"_power_limit_max_mw", "_power_limit_min_mw", b"_power_limit_min_mw", "_serial", b"_serial", "_slot_number", b"_slot_number", "_tlimit_gpu_max_mc", b"_tlimit_gpu_max_mc", "_tlimit_memory_max_mc", b"_tlimit_memory_max_mc", "_tlimit_shutdown_mc", b"_tlimit_shutdown_mc", "_tlimit_slowdown_mc", b"_tlimit_slowdown_mc", "_tray_index", b"_tray_index", "_vbios_version", b"_vbios_version", "absent", b"absent", "architecture", b"architecture", "attestation_certificate_sha256", b"attestation_certificate_sha256", "board_id", b"board_id", "board_part_number", b"board_part_number", "chassis_serial", b"chassis_serial", "index", b"index", "inforom_image_version", b"inforom_image_version", "memory_total_bytes", b"memory_total_bytes", "minor_number", b"minor_number", "module_id", b"module_id", "name", b"name", "nvlink_count", b"nvlink_count", "pci_bus_id", b"pci_bus_id", "pci_device_id", b"pci_device_id", "pci_subsystem_id", b"pci_subsystem_id", "pcie_generation_max", b"pcie_generation_max", "pcie_width_max", b"pcie_width_max", "pdi", b"pdi", "platform_host_id", b"platform_host_id", "platform_module_id", b"platform_module_id", "power_limit_default_mw", b"power_limit_default_mw", "power_limit_max_mw", b"power_limit_max_mw", "power_limit_min_mw", b"power_limit_min_mw", "serial", b"serial", "slot_number", b"slot_number", "tlimit_gpu_max_mc", b"tlimit_gpu_max_mc", "tlimit_memory_max_mc", b"tlimit_memory_max_mc", "tlimit_shutdown_mc", b"tlimit_shutdown_mc", "tlimit_slowdown_mc", b"tlimit_slowdown_mc", "tray_index", b"tray_index", "vbios_version", b"vbios_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
     _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015
+    _WhichOneofReturnType__attestation_certificate_sha256: _TypeAlias = _typing.Literal["attestation_certificate_sha256"]  # noqa: Y015
+    _WhichOneofArgType__attestation_certificate_sha256: _TypeAlias = _typing.Literal["_attestation_certificate_sha256", b"_attestation_certificate_sha256"]  # noqa: Y015
+    _WhichOneofReturnType__board_id: _TypeAlias = _typing.Literal["board_id"]  # noqa: Y015
+    _WhichOneofArgType__board_id: _TypeAlias = _typing.Literal["_board_id", b"_board_id"]  # noqa: Y015
     _WhichOneofReturnType__board_part_number: _TypeAlias = _typing.Literal["board_part_number"]  # noqa: Y015
     _WhichOneofArgType__board_part_number: _TypeAlias = _typing.Literal["_board_part_number", b"_board_part_number"]  # noqa: Y015
+    _WhichOneofReturnType__chassis_serial: _TypeAlias = _typing.Literal["chassis_serial"]  # noqa: Y015
+    _WhichOneofArgType__chassis_serial: _TypeAlias = _typing.Literal["_chassis_serial", b"_chassis_serial"]  # noqa: Y015
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
     _WhichOneofReturnType__inforom_image_version: _TypeAlias = _typing.Literal["inforom_image_version"]  # noqa: Y015
     _WhichOneofArgType__inforom_image_version: _TypeAlias = _typing.Literal["_inforom_image_version", b"_inforom_image_version"]  # noqa: Y015
     _WhichOneofReturnType__memory_total_bytes: _TypeAlias = _typing.Literal["memory_total_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_total_bytes: _TypeAlias = _typing.Literal["_memory_total_bytes", b"_memory_total_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__minor_number: _TypeAlias = _typing.Literal["minor_number"]  # noqa: Y015
+    _WhichOneofArgType__minor_number: _TypeAlias = _typing.Literal["_minor_number", b"_minor_number"]  # noqa: Y015
+    _WhichOneofReturnType__module_id: _TypeAlias = _typing.Literal["module_id"]  # noqa: Y015
+    _WhichOneofArgType__module_id: _TypeAlias = _typing.Literal["_module_id", b"_module_id"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__nvlink_count: _TypeAlias = _typing.Literal["nvlink_count"]  # noqa: Y015
+    _WhichOneofArgType__nvlink_count: _TypeAlias = _typing.Literal["_nvlink_count", b"_nvlink_count"]  # noqa: Y015
     _WhichOneofReturnType__pci_bus_id: _TypeAlias = _typing.Literal["pci_bus_id"]  # noqa: Y015
     _WhichOneofArgType__pci_bus_id: _TypeAlias = _typing.Literal["_pci_bus_id", b"_pci_bus_id"]  # noqa: Y015
     _WhichOneofReturnType__pci_device_id: _TypeAlias = _typing.Literal["pci_device_id"]  # noqa: Y015
     _WhichOneofArgType__pci_device_id: _TypeAlias = _typing.Literal["_pci_device_id", b"_pci_device_id"]  # noqa: Y015
     _WhichOneofReturnType__pci_subsystem_id: _TypeAlias = _typing.Literal["pci_subsystem_id"]  # noqa: Y015
     _WhichOneofArgType__pci_subsystem_id: _TypeAlias = _typing.Literal["_pci_subsystem_id", b"_pci_subsystem_id"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_generation_max: _TypeAlias = _typing.Literal["pcie_generation_max"]  # noqa: Y015
+    _WhichOneofArgType__pcie_generation_max: _TypeAlias = _typing.Literal["_pcie_generation_max", b"_pcie_generation_max"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_width_max: _TypeAlias = _typing.Literal["pcie_width_max"]  # noqa: Y015
+    _WhichOneofArgType__pcie_width_max: _TypeAlias = _typing.Literal["_pcie_width_max", b"_pcie_width_max"]  # noqa: Y015
     _WhichOneofReturnType__pdi: _TypeAlias = _typing.Literal["pdi"]  # noqa: Y015
     _WhichOneofArgType__pdi: _TypeAlias = _typing.Literal["_pdi", b"_pdi"]  # noqa: Y015
+    _WhichOneofReturnType__platform_host_id: _TypeAlias = _typing.Literal["platform_host_id"]  # noqa: Y015
+    _WhichOneofArgType__platform_host_id: _TypeAlias = _typing.Literal["_platform_host_id", b"_platform_host_id"]  # noqa: Y015
+    _WhichOneofReturnType__platform_module_id: _TypeAlias = _typing.Literal["platform_module_id"]  # noqa: Y015
+    _WhichOneofArgType__platform_module_id: _TypeAlias = _typing.Literal["_platform_module_id", b"_platform_module_id"]  # noqa: Y015
     _WhichOneofReturnType__power_limit_default_mw: _TypeAlias = _typing.Literal["power_limit_default_mw"]  # noqa: Y015
     _WhichOneofArgType__power_limit_default_mw: _TypeAlias = _typing.Literal["_power_limit_default_mw", b"_power_limit_default_mw"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit_max_mw: _TypeAlias = _typing.Literal["power_limit_max_mw"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_max_mw: _TypeAlias = _typing.Literal["_power_limit_max_mw", b"_power_limit_max_mw"]  # noqa: Y015
+    _WhichOneofReturnType__power_limit_min_mw: _TypeAlias = _typing.Literal["power_limit_min_mw"]  # noqa: Y015
+    _WhichOneofArgType__power_limit_min_mw: _TypeAlias = _typing.Literal["_power_limit_min_mw", b"_power_limit_min_mw"]  # noqa: Y015
     _WhichOneofReturnType__serial: _TypeAlias = _typing.Literal["serial"]  # noqa: Y015
     _WhichOneofArgType__serial: _TypeAlias = _typing.Literal["_serial", b"_serial"]  # noqa: Y015
+    _WhichOneofReturnType__slot_number: _TypeAlias = _typing.Literal["slot_number"]  # noqa: Y015
+    _WhichOneofArgType__slot_number: _TypeAlias = _typing.Literal["_slot_number", b"_slot_number"]  # noqa: Y015
+    _WhichOneofReturnType__tlimit_gpu_max_mc: _TypeAlias = _typing.Literal["tlimit_gpu_max_mc"]  # noqa: Y015
+    _WhichOneofArgType__tlimit_gpu_max_mc: _TypeAlias = _typing.Literal["_tlimit_gpu_max_mc", b"_tlimit_gpu_max_mc"]  # noqa: Y015
+    _WhichOneofReturnType__tlimit_memory_max_mc: _TypeAlias = _typing.Literal["tlimit_memory_max_mc"]  # noqa: Y015
+    _WhichOneofArgType__tlimit_memory_max_mc: _TypeAlias = _typing.Literal["_tlimit_memory_max_mc", b"_tlimit_memory_max_mc"]  # noqa: Y015
+    _WhichOneofReturnType__tlimit_shutdown_mc: _TypeAlias = _typing.Literal["tlimit_shutdown_mc"]  # noqa: Y015
+    _WhichOneofArgType__tlimit_shutdown_mc: _TypeAlias = _typing.Literal["_tlimit_shutdown_mc", b"_tlimit_shutdown_mc"]  # noqa: Y015
+    _WhichOneofReturnType__tlimit_slowdown_mc: _TypeAlias = _typing.Literal["tlimit_slowdown_mc"]  # noqa: Y015
+    _WhichOneofArgType__tlimit_slowdown_mc: _TypeAlias = _typing.Literal["_tlimit_slowdown_mc", b"_tlimit_slowdown_mc"]  # noqa: Y015
+    _WhichOneofReturnType__tray_index: _TypeAlias = _typing.Literal["tray_index"]  # noqa: Y015
+    _WhichOneofArgType__tray_index: _TypeAlias = _typing.Literal["_tray_index", b"_tray_index"]  # noqa: Y015
     _WhichOneofReturnType__vbios_version: _TypeAlias = _typing.Literal["vbios_version"]  # noqa: Y015
     _WhichOneofArgType__vbios_version: _TypeAlias = _typing.Literal["_vbios_version", b"_vbios_version"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__architecture) -> _WhichOneofReturnType__architecture | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attestation_certificate_sha256) -> _WhichOneofReturnType__attestation_certificate_sha256 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__board_id) -> _WhichOneofReturnType__board_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__board_part_number) -> _WhichOneofReturnType__board_part_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__chassis_serial) -> _WhichOneofReturnType__chassis_serial | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__inforom_image_version) -> _WhichOneofReturnType__inforom_image_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_total_bytes) -> _WhichOneofReturnType__memory_total_bytes | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minor_number) -> _WhichOneofReturnType__minor_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__module_id) -> _WhichOneofReturnType__module_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nvlink_count) -> _WhichOneofReturnType__nvlink_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pci_bus_id) -> _WhichOneofReturnType__pci_bus_id | None: ...
     @_typing.overload
@@ -681,11 +1015,35 @@ class Identity(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pci_subsystem_id) -> _WhichOneofReturnType__pci_subsystem_id | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_generation_max) -> _WhichOneofReturnType__pcie_generation_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_width_max) -> _WhichOneofReturnType__pcie_width_max | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pdi) -> _WhichOneofReturnType__pdi | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__platform_host_id) -> _WhichOneofReturnType__platform_host_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__platform_module_id) -> _WhichOneofReturnType__platform_module_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_default_mw) -> _WhichOneofReturnType__power_limit_default_mw | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_max_mw) -> _WhichOneofReturnType__power_limit_max_mw | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_min_mw) -> _WhichOneofReturnType__power_limit_min_mw | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__serial) -> _WhichOneofReturnType__serial | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slot_number) -> _WhichOneofReturnType__slot_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tlimit_gpu_max_mc) -> _WhichOneofReturnType__tlimit_gpu_max_mc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tlimit_memory_max_mc) -> _WhichOneofReturnType__tlimit_memory_max_mc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tlimit_shutdown_mc) -> _WhichOneofReturnType__tlimit_shutdown_mc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tlimit_slowdown_mc) -> _WhichOneofReturnType__tlimit_slowdown_mc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tray_index) -> _WhichOneofReturnType__tray_index | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vbios_version) -> _WhichOneofReturnType__vbios_version | None: ...
 
@@ -712,6 +1070,17 @@ class Health(_message.Message):
     RECOVERY_ACTION_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_MARGIN_MIN_MC_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_POWER_NS_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_THERMAL_NS_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_SOFTWARE_THERMAL_NS_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_HARDWARE_THERMAL_NS_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_POWER_BRAKE_NS_FIELD_NUMBER: _builtins.int
+    PCIE_REPLAYS_FIELD_NUMBER: _builtins.int
+    PCIE_GENERATION_FIELD_NUMBER: _builtins.int
+    PCIE_WIDTH_FIELD_NUMBER: _builtins.int
+    TENANCY_FIELD_NUMBER: _builtins.int
+    INCIDENTS_FIELD_NUMBER: _builtins.int
     polls: _builtins.int
     """Number of polls that reached the GPU in the period. 0 means it was never seen."""
     ecc_enabled: _builtins.int
@@ -724,6 +1093,17 @@ class Health(_message.Message):
     """The driver's own recovery verdict, field 230: 0 none, 1 reset, 2 reboot, 3 drain P2P, 4 drain
     and reset, and newer numbers, kept as they are.
     """
+    temperature_margin_min_mc: _builtins.int
+    """Least distance to the throttle point in the period, thousandths of a degree Celsius,
+    nvmlDeviceGetMarginTemperature. Negative: beyond it.
+    """
+    pcie_generation: _builtins.int
+    """Highest generation and fewest lanes seen in the period, nvmlDeviceGetCurrPcieLinkGeneration
+    and nvmlDeviceGetCurrPcieLinkWidth. An idle link may run at a lower generation.
+    """
+    pcie_width: _builtins.int
+    tenancy: Global___Tenancy.ValueType
+    """Who has the GPU, by the PCI bus and not by its driver."""
     @_builtins.property
     def temperature_mc(self) -> Global___Gauge:
         """GPU temperature, thousandths of a degree Celsius, nvmlDeviceGetTemperatureV."""
@@ -756,7 +1136,31 @@ class Health(_message.Message):
 
     @_builtins.property
     def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
-        """Fields above with no value."""
+        """Fields with no value."""
+
+    @_builtins.property
+    def slowdown_power_ns(self) -> Global___Counter:
+        """Time the clocks were held down, nanoseconds: by the power cap (field 74), by a thermal policy
+        (75), by software and hardware thermal slowdown (269, 270), by the power brake (271).
+        """
+
+    @_builtins.property
+    def slowdown_thermal_ns(self) -> Global___Counter: ...
+    @_builtins.property
+    def slowdown_software_thermal_ns(self) -> Global___Counter: ...
+    @_builtins.property
+    def slowdown_hardware_thermal_ns(self) -> Global___Counter: ...
+    @_builtins.property
+    def slowdown_power_brake_ns(self) -> Global___Counter: ...
+    @_builtins.property
+    def pcie_replays(self) -> Global___Counter:
+        """PCIe packets sent again, field 94."""
+
+    @_builtins.property
+    def incidents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incident]:
+        """Incidents of this GPU that are open, and those that ended since the last window, by the
+        agent's own reading of the rules. The valuer judges again. Empty: none, unless in absent.
+        """
 
     def __init__(
         self,
@@ -776,10 +1180,21 @@ class Health(_message.Message):
         recovery_action: _builtins.int | None = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
         absent: _abc.Iterable[Global___Absent] | None = ...,
+        temperature_margin_min_mc: _builtins.int | None = ...,
+        slowdown_power_ns: Global___Counter | None = ...,
+        slowdown_thermal_ns: Global___Counter | None = ...,
+        slowdown_software_thermal_ns: Global___Counter | None = ...,
+        slowdown_hardware_thermal_ns: Global___Counter | None = ...,
+        slowdown_power_brake_ns: Global___Counter | None = ...,
+        pcie_replays: Global___Counter | None = ...,
+        pcie_generation: _builtins.int | None = ...,
+        pcie_width: _builtins.int | None = ...,
+        tenancy: Global___Tenancy.ValueType | None = ...,
+        incidents: _abc.Iterable[Global___Incident] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ecc_corrected_aggregate", b"_ecc_corrected_aggregate", "_ecc_corrected_volatile", b"_ecc_corrected_volatile", "_ecc_enabled", b"_ecc_enabled", "_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate", "_ecc_uncorrected_volatile", b"_ecc_uncorrected_volatile", "_memory_temperature_mc", b"_memory_temperature_mc", "_polls", b"_polls", "_recovery_action", b"_recovery_action", "_remap_failed", b"_remap_failed", "_remap_pending", b"_remap_pending", "_remapped_rows_corrected", b"_remapped_rows_corrected", "_remapped_rows_uncorrected", b"_remapped_rows_uncorrected", "_temperature_mc", b"_temperature_mc", "ecc_corrected_aggregate", b"ecc_corrected_aggregate", "ecc_corrected_volatile", b"ecc_corrected_volatile", "ecc_enabled", b"ecc_enabled", "ecc_uncorrected_aggregate", b"ecc_uncorrected_aggregate", "ecc_uncorrected_volatile", b"ecc_uncorrected_volatile", "memory_temperature_mc", b"memory_temperature_mc", "polls", b"polls", "recovery_action", b"recovery_action", "remap_failed", b"remap_failed", "remap_pending", b"remap_pending", "remapped_rows_corrected", b"remapped_rows_corrected", "remapped_rows_uncorrected", b"remapped_rows_uncorrected", "temperature_mc", b"temperature_mc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ecc_corrected_aggregate", b"_ecc_corrected_aggregate", "_ecc_corrected_volatile", b"_ecc_corrected_volatile", "_ecc_enabled", b"_ecc_enabled", "_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate", "_ecc_uncorrected_volatile", b"_ecc_uncorrected_volatile", "_memory_temperature_mc", b"_memory_temperature_mc", "_pcie_generation", b"_pcie_generation", "_pcie_replays", b"_pcie_replays", "_pcie_width", b"_pcie_width", "_polls", b"_polls", "_recovery_action", b"_recovery_action", "_remap_failed", b"_remap_failed", "_remap_pending", b"_remap_pending", "_remapped_rows_corrected", b"_remapped_rows_corrected", "_remapped_rows_uncorrected", b"_remapped_rows_uncorrected", "_slowdown_hardware_thermal_ns", b"_slowdown_hardware_thermal_ns", "_slowdown_power_brake_ns", b"_slowdown_power_brake_ns", "_slowdown_power_ns", b"_slowdown_power_ns", "_slowdown_software_thermal_ns", b"_slowdown_software_thermal_ns", "_slowdown_thermal_ns", b"_slowdown_thermal_ns", "_temperature_margin_min_mc", b"_temperature_margin_min_mc", "_temperature_mc", b"_temperature_mc", "_tenancy", b"_tenancy", "ecc_corrected_aggregate", b"ecc_corrected_aggregate", "ecc_corrected_volatile", b"ecc_corrected_volatile", "ecc_enabled", b"ecc_enabled", "ecc_uncorrected_aggregate", b"ecc_uncorrected_aggregate", "ecc_uncorrected_volatile", b"ecc_uncorrected_volatile", "memory_temperature_mc", b"memory_temperature_mc", "pcie_generation", b"pcie_generation", "pcie_replays", b"pcie_replays", "pcie_width", b"pcie_width", "polls", b"polls", "recovery_action", b"recovery_action", "remap_failed", b"remap_failed", "remap_pending", b"remap_pending", "remapped_rows_corrected", b"remapped_rows_corrected", "remapped_rows_uncorrected", b"remapped_rows_uncorrected", "slowdown_hardware_thermal_ns", b"slowdown_hardware_thermal_ns", "slowdown_power_brake_ns", b"slowdown_power_brake_ns", "slowdown_power_ns", b"slowdown_power_ns", "slowdown_software_thermal_ns", b"slowdown_software_thermal_ns", "slowdown_thermal_ns", b"slowdown_thermal_ns", "temperature_margin_min_mc", b"temperature_margin_min_mc", "temperature_mc", b"temperature_mc", "tenancy", b"tenancy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_corrected_aggregate", b"_ecc_corrected_aggregate", "_ecc_corrected_volatile", b"_ecc_corrected_volatile", "_ecc_enabled", b"_ecc_enabled", "_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate", "_ecc_uncorrected_volatile", b"_ecc_uncorrected_volatile", "_memory_temperature_mc", b"_memory_temperature_mc", "_polls", b"_polls", "_recovery_action", b"_recovery_action", "_remap_failed", b"_remap_failed", "_remap_pending", b"_remap_pending", "_remapped_rows_corrected", b"_remapped_rows_corrected", "_remapped_rows_uncorrected", b"_remapped_rows_uncorrected", "_temperature_mc", b"_temperature_mc", "absent", b"absent", "ecc_corrected_aggregate", b"ecc_corrected_aggregate", "ecc_corrected_volatile", b"ecc_corrected_volatile", "ecc_enabled", b"ecc_enabled", "ecc_uncorrected_aggregate", b"ecc_uncorrected_aggregate", "ecc_uncorrected_volatile", b"ecc_uncorrected_volatile", "events", b"events", "memory_temperature_mc", b"memory_temperature_mc", "polls", b"polls", "recovery_action", b"recovery_action", "remap_failed", b"remap_failed", "remap_pending", b"remap_pending", "remapped_rows_corrected", b"remapped_rows_corrected", "remapped_rows_uncorrected", b"remapped_rows_uncorrected", "temperature_mc", b"temperature_mc"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ecc_corrected_aggregate", b"_ecc_corrected_aggregate", "_ecc_corrected_volatile", b"_ecc_corrected_volatile", "_ecc_enabled", b"_ecc_enabled", "_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate", "_ecc_uncorrected_volatile", b"_ecc_uncorrected_volatile", "_memory_temperature_mc", b"_memory_temperature_mc", "_pcie_generation", b"_pcie_generation", "_pcie_replays", b"_pcie_replays", "_pcie_width", b"_pcie_width", "_polls", b"_polls", "_recovery_action", b"_recovery_action", "_remap_failed", b"_remap_failed", "_remap_pending", b"_remap_pending", "_remapped_rows_corrected", b"_remapped_rows_corrected", "_remapped_rows_uncorrected", b"_remapped_rows_uncorrected", "_slowdown_hardware_thermal_ns", b"_slowdown_hardware_thermal_ns", "_slowdown_power_brake_ns", b"_slowdown_power_brake_ns", "_slowdown_power_ns", b"_slowdown_power_ns", "_slowdown_software_thermal_ns", b"_slowdown_software_thermal_ns", "_slowdown_thermal_ns", b"_slowdown_thermal_ns", "_temperature_margin_min_mc", b"_temperature_margin_min_mc", "_temperature_mc", b"_temperature_mc", "_tenancy", b"_tenancy", "absent", b"absent", "ecc_corrected_aggregate", b"ecc_corrected_aggregate", "ecc_corrected_volatile", b"ecc_corrected_volatile", "ecc_enabled", b"ecc_enabled", "ecc_uncorrected_aggregate", b"ecc_uncorrected_aggregate", "ecc_uncorrected_volatile", b"ecc_uncorrected_volatile", "events", b"events", "incidents", b"incidents", "memory_temperature_mc", b"memory_temperature_mc", "pcie_generation", b"pcie_generation", "pcie_replays", b"pcie_replays", "pcie_width", b"pcie_width", "polls", b"polls", "recovery_action", b"recovery_action", "remap_failed", b"remap_failed", "remap_pending", b"remap_pending", "remapped_rows_corrected", b"remapped_rows_corrected", "remapped_rows_uncorrected", b"remapped_rows_uncorrected", "slowdown_hardware_thermal_ns", b"slowdown_hardware_thermal_ns", "slowdown_power_brake_ns", b"slowdown_power_brake_ns", "slowdown_power_ns", b"slowdown_power_ns", "slowdown_software_thermal_ns", b"slowdown_software_thermal_ns", "slowdown_thermal_ns", b"slowdown_thermal_ns", "temperature_margin_min_mc", b"temperature_margin_min_mc", "temperature_mc", b"temperature_mc", "tenancy", b"tenancy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ecc_corrected_aggregate: _TypeAlias = _typing.Literal["ecc_corrected_aggregate"]  # noqa: Y015
     _WhichOneofArgType__ecc_corrected_aggregate: _TypeAlias = _typing.Literal["_ecc_corrected_aggregate", b"_ecc_corrected_aggregate"]  # noqa: Y015
@@ -793,6 +1208,12 @@ class Health(_message.Message):
     _WhichOneofArgType__ecc_uncorrected_volatile: _TypeAlias = _typing.Literal["_ecc_uncorrected_volatile", b"_ecc_uncorrected_volatile"]  # noqa: Y015
     _WhichOneofReturnType__memory_temperature_mc: _TypeAlias = _typing.Literal["memory_temperature_mc"]  # noqa: Y015
     _WhichOneofArgType__memory_temperature_mc: _TypeAlias = _typing.Literal["_memory_temperature_mc", b"_memory_temperature_mc"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_generation: _TypeAlias = _typing.Literal["pcie_generation"]  # noqa: Y015
+    _WhichOneofArgType__pcie_generation: _TypeAlias = _typing.Literal["_pcie_generation", b"_pcie_generation"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_replays: _TypeAlias = _typing.Literal["pcie_replays"]  # noqa: Y015
+    _WhichOneofArgType__pcie_replays: _TypeAlias = _typing.Literal["_pcie_replays", b"_pcie_replays"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_width: _TypeAlias = _typing.Literal["pcie_width"]  # noqa: Y015
+    _WhichOneofArgType__pcie_width: _TypeAlias = _typing.Literal["_pcie_width", b"_pcie_width"]  # noqa: Y015
     _WhichOneofReturnType__polls: _TypeAlias = _typing.Literal["polls"]  # noqa: Y015
     _WhichOneofArgType__polls: _TypeAlias = _typing.Literal["_polls", b"_polls"]  # noqa: Y015
     _WhichOneofReturnType__recovery_action: _TypeAlias = _typing.Literal["recovery_action"]  # noqa: Y015
@@ -805,8 +1226,22 @@ class Health(_message.Message):
     _WhichOneofArgType__remapped_rows_corrected: _TypeAlias = _typing.Literal["_remapped_rows_corrected", b"_remapped_rows_corrected"]  # noqa: Y015
     _WhichOneofReturnType__remapped_rows_uncorrected: _TypeAlias = _typing.Literal["remapped_rows_uncorrected"]  # noqa: Y015
     _WhichOneofArgType__remapped_rows_uncorrected: _TypeAlias = _typing.Literal["_remapped_rows_uncorrected", b"_remapped_rows_uncorrected"]  # noqa: Y015
+    _WhichOneofReturnType__slowdown_hardware_thermal_ns: _TypeAlias = _typing.Literal["slowdown_hardware_thermal_ns"]  # noqa: Y015
+    _WhichOneofArgType__slowdown_hardware_thermal_ns: _TypeAlias = _typing.Literal["_slowdown_hardware_thermal_ns", b"_slowdown_hardware_thermal_ns"]  # noqa: Y015
+    _WhichOneofReturnType__slowdown_power_brake_ns: _TypeAlias = _typing.Literal["slowdown_power_brake_ns"]  # noqa: Y015
+    _WhichOneofArgType__slowdown_power_brake_ns: _TypeAlias = _typing.Literal["_slowdown_power_brake_ns", b"_slowdown_power_brake_ns"]  # noqa: Y015
+    _WhichOneofReturnType__slowdown_power_ns: _TypeAlias = _typing.Literal["slowdown_power_ns"]  # noqa: Y015
+    _WhichOneofArgType__slowdown_power_ns: _TypeAlias = _typing.Literal["_slowdown_power_ns", b"_slowdown_power_ns"]  # noqa: Y015
+    _WhichOneofReturnType__slowdown_software_thermal_ns: _TypeAlias = _typing.Literal["slowdown_software_thermal_ns"]  # noqa: Y015
+    _WhichOneofArgType__slowdown_software_thermal_ns: _TypeAlias = _typing.Literal["_slowdown_software_thermal_ns", b"_slowdown_software_thermal_ns"]  # noqa: Y015
+    _WhichOneofReturnType__slowdown_thermal_ns: _TypeAlias = _typing.Literal["slowdown_thermal_ns"]  # noqa: Y015
+    _WhichOneofArgType__slowdown_thermal_ns: _TypeAlias = _typing.Literal["_slowdown_thermal_ns", b"_slowdown_thermal_ns"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_margin_min_mc: _TypeAlias = _typing.Literal["temperature_margin_min_mc"]  # noqa: Y015
+    _WhichOneofArgType__temperature_margin_min_mc: _TypeAlias = _typing.Literal["_temperature_margin_min_mc", b"_temperature_margin_min_mc"]  # noqa: Y015
     _WhichOneofReturnType__temperature_mc: _TypeAlias = _typing.Literal["temperature_mc"]  # noqa: Y015
     _WhichOneofArgType__temperature_mc: _TypeAlias = _typing.Literal["_temperature_mc", b"_temperature_mc"]  # noqa: Y015
+    _WhichOneofReturnType__tenancy: _TypeAlias = _typing.Literal["tenancy"]  # noqa: Y015
+    _WhichOneofArgType__tenancy: _TypeAlias = _typing.Literal["_tenancy", b"_tenancy"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_corrected_aggregate) -> _WhichOneofReturnType__ecc_corrected_aggregate | None: ...
     @_typing.overload
@@ -820,6 +1255,12 @@ class Health(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_temperature_mc) -> _WhichOneofReturnType__memory_temperature_mc | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_generation) -> _WhichOneofReturnType__pcie_generation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_replays) -> _WhichOneofReturnType__pcie_replays | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_width) -> _WhichOneofReturnType__pcie_width | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__polls) -> _WhichOneofReturnType__polls | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__recovery_action) -> _WhichOneofReturnType__recovery_action | None: ...
@@ -832,9 +1273,562 @@ class Health(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remapped_rows_uncorrected) -> _WhichOneofReturnType__remapped_rows_uncorrected | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slowdown_hardware_thermal_ns) -> _WhichOneofReturnType__slowdown_hardware_thermal_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slowdown_power_brake_ns) -> _WhichOneofReturnType__slowdown_power_brake_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slowdown_power_ns) -> _WhichOneofReturnType__slowdown_power_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slowdown_software_thermal_ns) -> _WhichOneofReturnType__slowdown_software_thermal_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slowdown_thermal_ns) -> _WhichOneofReturnType__slowdown_thermal_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_margin_min_mc) -> _WhichOneofReturnType__temperature_margin_min_mc | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_mc) -> _WhichOneofReturnType__temperature_mc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenancy) -> _WhichOneofReturnType__tenancy | None: ...
 
 Global___Health: _TypeAlias = Health  # noqa: Y015
+
+@_typing.final
+class Incident(_message.Message):
+    """Something wrong, with a beginning and, once it is over, an end. UTC milliseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    BEGIN_MS_FIELD_NUMBER: _builtins.int
+    LAST_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    kind: Global___IncidentKind.ValueType
+    code: _builtins.int
+    """The code that goes with the kind; 0 where it has none."""
+    severity: Global___Severity.ValueType
+    begin_ms: _builtins.int
+    last_ms: _builtins.int
+    end_ms: _builtins.int
+    """0: open."""
+    count: _builtins.int
+    """How often it was seen; at least 1."""
+    def __init__(
+        self,
+        *,
+        kind: Global___IncidentKind.ValueType = ...,
+        code: _builtins.int = ...,
+        severity: Global___Severity.ValueType = ...,
+        begin_ms: _builtins.int = ...,
+        last_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_ms", b"begin_ms", "code", b"code", "count", b"count", "end_ms", b"end_ms", "kind", b"kind", "last_ms", b"last_ms", "severity", b"severity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Incident: _TypeAlias = Incident  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    """What shape the GPU is in: what changes seldom, and is read once a window or once a day. Totals
+    are over the life of the board, or since the driver loaded where NVML counts so.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ECC_SRAM_CORRECTED_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_UNCORRECTED_PARITY_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_UNCORRECTED_SECDED_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_L2_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_SM_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_MICROCONTROLLER_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_PCIE_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_OTHER_FIELD_NUMBER: _builtins.int
+    ECC_SRAM_THRESHOLD_EXCEEDED_FIELD_NUMBER: _builtins.int
+    ECC_DRAM_CORRECTED_FIELD_NUMBER: _builtins.int
+    ECC_DRAM_UNCORRECTED_FIELD_NUMBER: _builtins.int
+    REMAP_BANKS_MAX_FIELD_NUMBER: _builtins.int
+    REMAP_BANKS_HIGH_FIELD_NUMBER: _builtins.int
+    REMAP_BANKS_PARTIAL_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    REMAP_BANKS_LOW_FIELD_NUMBER: _builtins.int
+    REMAP_BANKS_NONE_FIELD_NUMBER: _builtins.int
+    REMAPPED_ROWS_CORRECTED_INACTIVE_FIELD_NUMBER: _builtins.int
+    REMAPPED_ROWS_UNCORRECTED_INACTIVE_FIELD_NUMBER: _builtins.int
+    UNREPAIRABLE_MEMORY_FIELD_NUMBER: _builtins.int
+    REPAIR_CHANNEL_PENDING_FIELD_NUMBER: _builtins.int
+    REPAIR_TPC_PENDING_FIELD_NUMBER: _builtins.int
+    RETIRED_PAGES_SINGLE_BIT_FIELD_NUMBER: _builtins.int
+    RETIRED_PAGES_DOUBLE_BIT_FIELD_NUMBER: _builtins.int
+    RETIRED_PAGES_PENDING_FIELD_NUMBER: _builtins.int
+    INFOROM_VALID_FIELD_NUMBER: _builtins.int
+    INFOROM_CHECKSUM_FIELD_NUMBER: _builtins.int
+    ODOMETER_S_FIELD_NUMBER: _builtins.int
+    BBX_FLUSH_UTC_MS_FIELD_NUMBER: _builtins.int
+    POWER_SMOOTHING_LIFETIME_PCT_FIELD_NUMBER: _builtins.int
+    PCIE_REPLAY_ROLLOVERS_FIELD_NUMBER: _builtins.int
+    PCIE_L0_TO_RECOVERY_FIELD_NUMBER: _builtins.int
+    PCIE_CORRECTABLE_ERRORS_FIELD_NUMBER: _builtins.int
+    PCIE_NAKS_RECEIVED_FIELD_NUMBER: _builtins.int
+    PCIE_RECEIVER_ERRORS_FIELD_NUMBER: _builtins.int
+    PCIE_BAD_TLPS_FIELD_NUMBER: _builtins.int
+    PCIE_NAKS_SENT_FIELD_NUMBER: _builtins.int
+    PCIE_BAD_DLLPS_FIELD_NUMBER: _builtins.int
+    PCIE_NON_FATAL_ERRORS_FIELD_NUMBER: _builtins.int
+    PCIE_FATAL_ERRORS_FIELD_NUMBER: _builtins.int
+    PCIE_UNSUPPORTED_REQUESTS_FIELD_NUMBER: _builtins.int
+    PCIE_LCRC_ERRORS_FIELD_NUMBER: _builtins.int
+    PCIE_LANE_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK_STATES_FIELD_NUMBER: _builtins.int
+    NVLINK_SPEEDS_MBPS_FIELD_NUMBER: _builtins.int
+    NVLINK_REPLAY_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK_RECOVERY_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK_CRC_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_MALFORMED_PACKETS_FIELD_NUMBER: _builtins.int
+    NVLINK5_BUFFER_OVERRUNS_FIELD_NUMBER: _builtins.int
+    NVLINK5_RECEIVE_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_RECEIVE_REMOTE_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_RECEIVE_GENERAL_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_INTEGRITY_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_DISCARDS_FIELD_NUMBER: _builtins.int
+    NVLINK5_RECOVERIES_SUCCESSFUL_FIELD_NUMBER: _builtins.int
+    NVLINK5_RECOVERIES_FAILED_FIELD_NUMBER: _builtins.int
+    NVLINK5_RECOVERIES_FIELD_NUMBER: _builtins.int
+    NVLINK5_EFFECTIVE_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_SYMBOL_ERRORS_FIELD_NUMBER: _builtins.int
+    NVLINK5_RAW_BER_LANE0_FIELD_NUMBER: _builtins.int
+    NVLINK5_RAW_BER_LANE1_FIELD_NUMBER: _builtins.int
+    NVLINK5_RAW_BER_FIELD_NUMBER: _builtins.int
+    NVLINK5_EFFECTIVE_BER_FIELD_NUMBER: _builtins.int
+    NVLINK5_SYMBOL_BER_FIELD_NUMBER: _builtins.int
+    FABRIC_CLUSTER_UUID_FIELD_NUMBER: _builtins.int
+    FABRIC_CLIQUE_ID_FIELD_NUMBER: _builtins.int
+    FABRIC_STATE_FIELD_NUMBER: _builtins.int
+    FABRIC_STATUS_FIELD_NUMBER: _builtins.int
+    FABRIC_HEALTH_MASK_FIELD_NUMBER: _builtins.int
+    FABRIC_HEALTH_SUMMARY_FIELD_NUMBER: _builtins.int
+    MIG_MODE_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_MODE_FIELD_NUMBER: _builtins.int
+    ecc_sram_corrected: _builtins.int
+    """SRAM errors over the board's life, nvmlDeviceGetSramEccErrorStatus: corrected, parity, SEC-DED,
+    and where the uncorrected ones were.
+    """
+    ecc_sram_uncorrected_parity: _builtins.int
+    ecc_sram_uncorrected_secded: _builtins.int
+    ecc_sram_l2: _builtins.int
+    ecc_sram_sm: _builtins.int
+    ecc_sram_microcontroller: _builtins.int
+    ecc_sram_pcie: _builtins.int
+    ecc_sram_other: _builtins.int
+    ecc_sram_threshold_exceeded: _builtins.int
+    """1 if they exceed the limit at which a field diagnosis is due, else 0; same call."""
+    ecc_dram_corrected: _builtins.int
+    """DRAM errors over the board's life, nvmlDeviceGetMemoryErrorCounter."""
+    ecc_dram_uncorrected: _builtins.int
+    remap_banks_max: _builtins.int
+    """Memory banks by the share of spare rows left: all, many, some, few, none,
+    nvmlDeviceGetRowRemapperHistogram.
+    """
+    remap_banks_high: _builtins.int
+    remap_banks_partial: _builtins.int
+    remap_banks_low: _builtins.int
+    remap_banks_none: _builtins.int
+    remapped_rows_corrected_inactive: _builtins.int
+    """Remapped rows that are not in use, fields 301 and 302."""
+    remapped_rows_uncorrected_inactive: _builtins.int
+    unrepairable_memory: _builtins.int
+    """1 if memory is beyond repair, else 0, nvmlDeviceGetUnrepairableMemoryFlag_v1."""
+    repair_channel_pending: _builtins.int
+    """1 if a repair waits for a reset, else 0, nvmlDeviceGetRepairStatus."""
+    repair_tpc_pending: _builtins.int
+    retired_pages_single_bit: _builtins.int
+    """Pages retired after single and double bit errors, and 1 if one waits, fields 29 to 31."""
+    retired_pages_double_bit: _builtins.int
+    retired_pages_pending: _builtins.int
+    inforom_valid: _builtins.int
+    """1 if the inforom's checksum holds, 0 if it is corrupted, nvmlDeviceValidateInforom."""
+    inforom_checksum: _builtins.int
+    """nvmlDeviceGetInforomConfigurationChecksum: another one is another configuration."""
+    odometer_s: _builtins.int
+    """Seconds with a driver loaded over the board's life, nvmlDeviceGetBBXTimeData_v1."""
+    bbx_flush_utc_ms: _builtins.int
+    """Last write of the black box, UTC milliseconds, nvmlDeviceGetLastBBXFlushTime."""
+    power_smoothing_lifetime_pct: _builtins.int
+    """Life left in the power smoothing circuitry, percent, field 258."""
+    pcie_replay_rollovers: _builtins.int
+    """PCIe: replay rollovers (field 95), link retrainings (169) and the errors of AER (173 to 183)."""
+    pcie_l0_to_recovery: _builtins.int
+    pcie_correctable_errors: _builtins.int
+    pcie_naks_received: _builtins.int
+    pcie_receiver_errors: _builtins.int
+    pcie_bad_tlps: _builtins.int
+    pcie_naks_sent: _builtins.int
+    pcie_bad_dllps: _builtins.int
+    pcie_non_fatal_errors: _builtins.int
+    pcie_fatal_errors: _builtins.int
+    pcie_unsupported_requests: _builtins.int
+    pcie_lcrc_errors: _builtins.int
+    pcie_lane_errors: _builtins.int
+    fabric_cluster_uuid: _builtins.str
+    """The NVLink domain, nvmlDeviceGetGpuFabricInfoV: cluster (UUID, hexadecimal), clique, state,
+    status, health mask and summary.
+    """
+    fabric_clique_id: _builtins.int
+    fabric_state: _builtins.int
+    fabric_status: _builtins.int
+    fabric_health_mask: _builtins.int
+    fabric_health_summary: _builtins.int
+    mig_mode: _builtins.int
+    """1 if the GPU is cut into instances, else 0, nvmlDeviceGetMigMode."""
+    persistence_mode: _builtins.int
+    """1 if the driver stays loaded without clients, else 0, nvmlDeviceGetPersistenceMode."""
+    @_builtins.property
+    def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
+        """Fields with no value."""
+
+    @_builtins.property
+    def nvlink_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """NVLinks by link, from link 0: 1 active or 0 (field 165), speed in MB/s (164), and errors:
+        replays (161), recoveries (162), CRC (163).
+        """
+
+    @_builtins.property
+    def nvlink_speeds_mbps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink_replay_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink_recovery_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink_crc_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_malformed_packets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The fifth NVLink's counters by link: malformed packets (206), buffer overruns (207), receive
+        errors (208), remote (209) and general ones (210), link integrity (211), discards (212),
+        recoveries that worked (213), failed (214), all of them (215), effective (219) and symbol
+        errors (221), and bit error rates as NVML packs them: raw by lane 0 and 1 (216, 217), raw
+        (218), effective (220), symbol (222).
+        """
+
+    @_builtins.property
+    def nvlink5_buffer_overruns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_receive_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_receive_remote_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_receive_general_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_integrity_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_discards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_recoveries_successful(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_recoveries_failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_recoveries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_effective_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_symbol_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_raw_ber_lane0(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_raw_ber_lane1(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_raw_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_effective_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def nvlink5_symbol_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        ecc_sram_corrected: _builtins.int | None = ...,
+        ecc_sram_uncorrected_parity: _builtins.int | None = ...,
+        ecc_sram_uncorrected_secded: _builtins.int | None = ...,
+        ecc_sram_l2: _builtins.int | None = ...,
+        ecc_sram_sm: _builtins.int | None = ...,
+        ecc_sram_microcontroller: _builtins.int | None = ...,
+        ecc_sram_pcie: _builtins.int | None = ...,
+        ecc_sram_other: _builtins.int | None = ...,
+        ecc_sram_threshold_exceeded: _builtins.int | None = ...,
+        ecc_dram_corrected: _builtins.int | None = ...,
+        ecc_dram_uncorrected: _builtins.int | None = ...,
+        remap_banks_max: _builtins.int | None = ...,
+        remap_banks_high: _builtins.int | None = ...,
+        remap_banks_partial: _builtins.int | None = ...,
+        absent: _abc.Iterable[Global___Absent] | None = ...,
+        remap_banks_low: _builtins.int | None = ...,
+        remap_banks_none: _builtins.int | None = ...,
+        remapped_rows_corrected_inactive: _builtins.int | None = ...,
+        remapped_rows_uncorrected_inactive: _builtins.int | None = ...,
+        unrepairable_memory: _builtins.int | None = ...,
+        repair_channel_pending: _builtins.int | None = ...,
+        repair_tpc_pending: _builtins.int | None = ...,
+        retired_pages_single_bit: _builtins.int | None = ...,
+        retired_pages_double_bit: _builtins.int | None = ...,
+        retired_pages_pending: _builtins.int | None = ...,
+        inforom_valid: _builtins.int | None = ...,
+        inforom_checksum: _builtins.int | None = ...,
+        odometer_s: _builtins.int | None = ...,
+        bbx_flush_utc_ms: _builtins.int | None = ...,
+        power_smoothing_lifetime_pct: _builtins.int | None = ...,
+        pcie_replay_rollovers: _builtins.int | None = ...,
+        pcie_l0_to_recovery: _builtins.int | None = ...,
+        pcie_correctable_errors: _builtins.int | None = ...,
+        pcie_naks_received: _builtins.int | None = ...,
+        pcie_receiver_errors: _builtins.int | None = ...,
+        pcie_bad_tlps: _builtins.int | None = ...,
+        pcie_naks_sent: _builtins.int | None = ...,
+        pcie_bad_dllps: _builtins.int | None = ...,
+        pcie_non_fatal_errors: _builtins.int | None = ...,
+        pcie_fatal_errors: _builtins.int | None = ...,
+        pcie_unsupported_requests: _builtins.int | None = ...,
+        pcie_lcrc_errors: _builtins.int | None = ...,
+        pcie_lane_errors: _builtins.int | None = ...,
+        nvlink_states: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink_speeds_mbps: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink_replay_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink_recovery_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink_crc_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_malformed_packets: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_buffer_overruns: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_receive_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_receive_remote_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_receive_general_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_integrity_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_discards: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_recoveries_successful: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_recoveries_failed: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_recoveries: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_effective_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_symbol_errors: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_raw_ber_lane0: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_raw_ber_lane1: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_raw_ber: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_effective_ber: _abc.Iterable[_builtins.int] | None = ...,
+        nvlink5_symbol_ber: _abc.Iterable[_builtins.int] | None = ...,
+        fabric_cluster_uuid: _builtins.str | None = ...,
+        fabric_clique_id: _builtins.int | None = ...,
+        fabric_state: _builtins.int | None = ...,
+        fabric_status: _builtins.int | None = ...,
+        fabric_health_mask: _builtins.int | None = ...,
+        fabric_health_summary: _builtins.int | None = ...,
+        mig_mode: _builtins.int | None = ...,
+        persistence_mode: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bbx_flush_utc_ms", b"_bbx_flush_utc_ms", "_ecc_dram_corrected", b"_ecc_dram_corrected", "_ecc_dram_uncorrected", b"_ecc_dram_uncorrected", "_ecc_sram_corrected", b"_ecc_sram_corrected", "_ecc_sram_l2", b"_ecc_sram_l2", "_ecc_sram_microcontroller", b"_ecc_sram_microcontroller", "_ecc_sram_other", b"_ecc_sram_other", "_ecc_sram_pcie", b"_ecc_sram_pcie", "_ecc_sram_sm", b"_ecc_sram_sm", "_ecc_sram_threshold_exceeded", b"_ecc_sram_threshold_exceeded", "_ecc_sram_uncorrected_parity", b"_ecc_sram_uncorrected_parity", "_ecc_sram_uncorrected_secded", b"_ecc_sram_uncorrected_secded", "_fabric_clique_id", b"_fabric_clique_id", "_fabric_cluster_uuid", b"_fabric_cluster_uuid", "_fabric_health_mask", b"_fabric_health_mask", "_fabric_health_summary", b"_fabric_health_summary", "_fabric_state", b"_fabric_state", "_fabric_status", b"_fabric_status", "_inforom_checksum", b"_inforom_checksum", "_inforom_valid", b"_inforom_valid", "_mig_mode", b"_mig_mode", "_odometer_s", b"_odometer_s", "_pcie_bad_dllps", b"_pcie_bad_dllps", "_pcie_bad_tlps", b"_pcie_bad_tlps", "_pcie_correctable_errors", b"_pcie_correctable_errors", "_pcie_fatal_errors", b"_pcie_fatal_errors", "_pcie_l0_to_recovery", b"_pcie_l0_to_recovery", "_pcie_lane_errors", b"_pcie_lane_errors", "_pcie_lcrc_errors", b"_pcie_lcrc_errors", "_pcie_naks_received", b"_pcie_naks_received", "_pcie_naks_sent", b"_pcie_naks_sent", "_pcie_non_fatal_errors", b"_pcie_non_fatal_errors", "_pcie_receiver_errors", b"_pcie_receiver_errors", "_pcie_replay_rollovers", b"_pcie_replay_rollovers", "_pcie_unsupported_requests", b"_pcie_unsupported_requests", "_persistence_mode", b"_persistence_mode", "_power_smoothing_lifetime_pct", b"_power_smoothing_lifetime_pct", "_remap_banks_high", b"_remap_banks_high", "_remap_banks_low", b"_remap_banks_low", "_remap_banks_max", b"_remap_banks_max", "_remap_banks_none", b"_remap_banks_none", "_remap_banks_partial", b"_remap_banks_partial", "_remapped_rows_corrected_inactive", b"_remapped_rows_corrected_inactive", "_remapped_rows_uncorrected_inactive", b"_remapped_rows_uncorrected_inactive", "_repair_channel_pending", b"_repair_channel_pending", "_repair_tpc_pending", b"_repair_tpc_pending", "_retired_pages_double_bit", b"_retired_pages_double_bit", "_retired_pages_pending", b"_retired_pages_pending", "_retired_pages_single_bit", b"_retired_pages_single_bit", "_unrepairable_memory", b"_unrepairable_memory", "bbx_flush_utc_ms", b"bbx_flush_utc_ms", "ecc_dram_corrected", b"ecc_dram_corrected", "ecc_dram_uncorrected", b"ecc_dram_uncorrected", "ecc_sram_corrected", b"ecc_sram_corrected", "ecc_sram_l2", b"ecc_sram_l2", "ecc_sram_microcontroller", b"ecc_sram_microcontroller", "ecc_sram_other", b"ecc_sram_other", "ecc_sram_pcie", b"ecc_sram_pcie", "ecc_sram_sm", b"ecc_sram_sm", "ecc_sram_threshold_exceeded", b"ecc_sram_threshold_exceeded", "ecc_sram_uncorrected_parity", b"ecc_sram_uncorrected_parity", "ecc_sram_uncorrected_secded", b"ecc_sram_uncorrected_secded", "fabric_clique_id", b"fabric_clique_id", "fabric_cluster_uuid", b"fabric_cluster_uuid", "fabric_health_mask", b"fabric_health_mask", "fabric_health_summary", b"fabric_health_summary", "fabric_state", b"fabric_state", "fabric_status", b"fabric_status", "inforom_checksum", b"inforom_checksum", "inforom_valid", b"inforom_valid", "mig_mode", b"mig_mode", "odometer_s", b"odometer_s", "pcie_bad_dllps", b"pcie_bad_dllps", "pcie_bad_tlps", b"pcie_bad_tlps", "pcie_correctable_errors", b"pcie_correctable_errors", "pcie_fatal_errors", b"pcie_fatal_errors", "pcie_l0_to_recovery", b"pcie_l0_to_recovery", "pcie_lane_errors", b"pcie_lane_errors", "pcie_lcrc_errors", b"pcie_lcrc_errors", "pcie_naks_received", b"pcie_naks_received", "pcie_naks_sent", b"pcie_naks_sent", "pcie_non_fatal_errors", b"pcie_non_fatal_errors", "pcie_receiver_errors", b"pcie_receiver_errors", "pcie_replay_rollovers", b"pcie_replay_rollovers", "pcie_unsupported_requests", b"pcie_unsupported_requests", "persistence_mode", b"persistence_mode", "power_smoothing_lifetime_pct", b"power_smoothing_lifetime_pct", "remap_banks_high", b"remap_banks_high", "remap_banks_low", b"remap_banks_low", "remap_banks_max", b"remap_banks_max", "remap_banks_none", b"remap_banks_none", "remap_banks_partial", b"remap_banks_partial", "remapped_rows_corrected_inactive", b"remapped_rows_corrected_inactive", "remapped_rows_uncorrected_inactive", b"remapped_rows_uncorrected_inactive", "repair_channel_pending", b"repair_channel_pending", "repair_tpc_pending", b"repair_tpc_pending", "retired_pages_double_bit", b"retired_pages_double_bit", "retired_pages_pending", b"retired_pages_pending", "retired_pages_single_bit", b"retired_pages_single_bit", "unrepairable_memory", b"unrepairable_memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bbx_flush_utc_ms", b"_bbx_flush_utc_ms", "_ecc_dram_corrected", b"_ecc_dram_corrected", "_ecc_dram_uncorrected", b"_ecc_dram_uncorrected", "_ecc_sram_corrected", b"_ecc_sram_corrected", "_ecc_sram_l2", b"_ecc_sram_l2", "_ecc_sram_microcontroller", b"_ecc_sram_microcontroller", "_ecc_sram_other", b"_ecc_sram_other", "_ecc_sram_pcie", b"_ecc_sram_pcie", "_ecc_sram_sm", b"_ecc_sram_sm", "_ecc_sram_threshold_exceeded", b"_ecc_sram_threshold_exceeded", "_ecc_sram_uncorrected_parity", b"_ecc_sram_uncorrected_parity", "_ecc_sram_uncorrected_secded", b"_ecc_sram_uncorrected_secded", "_fabric_clique_id", b"_fabric_clique_id", "_fabric_cluster_uuid", b"_fabric_cluster_uuid", "_fabric_health_mask", b"_fabric_health_mask", "_fabric_health_summary", b"_fabric_health_summary", "_fabric_state", b"_fabric_state", "_fabric_status", b"_fabric_status", "_inforom_checksum", b"_inforom_checksum", "_inforom_valid", b"_inforom_valid", "_mig_mode", b"_mig_mode", "_odometer_s", b"_odometer_s", "_pcie_bad_dllps", b"_pcie_bad_dllps", "_pcie_bad_tlps", b"_pcie_bad_tlps", "_pcie_correctable_errors", b"_pcie_correctable_errors", "_pcie_fatal_errors", b"_pcie_fatal_errors", "_pcie_l0_to_recovery", b"_pcie_l0_to_recovery", "_pcie_lane_errors", b"_pcie_lane_errors", "_pcie_lcrc_errors", b"_pcie_lcrc_errors", "_pcie_naks_received", b"_pcie_naks_received", "_pcie_naks_sent", b"_pcie_naks_sent", "_pcie_non_fatal_errors", b"_pcie_non_fatal_errors", "_pcie_receiver_errors", b"_pcie_receiver_errors", "_pcie_replay_rollovers", b"_pcie_replay_rollovers", "_pcie_unsupported_requests", b"_pcie_unsupported_requests", "_persistence_mode", b"_persistence_mode", "_power_smoothing_lifetime_pct", b"_power_smoothing_lifetime_pct", "_remap_banks_high", b"_remap_banks_high", "_remap_banks_low", b"_remap_banks_low", "_remap_banks_max", b"_remap_banks_max", "_remap_banks_none", b"_remap_banks_none", "_remap_banks_partial", b"_remap_banks_partial", "_remapped_rows_corrected_inactive", b"_remapped_rows_corrected_inactive", "_remapped_rows_uncorrected_inactive", b"_remapped_rows_uncorrected_inactive", "_repair_channel_pending", b"_repair_channel_pending", "_repair_tpc_pending", b"_repair_tpc_pending", "_retired_pages_double_bit", b"_retired_pages_double_bit", "_retired_pages_pending", b"_retired_pages_pending", "_retired_pages_single_bit", b"_retired_pages_single_bit", "_unrepairable_memory", b"_unrepairable_memory", "absent", b"absent", "bbx_flush_utc_ms", b"bbx_flush_utc_ms", "ecc_dram_corrected", b"ecc_dram_corrected", "ecc_dram_uncorrected", b"ecc_dram_uncorrected", "ecc_sram_corrected", b"ecc_sram_corrected", "ecc_sram_l2", b"ecc_sram_l2", "ecc_sram_microcontroller", b"ecc_sram_microcontroller", "ecc_sram_other", b"ecc_sram_other", "ecc_sram_pcie", b"ecc_sram_pcie", "ecc_sram_sm", b"ecc_sram_sm", "ecc_sram_threshold_exceeded", b"ecc_sram_threshold_exceeded", "ecc_sram_uncorrected_parity", b"ecc_sram_uncorrected_parity", "ecc_sram_uncorrected_secded", b"ecc_sram_uncorrected_secded", "fabric_clique_id", b"fabric_clique_id", "fabric_cluster_uuid", b"fabric_cluster_uuid", "fabric_health_mask", b"fabric_health_mask", "fabric_health_summary", b"fabric_health_summary", "fabric_state", b"fabric_state", "fabric_status", b"fabric_status", "inforom_checksum", b"inforom_checksum", "inforom_valid", b"inforom_valid", "mig_mode", b"mig_mode", "nvlink5_buffer_overruns", b"nvlink5_buffer_overruns", "nvlink5_discards", b"nvlink5_discards", "nvlink5_effective_ber", b"nvlink5_effective_ber", "nvlink5_effective_errors", b"nvlink5_effective_errors", "nvlink5_integrity_errors", b"nvlink5_integrity_errors", "nvlink5_malformed_packets", b"nvlink5_malformed_packets", "nvlink5_raw_ber", b"nvlink5_raw_ber", "nvlink5_raw_ber_lane0", b"nvlink5_raw_ber_lane0", "nvlink5_raw_ber_lane1", b"nvlink5_raw_ber_lane1", "nvlink5_receive_errors", b"nvlink5_receive_errors", "nvlink5_receive_general_errors", b"nvlink5_receive_general_errors", "nvlink5_receive_remote_errors", b"nvlink5_receive_remote_errors", "nvlink5_recoveries", b"nvlink5_recoveries", "nvlink5_recoveries_failed", b"nvlink5_recoveries_failed", "nvlink5_recoveries_successful", b"nvlink5_recoveries_successful", "nvlink5_symbol_ber", b"nvlink5_symbol_ber", "nvlink5_symbol_errors", b"nvlink5_symbol_errors", "nvlink_crc_errors", b"nvlink_crc_errors", "nvlink_recovery_errors", b"nvlink_recovery_errors", "nvlink_replay_errors", b"nvlink_replay_errors", "nvlink_speeds_mbps", b"nvlink_speeds_mbps", "nvlink_states", b"nvlink_states", "odometer_s", b"odometer_s", "pcie_bad_dllps", b"pcie_bad_dllps", "pcie_bad_tlps", b"pcie_bad_tlps", "pcie_correctable_errors", b"pcie_correctable_errors", "pcie_fatal_errors", b"pcie_fatal_errors", "pcie_l0_to_recovery", b"pcie_l0_to_recovery", "pcie_lane_errors", b"pcie_lane_errors", "pcie_lcrc_errors", b"pcie_lcrc_errors", "pcie_naks_received", b"pcie_naks_received", "pcie_naks_sent", b"pcie_naks_sent", "pcie_non_fatal_errors", b"pcie_non_fatal_errors", "pcie_receiver_errors", b"pcie_receiver_errors", "pcie_replay_rollovers", b"pcie_replay_rollovers", "pcie_unsupported_requests", b"pcie_unsupported_requests", "persistence_mode", b"persistence_mode", "power_smoothing_lifetime_pct", b"power_smoothing_lifetime_pct", "remap_banks_high", b"remap_banks_high", "remap_banks_low", b"remap_banks_low", "remap_banks_max", b"remap_banks_max", "remap_banks_none", b"remap_banks_none", "remap_banks_partial", b"remap_banks_partial", "remapped_rows_corrected_inactive", b"remapped_rows_corrected_inactive", "remapped_rows_uncorrected_inactive", b"remapped_rows_uncorrected_inactive", "repair_channel_pending", b"repair_channel_pending", "repair_tpc_pending", b"repair_tpc_pending", "retired_pages_double_bit", b"retired_pages_double_bit", "retired_pages_pending", b"retired_pages_pending", "retired_pages_single_bit", b"retired_pages_single_bit", "unrepairable_memory", b"unrepairable_memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bbx_flush_utc_ms: _TypeAlias = _typing.Literal["bbx_flush_utc_ms"]  # noqa: Y015
+    _WhichOneofArgType__bbx_flush_utc_ms: _TypeAlias = _typing.Literal["_bbx_flush_utc_ms", b"_bbx_flush_utc_ms"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_dram_corrected: _TypeAlias = _typing.Literal["ecc_dram_corrected"]  # noqa: Y015
+    _WhichOneofArgType__ecc_dram_corrected: _TypeAlias = _typing.Literal["_ecc_dram_corrected", b"_ecc_dram_corrected"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_dram_uncorrected: _TypeAlias = _typing.Literal["ecc_dram_uncorrected"]  # noqa: Y015
+    _WhichOneofArgType__ecc_dram_uncorrected: _TypeAlias = _typing.Literal["_ecc_dram_uncorrected", b"_ecc_dram_uncorrected"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_corrected: _TypeAlias = _typing.Literal["ecc_sram_corrected"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_corrected: _TypeAlias = _typing.Literal["_ecc_sram_corrected", b"_ecc_sram_corrected"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_l2: _TypeAlias = _typing.Literal["ecc_sram_l2"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_l2: _TypeAlias = _typing.Literal["_ecc_sram_l2", b"_ecc_sram_l2"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_microcontroller: _TypeAlias = _typing.Literal["ecc_sram_microcontroller"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_microcontroller: _TypeAlias = _typing.Literal["_ecc_sram_microcontroller", b"_ecc_sram_microcontroller"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_other: _TypeAlias = _typing.Literal["ecc_sram_other"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_other: _TypeAlias = _typing.Literal["_ecc_sram_other", b"_ecc_sram_other"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_pcie: _TypeAlias = _typing.Literal["ecc_sram_pcie"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_pcie: _TypeAlias = _typing.Literal["_ecc_sram_pcie", b"_ecc_sram_pcie"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_sm: _TypeAlias = _typing.Literal["ecc_sram_sm"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_sm: _TypeAlias = _typing.Literal["_ecc_sram_sm", b"_ecc_sram_sm"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_threshold_exceeded: _TypeAlias = _typing.Literal["ecc_sram_threshold_exceeded"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_threshold_exceeded: _TypeAlias = _typing.Literal["_ecc_sram_threshold_exceeded", b"_ecc_sram_threshold_exceeded"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_uncorrected_parity: _TypeAlias = _typing.Literal["ecc_sram_uncorrected_parity"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_uncorrected_parity: _TypeAlias = _typing.Literal["_ecc_sram_uncorrected_parity", b"_ecc_sram_uncorrected_parity"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_sram_uncorrected_secded: _TypeAlias = _typing.Literal["ecc_sram_uncorrected_secded"]  # noqa: Y015
+    _WhichOneofArgType__ecc_sram_uncorrected_secded: _TypeAlias = _typing.Literal["_ecc_sram_uncorrected_secded", b"_ecc_sram_uncorrected_secded"]  # noqa: Y015
+    _WhichOneofReturnType__fabric_clique_id: _TypeAlias = _typing.Literal["fabric_clique_id"]  # noqa: Y015
+    _WhichOneofArgType__fabric_clique_id: _TypeAlias = _typing.Literal["_fabric_clique_id", b"_fabric_clique_id"]  # noqa: Y015
+    _WhichOneofReturnType__fabric_cluster_uuid: _TypeAlias = _typing.Literal["fabric_cluster_uuid"]  # noqa: Y015
+    _WhichOneofArgType__fabric_cluster_uuid: _TypeAlias = _typing.Literal["_fabric_cluster_uuid", b"_fabric_cluster_uuid"]  # noqa: Y015
+    _WhichOneofReturnType__fabric_health_mask: _TypeAlias = _typing.Literal["fabric_health_mask"]  # noqa: Y015
+    _WhichOneofArgType__fabric_health_mask: _TypeAlias = _typing.Literal["_fabric_health_mask", b"_fabric_health_mask"]  # noqa: Y015
+    _WhichOneofReturnType__fabric_health_summary: _TypeAlias = _typing.Literal["fabric_health_summary"]  # noqa: Y015
+    _WhichOneofArgType__fabric_health_summary: _TypeAlias = _typing.Literal["_fabric_health_summary", b"_fabric_health_summary"]  # noqa: Y015
+    _WhichOneofReturnType__fabric_state: _TypeAlias = _typing.Literal["fabric_state"]  # noqa: Y015
+    _WhichOneofArgType__fabric_state: _TypeAlias = _typing.Literal["_fabric_state", b"_fabric_state"]  # noqa: Y015
+    _WhichOneofReturnType__fabric_status: _TypeAlias = _typing.Literal["fabric_status"]  # noqa: Y015
+    _WhichOneofArgType__fabric_status: _TypeAlias = _typing.Literal["_fabric_status", b"_fabric_status"]  # noqa: Y015
+    _WhichOneofReturnType__inforom_checksum: _TypeAlias = _typing.Literal["inforom_checksum"]  # noqa: Y015
+    _WhichOneofArgType__inforom_checksum: _TypeAlias = _typing.Literal["_inforom_checksum", b"_inforom_checksum"]  # noqa: Y015
+    _WhichOneofReturnType__inforom_valid: _TypeAlias = _typing.Literal["inforom_valid"]  # noqa: Y015
+    _WhichOneofArgType__inforom_valid: _TypeAlias = _typing.Literal["_inforom_valid", b"_inforom_valid"]  # noqa: Y015
+    _WhichOneofReturnType__mig_mode: _TypeAlias = _typing.Literal["mig_mode"]  # noqa: Y015
+    _WhichOneofArgType__mig_mode: _TypeAlias = _typing.Literal["_mig_mode", b"_mig_mode"]  # noqa: Y015
+    _WhichOneofReturnType__odometer_s: _TypeAlias = _typing.Literal["odometer_s"]  # noqa: Y015
+    _WhichOneofArgType__odometer_s: _TypeAlias = _typing.Literal["_odometer_s", b"_odometer_s"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_bad_dllps: _TypeAlias = _typing.Literal["pcie_bad_dllps"]  # noqa: Y015
+    _WhichOneofArgType__pcie_bad_dllps: _TypeAlias = _typing.Literal["_pcie_bad_dllps", b"_pcie_bad_dllps"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_bad_tlps: _TypeAlias = _typing.Literal["pcie_bad_tlps"]  # noqa: Y015
+    _WhichOneofArgType__pcie_bad_tlps: _TypeAlias = _typing.Literal["_pcie_bad_tlps", b"_pcie_bad_tlps"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_correctable_errors: _TypeAlias = _typing.Literal["pcie_correctable_errors"]  # noqa: Y015
+    _WhichOneofArgType__pcie_correctable_errors: _TypeAlias = _typing.Literal["_pcie_correctable_errors", b"_pcie_correctable_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_fatal_errors: _TypeAlias = _typing.Literal["pcie_fatal_errors"]  # noqa: Y015
+    _WhichOneofArgType__pcie_fatal_errors: _TypeAlias = _typing.Literal["_pcie_fatal_errors", b"_pcie_fatal_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_l0_to_recovery: _TypeAlias = _typing.Literal["pcie_l0_to_recovery"]  # noqa: Y015
+    _WhichOneofArgType__pcie_l0_to_recovery: _TypeAlias = _typing.Literal["_pcie_l0_to_recovery", b"_pcie_l0_to_recovery"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_lane_errors: _TypeAlias = _typing.Literal["pcie_lane_errors"]  # noqa: Y015
+    _WhichOneofArgType__pcie_lane_errors: _TypeAlias = _typing.Literal["_pcie_lane_errors", b"_pcie_lane_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_lcrc_errors: _TypeAlias = _typing.Literal["pcie_lcrc_errors"]  # noqa: Y015
+    _WhichOneofArgType__pcie_lcrc_errors: _TypeAlias = _typing.Literal["_pcie_lcrc_errors", b"_pcie_lcrc_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_naks_received: _TypeAlias = _typing.Literal["pcie_naks_received"]  # noqa: Y015
+    _WhichOneofArgType__pcie_naks_received: _TypeAlias = _typing.Literal["_pcie_naks_received", b"_pcie_naks_received"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_naks_sent: _TypeAlias = _typing.Literal["pcie_naks_sent"]  # noqa: Y015
+    _WhichOneofArgType__pcie_naks_sent: _TypeAlias = _typing.Literal["_pcie_naks_sent", b"_pcie_naks_sent"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_non_fatal_errors: _TypeAlias = _typing.Literal["pcie_non_fatal_errors"]  # noqa: Y015
+    _WhichOneofArgType__pcie_non_fatal_errors: _TypeAlias = _typing.Literal["_pcie_non_fatal_errors", b"_pcie_non_fatal_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_receiver_errors: _TypeAlias = _typing.Literal["pcie_receiver_errors"]  # noqa: Y015
+    _WhichOneofArgType__pcie_receiver_errors: _TypeAlias = _typing.Literal["_pcie_receiver_errors", b"_pcie_receiver_errors"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_replay_rollovers: _TypeAlias = _typing.Literal["pcie_replay_rollovers"]  # noqa: Y015
+    _WhichOneofArgType__pcie_replay_rollovers: _TypeAlias = _typing.Literal["_pcie_replay_rollovers", b"_pcie_replay_rollovers"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_unsupported_requests: _TypeAlias = _typing.Literal["pcie_unsupported_requests"]  # noqa: Y015
+    _WhichOneofArgType__pcie_unsupported_requests: _TypeAlias = _typing.Literal["_pcie_unsupported_requests", b"_pcie_unsupported_requests"]  # noqa: Y015
+    _WhichOneofReturnType__persistence_mode: _TypeAlias = _typing.Literal["persistence_mode"]  # noqa: Y015
+    _WhichOneofArgType__persistence_mode: _TypeAlias = _typing.Literal["_persistence_mode", b"_persistence_mode"]  # noqa: Y015
+    _WhichOneofReturnType__power_smoothing_lifetime_pct: _TypeAlias = _typing.Literal["power_smoothing_lifetime_pct"]  # noqa: Y015
+    _WhichOneofArgType__power_smoothing_lifetime_pct: _TypeAlias = _typing.Literal["_power_smoothing_lifetime_pct", b"_power_smoothing_lifetime_pct"]  # noqa: Y015
+    _WhichOneofReturnType__remap_banks_high: _TypeAlias = _typing.Literal["remap_banks_high"]  # noqa: Y015
+    _WhichOneofArgType__remap_banks_high: _TypeAlias = _typing.Literal["_remap_banks_high", b"_remap_banks_high"]  # noqa: Y015
+    _WhichOneofReturnType__remap_banks_low: _TypeAlias = _typing.Literal["remap_banks_low"]  # noqa: Y015
+    _WhichOneofArgType__remap_banks_low: _TypeAlias = _typing.Literal["_remap_banks_low", b"_remap_banks_low"]  # noqa: Y015
+    _WhichOneofReturnType__remap_banks_max: _TypeAlias = _typing.Literal["remap_banks_max"]  # noqa: Y015
+    _WhichOneofArgType__remap_banks_max: _TypeAlias = _typing.Literal["_remap_banks_max", b"_remap_banks_max"]  # noqa: Y015
+    _WhichOneofReturnType__remap_banks_none: _TypeAlias = _typing.Literal["remap_banks_none"]  # noqa: Y015
+    _WhichOneofArgType__remap_banks_none: _TypeAlias = _typing.Literal["_remap_banks_none", b"_remap_banks_none"]  # noqa: Y015
+    _WhichOneofReturnType__remap_banks_partial: _TypeAlias = _typing.Literal["remap_banks_partial"]  # noqa: Y015
+    _WhichOneofArgType__remap_banks_partial: _TypeAlias = _typing.Literal["_remap_banks_partial", b"_remap_banks_partial"]  # noqa: Y015
+    _WhichOneofReturnType__remapped_rows_corrected_inactive: _TypeAlias = _typing.Literal["remapped_rows_corrected_inactive"]  # noqa: Y015
+    _WhichOneofArgType__remapped_rows_corrected_inactive: _TypeAlias = _typing.Literal["_remapped_rows_corrected_inactive", b"_remapped_rows_corrected_inactive"]  # noqa: Y015
+    _WhichOneofReturnType__remapped_rows_uncorrected_inactive: _TypeAlias = _typing.Literal["remapped_rows_uncorrected_inactive"]  # noqa: Y015
+    _WhichOneofArgType__remapped_rows_uncorrected_inactive: _TypeAlias = _typing.Literal["_remapped_rows_uncorrected_inactive", b"_remapped_rows_uncorrected_inactive"]  # noqa: Y015
+    _WhichOneofReturnType__repair_channel_pending: _TypeAlias = _typing.Literal["repair_channel_pending"]  # noqa: Y015
+    _WhichOneofArgType__repair_channel_pending: _TypeAlias = _typing.Literal["_repair_channel_pending", b"_repair_channel_pending"]  # noqa: Y015
+    _WhichOneofReturnType__repair_tpc_pending: _TypeAlias = _typing.Literal["repair_tpc_pending"]  # noqa: Y015
+    _WhichOneofArgType__repair_tpc_pending: _TypeAlias = _typing.Literal["_repair_tpc_pending", b"_repair_tpc_pending"]  # noqa: Y015
+    _WhichOneofReturnType__retired_pages_double_bit: _TypeAlias = _typing.Literal["retired_pages_double_bit"]  # noqa: Y015
+    _WhichOneofArgType__retired_pages_double_bit: _TypeAlias = _typing.Literal["_retired_pages_double_bit", b"_retired_pages_double_bit"]  # noqa: Y015
+    _WhichOneofReturnType__retired_pages_pending: _TypeAlias = _typing.Literal["retired_pages_pending"]  # noqa: Y015
+    _WhichOneofArgType__retired_pages_pending: _TypeAlias = _typing.Literal["_retired_pages_pending", b"_retired_pages_pending"]  # noqa: Y015
+    _WhichOneofReturnType__retired_pages_single_bit: _TypeAlias = _typing.Literal["retired_pages_single_bit"]  # noqa: Y015
+    _WhichOneofArgType__retired_pages_single_bit: _TypeAlias = _typing.Literal["_retired_pages_single_bit", b"_retired_pages_single_bit"]  # noqa: Y015
+    _WhichOneofReturnType__unrepairable_memory: _TypeAlias = _typing.Literal["unrepairable_memory"]  # noqa: Y015
+    _WhichOneofArgType__unrepairable_memory: _TypeAlias = _typing.Literal["_unrepairable_memory", b"_unrepairable_memory"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bbx_flush_utc_ms) -> _WhichOneofReturnType__bbx_flush_utc_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_dram_corrected) -> _WhichOneofReturnType__ecc_dram_corrected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_dram_uncorrected) -> _WhichOneofReturnType__ecc_dram_uncorrected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_corrected) -> _WhichOneofReturnType__ecc_sram_corrected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_l2) -> _WhichOneofReturnType__ecc_sram_l2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_microcontroller) -> _WhichOneofReturnType__ecc_sram_microcontroller | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_other) -> _WhichOneofReturnType__ecc_sram_other | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_pcie) -> _WhichOneofReturnType__ecc_sram_pcie | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_sm) -> _WhichOneofReturnType__ecc_sram_sm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_threshold_exceeded) -> _WhichOneofReturnType__ecc_sram_threshold_exceeded | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_uncorrected_parity) -> _WhichOneofReturnType__ecc_sram_uncorrected_parity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_sram_uncorrected_secded) -> _WhichOneofReturnType__ecc_sram_uncorrected_secded | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fabric_clique_id) -> _WhichOneofReturnType__fabric_clique_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fabric_cluster_uuid) -> _WhichOneofReturnType__fabric_cluster_uuid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fabric_health_mask) -> _WhichOneofReturnType__fabric_health_mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fabric_health_summary) -> _WhichOneofReturnType__fabric_health_summary | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fabric_state) -> _WhichOneofReturnType__fabric_state | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fabric_status) -> _WhichOneofReturnType__fabric_status | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inforom_checksum) -> _WhichOneofReturnType__inforom_checksum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inforom_valid) -> _WhichOneofReturnType__inforom_valid | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mig_mode) -> _WhichOneofReturnType__mig_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__odometer_s) -> _WhichOneofReturnType__odometer_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_bad_dllps) -> _WhichOneofReturnType__pcie_bad_dllps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_bad_tlps) -> _WhichOneofReturnType__pcie_bad_tlps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_correctable_errors) -> _WhichOneofReturnType__pcie_correctable_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_fatal_errors) -> _WhichOneofReturnType__pcie_fatal_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_l0_to_recovery) -> _WhichOneofReturnType__pcie_l0_to_recovery | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_lane_errors) -> _WhichOneofReturnType__pcie_lane_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_lcrc_errors) -> _WhichOneofReturnType__pcie_lcrc_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_naks_received) -> _WhichOneofReturnType__pcie_naks_received | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_naks_sent) -> _WhichOneofReturnType__pcie_naks_sent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_non_fatal_errors) -> _WhichOneofReturnType__pcie_non_fatal_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_receiver_errors) -> _WhichOneofReturnType__pcie_receiver_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_replay_rollovers) -> _WhichOneofReturnType__pcie_replay_rollovers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_unsupported_requests) -> _WhichOneofReturnType__pcie_unsupported_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__persistence_mode) -> _WhichOneofReturnType__persistence_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_smoothing_lifetime_pct) -> _WhichOneofReturnType__power_smoothing_lifetime_pct | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remap_banks_high) -> _WhichOneofReturnType__remap_banks_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remap_banks_low) -> _WhichOneofReturnType__remap_banks_low | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remap_banks_max) -> _WhichOneofReturnType__remap_banks_max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remap_banks_none) -> _WhichOneofReturnType__remap_banks_none | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remap_banks_partial) -> _WhichOneofReturnType__remap_banks_partial | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remapped_rows_corrected_inactive) -> _WhichOneofReturnType__remapped_rows_corrected_inactive | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remapped_rows_uncorrected_inactive) -> _WhichOneofReturnType__remapped_rows_uncorrected_inactive | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repair_channel_pending) -> _WhichOneofReturnType__repair_channel_pending | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repair_tpc_pending) -> _WhichOneofReturnType__repair_tpc_pending | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retired_pages_double_bit) -> _WhichOneofReturnType__retired_pages_double_bit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retired_pages_pending) -> _WhichOneofReturnType__retired_pages_pending | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retired_pages_single_bit) -> _WhichOneofReturnType__retired_pages_single_bit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unrepairable_memory) -> _WhichOneofReturnType__unrepairable_memory | None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class Use(_message.Message):
@@ -852,11 +1846,55 @@ class Use(_message.Message):
     MEMORY_CLOCK_MHZ_FIELD_NUMBER: _builtins.int
     CLOCKS_EVENT_REASONS_FIELD_NUMBER: _builtins.int
     PERFORMANCE_STATE_FIELD_NUMBER: _builtins.int
+    POWER_INSTANT_MAX_MW_FIELD_NUMBER: _builtins.int
+    ENERGY_LIFETIME_MJ_FIELD_NUMBER: _builtins.int
+    COMPUTE_PROCESS_COUNT_FIELD_NUMBER: _builtins.int
+    PCIE_TX_BYTES_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
+    PCIE_RX_BYTES_FIELD_NUMBER: _builtins.int
+    GRAPHICS_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    SM_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    SM_OCCUPANCY_PCT_FIELD_NUMBER: _builtins.int
+    TENSOR_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    DRAM_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    FP64_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    FP32_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    FP16_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    PCIE_TX_MIBPS_FIELD_NUMBER: _builtins.int
+    PCIE_RX_MIBPS_FIELD_NUMBER: _builtins.int
+    NVLINK_TX_MIBPS_FIELD_NUMBER: _builtins.int
+    NVLINK_RX_MIBPS_FIELD_NUMBER: _builtins.int
+    MIG_INSTANCES_FIELD_NUMBER: _builtins.int
     clocks_event_reasons: _builtins.int
     """Every clocks event reason seen in the period, or-ed, nvmlDeviceGetCurrentClocksEventReasons."""
     performance_state: _builtins.int
     """Performance state as last read, 0 (most) to 15 (least), nvmlDeviceGetPerformanceState."""
+    power_instant_max_mw: _builtins.int
+    """Highest momentary board power of the period, milliwatts, field 186."""
+    energy_lifetime_mj: _builtins.int
+    """Energy since this installation first saw the GPU, over reloads of the driver, millijoules."""
+    compute_process_count: _builtins.int
+    """Number of processes that compute, nvmlDeviceGetComputeRunningProcesses: the count alone."""
+    pcie_tx_bytes: _builtins.int
+    """Increase over the period, bytes, fields 197 and 198."""
+    pcie_rx_bytes: _builtins.int
+    graphics_activity_pct: _builtins.int
+    """GPU performance monitoring, each the mean over the period, percent of the most there can be:
+    graphics engine, SMs, SM occupancy, tensor cores, memory bandwidth, FP64, FP32, FP16
+    (nvmlGpmMetricsGet, metrics 1, 2, 3, 5, 10 to 13).
+    """
+    sm_activity_pct: _builtins.int
+    sm_occupancy_pct: _builtins.int
+    tensor_activity_pct: _builtins.int
+    dram_activity_pct: _builtins.int
+    fp64_activity_pct: _builtins.int
+    fp32_activity_pct: _builtins.int
+    fp16_activity_pct: _builtins.int
+    pcie_tx_mibps: _builtins.int
+    """The same of traffic, MiB/s: PCIe (metrics 20, 21) and NVLink (61 sent, 60 received)."""
+    pcie_rx_mibps: _builtins.int
+    nvlink_tx_mibps: _builtins.int
+    nvlink_rx_mibps: _builtins.int
     @_builtins.property
     def gpu_utilisation_bps(self) -> Global___Gauge:
         """Share of time with a kernel running, hundredths of a percent, nvmlDeviceGetUtilizationRates."""
@@ -889,7 +1927,11 @@ class Use(_message.Message):
     def memory_clock_mhz(self) -> Global___Gauge: ...
     @_builtins.property
     def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
-        """Fields above with no value."""
+        """Fields with no value."""
+
+    @_builtins.property
+    def mig_instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___MigInstance]:
+        """The instances of a GPU that is cut up, by their number. Empty: it has none."""
 
     def __init__(
         self,
@@ -904,38 +1946,104 @@ class Use(_message.Message):
         memory_clock_mhz: Global___Gauge | None = ...,
         clocks_event_reasons: _builtins.int | None = ...,
         performance_state: _builtins.int | None = ...,
+        power_instant_max_mw: _builtins.int | None = ...,
+        energy_lifetime_mj: _builtins.int | None = ...,
+        compute_process_count: _builtins.int | None = ...,
+        pcie_tx_bytes: _builtins.int | None = ...,
         absent: _abc.Iterable[Global___Absent] | None = ...,
+        pcie_rx_bytes: _builtins.int | None = ...,
+        graphics_activity_pct: _builtins.int | None = ...,
+        sm_activity_pct: _builtins.int | None = ...,
+        sm_occupancy_pct: _builtins.int | None = ...,
+        tensor_activity_pct: _builtins.int | None = ...,
+        dram_activity_pct: _builtins.int | None = ...,
+        fp64_activity_pct: _builtins.int | None = ...,
+        fp32_activity_pct: _builtins.int | None = ...,
+        fp16_activity_pct: _builtins.int | None = ...,
+        pcie_tx_mibps: _builtins.int | None = ...,
+        pcie_rx_mibps: _builtins.int | None = ...,
+        nvlink_tx_mibps: _builtins.int | None = ...,
+        nvlink_rx_mibps: _builtins.int | None = ...,
+        mig_instances: _abc.Iterable[Global___MigInstance] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clocks_event_reasons", b"_clocks_event_reasons", "_energy_mj", b"_energy_mj", "_gpu_utilisation_bps", b"_gpu_utilisation_bps", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_used_bytes", b"_memory_used_bytes", "_memory_utilisation_bps", b"_memory_utilisation_bps", "_performance_state", b"_performance_state", "_power_limit_mw", b"_power_limit_mw", "_power_mw", b"_power_mw", "_sm_clock_mhz", b"_sm_clock_mhz", "clocks_event_reasons", b"clocks_event_reasons", "energy_mj", b"energy_mj", "gpu_utilisation_bps", b"gpu_utilisation_bps", "memory_clock_mhz", b"memory_clock_mhz", "memory_used_bytes", b"memory_used_bytes", "memory_utilisation_bps", b"memory_utilisation_bps", "performance_state", b"performance_state", "power_limit_mw", b"power_limit_mw", "power_mw", b"power_mw", "sm_clock_mhz", b"sm_clock_mhz"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clocks_event_reasons", b"_clocks_event_reasons", "_compute_process_count", b"_compute_process_count", "_dram_activity_pct", b"_dram_activity_pct", "_energy_lifetime_mj", b"_energy_lifetime_mj", "_energy_mj", b"_energy_mj", "_fp16_activity_pct", b"_fp16_activity_pct", "_fp32_activity_pct", b"_fp32_activity_pct", "_fp64_activity_pct", b"_fp64_activity_pct", "_gpu_utilisation_bps", b"_gpu_utilisation_bps", "_graphics_activity_pct", b"_graphics_activity_pct", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_used_bytes", b"_memory_used_bytes", "_memory_utilisation_bps", b"_memory_utilisation_bps", "_nvlink_rx_mibps", b"_nvlink_rx_mibps", "_nvlink_tx_mibps", b"_nvlink_tx_mibps", "_pcie_rx_bytes", b"_pcie_rx_bytes", "_pcie_rx_mibps", b"_pcie_rx_mibps", "_pcie_tx_bytes", b"_pcie_tx_bytes", "_pcie_tx_mibps", b"_pcie_tx_mibps", "_performance_state", b"_performance_state", "_power_instant_max_mw", b"_power_instant_max_mw", "_power_limit_mw", b"_power_limit_mw", "_power_mw", b"_power_mw", "_sm_activity_pct", b"_sm_activity_pct", "_sm_clock_mhz", b"_sm_clock_mhz", "_sm_occupancy_pct", b"_sm_occupancy_pct", "_tensor_activity_pct", b"_tensor_activity_pct", "clocks_event_reasons", b"clocks_event_reasons", "compute_process_count", b"compute_process_count", "dram_activity_pct", b"dram_activity_pct", "energy_lifetime_mj", b"energy_lifetime_mj", "energy_mj", b"energy_mj", "fp16_activity_pct", b"fp16_activity_pct", "fp32_activity_pct", b"fp32_activity_pct", "fp64_activity_pct", b"fp64_activity_pct", "gpu_utilisation_bps", b"gpu_utilisation_bps", "graphics_activity_pct", b"graphics_activity_pct", "memory_clock_mhz", b"memory_clock_mhz", "memory_used_bytes", b"memory_used_bytes", "memory_utilisation_bps", b"memory_utilisation_bps", "nvlink_rx_mibps", b"nvlink_rx_mibps", "nvlink_tx_mibps", b"nvlink_tx_mibps", "pcie_rx_bytes", b"pcie_rx_bytes", "pcie_rx_mibps", b"pcie_rx_mibps", "pcie_tx_bytes", b"pcie_tx_bytes", "pcie_tx_mibps", b"pcie_tx_mibps", "performance_state", b"performance_state", "power_instant_max_mw", b"power_instant_max_mw", "power_limit_mw", b"power_limit_mw", "power_mw", b"power_mw", "sm_activity_pct", b"sm_activity_pct", "sm_clock_mhz", b"sm_clock_mhz", "sm_occupancy_pct", b"sm_occupancy_pct", "tensor_activity_pct", b"tensor_activity_pct"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clocks_event_reasons", b"_clocks_event_reasons", "_energy_mj", b"_energy_mj", "_gpu_utilisation_bps", b"_gpu_utilisation_bps", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_used_bytes", b"_memory_used_bytes", "_memory_utilisation_bps", b"_memory_utilisation_bps", "_performance_state", b"_performance_state", "_power_limit_mw", b"_power_limit_mw", "_power_mw", b"_power_mw", "_sm_clock_mhz", b"_sm_clock_mhz", "absent", b"absent", "clocks_event_reasons", b"clocks_event_reasons", "energy_mj", b"energy_mj", "gpu_utilisation_bps", b"gpu_utilisation_bps", "memory_clock_mhz", b"memory_clock_mhz", "memory_used_bytes", b"memory_used_bytes", "memory_utilisation_bps", b"memory_utilisation_bps", "performance_state", b"performance_state", "power_limit_mw", b"power_limit_mw", "power_mw", b"power_mw", "sm_clock_mhz", b"sm_clock_mhz"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clocks_event_reasons", b"_clocks_event_reasons", "_compute_process_count", b"_compute_process_count", "_dram_activity_pct", b"_dram_activity_pct", "_energy_lifetime_mj", b"_energy_lifetime_mj", "_energy_mj", b"_energy_mj", "_fp16_activity_pct", b"_fp16_activity_pct", "_fp32_activity_pct", b"_fp32_activity_pct", "_fp64_activity_pct", b"_fp64_activity_pct", "_gpu_utilisation_bps", b"_gpu_utilisation_bps", "_graphics_activity_pct", b"_graphics_activity_pct", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_used_bytes", b"_memory_used_bytes", "_memory_utilisation_bps", b"_memory_utilisation_bps", "_nvlink_rx_mibps", b"_nvlink_rx_mibps", "_nvlink_tx_mibps", b"_nvlink_tx_mibps", "_pcie_rx_bytes", b"_pcie_rx_bytes", "_pcie_rx_mibps", b"_pcie_rx_mibps", "_pcie_tx_bytes", b"_pcie_tx_bytes", "_pcie_tx_mibps", b"_pcie_tx_mibps", "_performance_state", b"_performance_state", "_power_instant_max_mw", b"_power_instant_max_mw", "_power_limit_mw", b"_power_limit_mw", "_power_mw", b"_power_mw", "_sm_activity_pct", b"_sm_activity_pct", "_sm_clock_mhz", b"_sm_clock_mhz", "_sm_occupancy_pct", b"_sm_occupancy_pct", "_tensor_activity_pct", b"_tensor_activity_pct", "absent", b"absent", "clocks_event_reasons", b"clocks_event_reasons", "compute_process_count", b"compute_process_count", "dram_activity_pct", b"dram_activity_pct", "energy_lifetime_mj", b"energy_lifetime_mj", "energy_mj", b"energy_mj", "fp16_activity_pct", b"fp16_activity_pct", "fp32_activity_pct", b"fp32_activity_pct", "fp64_activity_pct", b"fp64_activity_pct", "gpu_utilisation_bps", b"gpu_utilisation_bps", "graphics_activity_pct", b"graphics_activity_pct", "memory_clock_mhz", b"memory_clock_mhz", "memory_used_bytes", b"memory_used_bytes", "memory_utilisation_bps", b"memory_utilisation_bps", "mig_instances", b"mig_instances", "nvlink_rx_mibps", b"nvlink_rx_mibps", "nvlink_tx_mibps", b"nvlink_tx_mibps", "pcie_rx_bytes", b"pcie_rx_bytes", "pcie_rx_mibps", b"pcie_rx_mibps", "pcie_tx_bytes", b"pcie_tx_bytes", "pcie_tx_mibps", b"pcie_tx_mibps", "performance_state", b"performance_state", "power_instant_max_mw", b"power_instant_max_mw", "power_limit_mw", b"power_limit_mw", "power_mw", b"power_mw", "sm_activity_pct", b"sm_activity_pct", "sm_clock_mhz", b"sm_clock_mhz", "sm_occupancy_pct", b"sm_occupancy_pct", "tensor_activity_pct", b"tensor_activity_pct"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clocks_event_reasons: _TypeAlias = _typing.Literal["clocks_event_reasons"]  # noqa: Y015
     _WhichOneofArgType__clocks_event_reasons: _TypeAlias = _typing.Literal["_clocks_event_reasons", b"_clocks_event_reasons"]  # noqa: Y015
+    _WhichOneofReturnType__compute_process_count: _TypeAlias = _typing.Literal["compute_process_count"]  # noqa: Y015
+    _WhichOneofArgType__compute_process_count: _TypeAlias = _typing.Literal["_compute_process_count", b"_compute_process_count"]  # noqa: Y015
+    _WhichOneofReturnType__dram_activity_pct: _TypeAlias = _typing.Literal["dram_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__dram_activity_pct: _TypeAlias = _typing.Literal["_dram_activity_pct", b"_dram_activity_pct"]  # noqa: Y015
+    _WhichOneofReturnType__energy_lifetime_mj: _TypeAlias = _typing.Literal["energy_lifetime_mj"]  # noqa: Y015
+    _WhichOneofArgType__energy_lifetime_mj: _TypeAlias = _typing.Literal["_energy_lifetime_mj", b"_energy_lifetime_mj"]  # noqa: Y015
     _WhichOneofReturnType__energy_mj: _TypeAlias = _typing.Literal["energy_mj"]  # noqa: Y015
     _WhichOneofArgType__energy_mj: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj"]  # noqa: Y015
+    _WhichOneofReturnType__fp16_activity_pct: _TypeAlias = _typing.Literal["fp16_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__fp16_activity_pct: _TypeAlias = _typing.Literal["_fp16_activity_pct", b"_fp16_activity_pct"]  # noqa: Y015
+    _WhichOneofReturnType__fp32_activity_pct: _TypeAlias = _typing.Literal["fp32_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__fp32_activity_pct: _TypeAlias = _typing.Literal["_fp32_activity_pct", b"_fp32_activity_pct"]  # noqa: Y015
+    _WhichOneofReturnType__fp64_activity_pct: _TypeAlias = _typing.Literal["fp64_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__fp64_activity_pct: _TypeAlias = _typing.Literal["_fp64_activity_pct", b"_fp64_activity_pct"]  # noqa: Y015
     _WhichOneofReturnType__gpu_utilisation_bps: _TypeAlias = _typing.Literal["gpu_utilisation_bps"]  # noqa: Y015
     _WhichOneofArgType__gpu_utilisation_bps: _TypeAlias = _typing.Literal["_gpu_utilisation_bps", b"_gpu_utilisation_bps"]  # noqa: Y015
+    _WhichOneofReturnType__graphics_activity_pct: _TypeAlias = _typing.Literal["graphics_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__graphics_activity_pct: _TypeAlias = _typing.Literal["_graphics_activity_pct", b"_graphics_activity_pct"]  # noqa: Y015
     _WhichOneofReturnType__memory_clock_mhz: _TypeAlias = _typing.Literal["memory_clock_mhz"]  # noqa: Y015
     _WhichOneofArgType__memory_clock_mhz: _TypeAlias = _typing.Literal["_memory_clock_mhz", b"_memory_clock_mhz"]  # noqa: Y015
     _WhichOneofReturnType__memory_used_bytes: _TypeAlias = _typing.Literal["memory_used_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_used_bytes: _TypeAlias = _typing.Literal["_memory_used_bytes", b"_memory_used_bytes"]  # noqa: Y015
     _WhichOneofReturnType__memory_utilisation_bps: _TypeAlias = _typing.Literal["memory_utilisation_bps"]  # noqa: Y015
     _WhichOneofArgType__memory_utilisation_bps: _TypeAlias = _typing.Literal["_memory_utilisation_bps", b"_memory_utilisation_bps"]  # noqa: Y015
+    _WhichOneofReturnType__nvlink_rx_mibps: _TypeAlias = _typing.Literal["nvlink_rx_mibps"]  # noqa: Y015
+    _WhichOneofArgType__nvlink_rx_mibps: _TypeAlias = _typing.Literal["_nvlink_rx_mibps", b"_nvlink_rx_mibps"]  # noqa: Y015
+    _WhichOneofReturnType__nvlink_tx_mibps: _TypeAlias = _typing.Literal["nvlink_tx_mibps"]  # noqa: Y015
+    _WhichOneofArgType__nvlink_tx_mibps: _TypeAlias = _typing.Literal["_nvlink_tx_mibps", b"_nvlink_tx_mibps"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_rx_bytes: _TypeAlias = _typing.Literal["pcie_rx_bytes"]  # noqa: Y015
+    _WhichOneofArgType__pcie_rx_bytes: _TypeAlias = _typing.Literal["_pcie_rx_bytes", b"_pcie_rx_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_rx_mibps: _TypeAlias = _typing.Literal["pcie_rx_mibps"]  # noqa: Y015
+    _WhichOneofArgType__pcie_rx_mibps: _TypeAlias = _typing.Literal["_pcie_rx_mibps", b"_pcie_rx_mibps"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_tx_bytes: _TypeAlias = _typing.Literal["pcie_tx_bytes"]  # noqa: Y015
+    _WhichOneofArgType__pcie_tx_bytes: _TypeAlias = _typing.Literal["_pcie_tx_bytes", b"_pcie_tx_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__pcie_tx_mibps: _TypeAlias = _typing.Literal["pcie_tx_mibps"]  # noqa: Y015
+    _WhichOneofArgType__pcie_tx_mibps: _TypeAlias = _typing.Literal["_pcie_tx_mibps", b"_pcie_tx_mibps"]  # noqa: Y015
     _WhichOneofReturnType__performance_state: _TypeAlias = _typing.Literal["performance_state"]  # noqa: Y015
     _WhichOneofArgType__performance_state: _TypeAlias = _typing.Literal["_performance_state", b"_performance_state"]  # noqa: Y015
+    _WhichOneofReturnType__power_instant_max_mw: _TypeAlias = _typing.Literal["power_instant_max_mw"]  # noqa: Y015
+    _WhichOneofArgType__power_instant_max_mw: _TypeAlias = _typing.Literal["_power_instant_max_mw", b"_power_instant_max_mw"]  # noqa: Y015
     _WhichOneofReturnType__power_limit_mw: _TypeAlias = _typing.Literal["power_limit_mw"]  # noqa: Y015
     _WhichOneofArgType__power_limit_mw: _TypeAlias = _typing.Literal["_power_limit_mw", b"_power_limit_mw"]  # noqa: Y015
     _WhichOneofReturnType__power_mw: _TypeAlias = _typing.Literal["power_mw"]  # noqa: Y015
     _WhichOneofArgType__power_mw: _TypeAlias = _typing.Literal["_power_mw", b"_power_mw"]  # noqa: Y015
+    _WhichOneofReturnType__sm_activity_pct: _TypeAlias = _typing.Literal["sm_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__sm_activity_pct: _TypeAlias = _typing.Literal["_sm_activity_pct", b"_sm_activity_pct"]  # noqa: Y015
     _WhichOneofReturnType__sm_clock_mhz: _TypeAlias = _typing.Literal["sm_clock_mhz"]  # noqa: Y015
     _WhichOneofArgType__sm_clock_mhz: _TypeAlias = _typing.Literal["_sm_clock_mhz", b"_sm_clock_mhz"]  # noqa: Y015
+    _WhichOneofReturnType__sm_occupancy_pct: _TypeAlias = _typing.Literal["sm_occupancy_pct"]  # noqa: Y015
+    _WhichOneofArgType__sm_occupancy_pct: _TypeAlias = _typing.Literal["_sm_occupancy_pct", b"_sm_occupancy_pct"]  # noqa: Y015
+    _WhichOneofReturnType__tensor_activity_pct: _TypeAlias = _typing.Literal["tensor_activity_pct"]  # noqa: Y015
+    _WhichOneofArgType__tensor_activity_pct: _TypeAlias = _typing.Literal["_tensor_activity_pct", b"_tensor_activity_pct"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clocks_event_reasons) -> _WhichOneofReturnType__clocks_event_reasons | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_process_count) -> _WhichOneofReturnType__compute_process_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dram_activity_pct) -> _WhichOneofReturnType__dram_activity_pct | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_lifetime_mj) -> _WhichOneofReturnType__energy_lifetime_mj | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_mj) -> _WhichOneofReturnType__energy_mj | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fp16_activity_pct) -> _WhichOneofReturnType__fp16_activity_pct | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fp32_activity_pct) -> _WhichOneofReturnType__fp32_activity_pct | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fp64_activity_pct) -> _WhichOneofReturnType__fp64_activity_pct | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_utilisation_bps) -> _WhichOneofReturnType__gpu_utilisation_bps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__graphics_activity_pct) -> _WhichOneofReturnType__graphics_activity_pct | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_clock_mhz) -> _WhichOneofReturnType__memory_clock_mhz | None: ...
     @_typing.overload
@@ -943,15 +2051,80 @@ class Use(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_utilisation_bps) -> _WhichOneofReturnType__memory_utilisation_bps | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nvlink_rx_mibps) -> _WhichOneofReturnType__nvlink_rx_mibps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nvlink_tx_mibps) -> _WhichOneofReturnType__nvlink_tx_mibps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_rx_bytes) -> _WhichOneofReturnType__pcie_rx_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_rx_mibps) -> _WhichOneofReturnType__pcie_rx_mibps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_tx_bytes) -> _WhichOneofReturnType__pcie_tx_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcie_tx_mibps) -> _WhichOneofReturnType__pcie_tx_mibps | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__performance_state) -> _WhichOneofReturnType__performance_state | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_instant_max_mw) -> _WhichOneofReturnType__power_instant_max_mw | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_limit_mw) -> _WhichOneofReturnType__power_limit_mw | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_mw) -> _WhichOneofReturnType__power_mw | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_activity_pct) -> _WhichOneofReturnType__sm_activity_pct | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_clock_mhz) -> _WhichOneofReturnType__sm_clock_mhz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_occupancy_pct) -> _WhichOneofReturnType__sm_occupancy_pct | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tensor_activity_pct) -> _WhichOneofReturnType__tensor_activity_pct | None: ...
 
 Global___Use: _TypeAlias = Use  # noqa: Y015
+
+@_typing.final
+class MigInstance(_message.Message):
+    """One GPU instance of the MIG mode, and its performance as above, nvmlGpmMigSampleGet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GRAPHICS_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    SM_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    SM_OCCUPANCY_PCT_FIELD_NUMBER: _builtins.int
+    TENSOR_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    DRAM_ACTIVITY_PCT_FIELD_NUMBER: _builtins.int
+    gpu_instance_id: _builtins.int
+    """Number of the GPU instance."""
+    memory_mib: _builtins.int
+    """Its share of the GPU's memory, MiB."""
+    reason: Global___Reason.ValueType
+    """Why there is no performance; unspecified: there is."""
+    graphics_activity_pct: _builtins.int
+    sm_activity_pct: _builtins.int
+    sm_occupancy_pct: _builtins.int
+    tensor_activity_pct: _builtins.int
+    dram_activity_pct: _builtins.int
+    def __init__(
+        self,
+        *,
+        gpu_instance_id: _builtins.int = ...,
+        memory_mib: _builtins.int = ...,
+        reason: Global___Reason.ValueType = ...,
+        graphics_activity_pct: _builtins.int = ...,
+        sm_activity_pct: _builtins.int = ...,
+        sm_occupancy_pct: _builtins.int = ...,
+        tensor_activity_pct: _builtins.int = ...,
+        dram_activity_pct: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dram_activity_pct", b"dram_activity_pct", "gpu_instance_id", b"gpu_instance_id", "graphics_activity_pct", b"graphics_activity_pct", "memory_mib", b"memory_mib", "reason", b"reason", "sm_activity_pct", b"sm_activity_pct", "sm_occupancy_pct", b"sm_occupancy_pct", "tensor_activity_pct", b"tensor_activity_pct"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigInstance: _TypeAlias = MigInstance  # noqa: Y015
 
 @_typing.final
 class HostState(_message.Message):
@@ -968,6 +2141,10 @@ class HostState(_message.Message):
     MAINTENANCE_UNTIL_MS_FIELD_NUMBER: _builtins.int
     MISSING_GPUS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    PCI_GPU_COUNT_FIELD_NUMBER: _builtins.int
+    HIDDEN_GPUS_FIELD_NUMBER: _builtins.int
+    PHANTOM_GPUS_FIELD_NUMBER: _builtins.int
+    CLOCK_STEP_MS_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
     driver_state: Global___DriverState.ValueType
     """The driver over the period. Always present."""
@@ -983,6 +2160,10 @@ class HostState(_message.Message):
     """Number of driver processes left behind in a call that never returned. Never killed."""
     maintenance_until_ms: _builtins.int
     """End of the announced maintenance, UTC milliseconds. Not sampled: none announced."""
+    pci_gpu_count: _builtins.int
+    """Number of NVIDIA GPUs on the PCI bus at the last look, /sys/bus/pci/devices."""
+    clock_step_ms: _builtins.int
+    """Milliseconds by which the wall clock was stepped in the period; forward is positive."""
     @_builtins.property
     def missing_gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """GPUs once seen by this installation and not seen at the last poll, each the 16 bytes of its
@@ -994,8 +2175,16 @@ class HostState(_message.Message):
         """Events of the host as a whole in the period. Empty: none seen."""
 
     @_builtins.property
+    def hidden_gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """PCI addresses of GPUs on the bus that the driver has and does not show, and of GPUs that it
+        shows and that are not on the bus. Empty: none, unless in absent.
+        """
+
+    @_builtins.property
+    def phantom_gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
     def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
-        """Fields above with no value."""
+        """Fields with no value."""
 
     def __init__(
         self,
@@ -1009,14 +2198,20 @@ class HostState(_message.Message):
         maintenance_until_ms: _builtins.int | None = ...,
         missing_gpus: _abc.Iterable[_builtins.bytes] | None = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
+        pci_gpu_count: _builtins.int | None = ...,
+        hidden_gpus: _abc.Iterable[_builtins.str] | None = ...,
+        phantom_gpus: _abc.Iterable[_builtins.str] | None = ...,
+        clock_step_ms: _builtins.int | None = ...,
         absent: _abc.Iterable[Global___Absent] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_abandoned_processes", b"_abandoned_processes", "_driver_state", b"_driver_state", "_driver_version", b"_driver_version", "_gpu_count", b"_gpu_count", "_maintenance_until_ms", b"_maintenance_until_ms", "_nvml_version", b"_nvml_version", "_polls", b"_polls", "abandoned_processes", b"abandoned_processes", "driver_state", b"driver_state", "driver_version", b"driver_version", "gpu_count", b"gpu_count", "maintenance_until_ms", b"maintenance_until_ms", "nvml_version", b"nvml_version", "polls", b"polls"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_abandoned_processes", b"_abandoned_processes", "_clock_step_ms", b"_clock_step_ms", "_driver_state", b"_driver_state", "_driver_version", b"_driver_version", "_gpu_count", b"_gpu_count", "_maintenance_until_ms", b"_maintenance_until_ms", "_nvml_version", b"_nvml_version", "_pci_gpu_count", b"_pci_gpu_count", "_polls", b"_polls", "abandoned_processes", b"abandoned_processes", "clock_step_ms", b"clock_step_ms", "driver_state", b"driver_state", "driver_version", b"driver_version", "gpu_count", b"gpu_count", "maintenance_until_ms", b"maintenance_until_ms", "nvml_version", b"nvml_version", "pci_gpu_count", b"pci_gpu_count", "polls", b"polls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_abandoned_processes", b"_abandoned_processes", "_driver_state", b"_driver_state", "_driver_version", b"_driver_version", "_gpu_count", b"_gpu_count", "_maintenance_until_ms", b"_maintenance_until_ms", "_nvml_version", b"_nvml_version", "_polls", b"_polls", "abandoned_processes", b"abandoned_processes", "absent", b"absent", "driver_state", b"driver_state", "driver_version", b"driver_version", "events", b"events", "gpu_count", b"gpu_count", "maintenance_until_ms", b"maintenance_until_ms", "missing_gpus", b"missing_gpus", "nvml_version", b"nvml_version", "polls", b"polls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_abandoned_processes", b"_abandoned_processes", "_clock_step_ms", b"_clock_step_ms", "_driver_state", b"_driver_state", "_driver_version", b"_driver_version", "_gpu_count", b"_gpu_count", "_maintenance_until_ms", b"_maintenance_until_ms", "_nvml_version", b"_nvml_version", "_pci_gpu_count", b"_pci_gpu_count", "_polls", b"_polls", "abandoned_processes", b"abandoned_processes", "absent", b"absent", "clock_step_ms", b"clock_step_ms", "driver_state", b"driver_state", "driver_version", b"driver_version", "events", b"events", "gpu_count", b"gpu_count", "hidden_gpus", b"hidden_gpus", "maintenance_until_ms", b"maintenance_until_ms", "missing_gpus", b"missing_gpus", "nvml_version", b"nvml_version", "pci_gpu_count", b"pci_gpu_count", "phantom_gpus", b"phantom_gpus", "polls", b"polls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__abandoned_processes: _TypeAlias = _typing.Literal["abandoned_processes"]  # noqa: Y015
     _WhichOneofArgType__abandoned_processes: _TypeAlias = _typing.Literal["_abandoned_processes", b"_abandoned_processes"]  # noqa: Y015
+    _WhichOneofReturnType__clock_step_ms: _TypeAlias = _typing.Literal["clock_step_ms"]  # noqa: Y015
+    _WhichOneofArgType__clock_step_ms: _TypeAlias = _typing.Literal["_clock_step_ms", b"_clock_step_ms"]  # noqa: Y015
     _WhichOneofReturnType__driver_state: _TypeAlias = _typing.Literal["driver_state"]  # noqa: Y015
     _WhichOneofArgType__driver_state: _TypeAlias = _typing.Literal["_driver_state", b"_driver_state"]  # noqa: Y015
     _WhichOneofReturnType__driver_version: _TypeAlias = _typing.Literal["driver_version"]  # noqa: Y015
@@ -1027,10 +2222,14 @@ class HostState(_message.Message):
     _WhichOneofArgType__maintenance_until_ms: _TypeAlias = _typing.Literal["_maintenance_until_ms", b"_maintenance_until_ms"]  # noqa: Y015
     _WhichOneofReturnType__nvml_version: _TypeAlias = _typing.Literal["nvml_version"]  # noqa: Y015
     _WhichOneofArgType__nvml_version: _TypeAlias = _typing.Literal["_nvml_version", b"_nvml_version"]  # noqa: Y015
+    _WhichOneofReturnType__pci_gpu_count: _TypeAlias = _typing.Literal["pci_gpu_count"]  # noqa: Y015
+    _WhichOneofArgType__pci_gpu_count: _TypeAlias = _typing.Literal["_pci_gpu_count", b"_pci_gpu_count"]  # noqa: Y015
     _WhichOneofReturnType__polls: _TypeAlias = _typing.Literal["polls"]  # noqa: Y015
     _WhichOneofArgType__polls: _TypeAlias = _typing.Literal["_polls", b"_polls"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__abandoned_processes) -> _WhichOneofReturnType__abandoned_processes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_step_ms) -> _WhichOneofReturnType__clock_step_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver_state) -> _WhichOneofReturnType__driver_state | None: ...
     @_typing.overload
@@ -1042,9 +2241,139 @@ class HostState(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__nvml_version) -> _WhichOneofReturnType__nvml_version | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pci_gpu_count) -> _WhichOneofReturnType__pci_gpu_count | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__polls) -> _WhichOneofReturnType__polls | None: ...
 
 Global___HostState: _TypeAlias = HostState  # noqa: Y015
+
+@_typing.final
+class Platform(_message.Message):
+    """The software around the GPUs, as the agent's process of the driver found it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KERNEL_MODULE_VERSION_FIELD_NUMBER: _builtins.int
+    LIBRARY_PATH_FIELD_NUMBER: _builtins.int
+    LIBRARY_INODE_FIELD_NUMBER: _builtins.int
+    LIBRARY_SHA256_FIELD_NUMBER: _builtins.int
+    LIBRARY_PACKAGE_FIELD_NUMBER: _builtins.int
+    CC_FEATURE_FIELD_NUMBER: _builtins.int
+    CC_ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    CC_DEVTOOLS_FIELD_NUMBER: _builtins.int
+    CC_MULTI_GPU_MODE_FIELD_NUMBER: _builtins.int
+    CC_GPUS_READY_FIELD_NUMBER: _builtins.int
+    CUDA_DRIVER_VERSION_FIELD_NUMBER: _builtins.int
+    HEALTH_RULES_FIELD_NUMBER: _builtins.int
+    KERNEL_LOG_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    kernel_module_version: _builtins.str
+    """Version of the kernel module that is loaded, /proc/driver/nvidia/version or
+    /sys/module/nvidia/version.
+    """
+    library_path: _builtins.str
+    """The driver library that is mapped: path and inode (/proc/PID/maps), SHA-256 of the file,
+    hexadecimal, and the installed package that owns it ("name version").
+    """
+    library_inode: _builtins.int
+    library_sha256: _builtins.str
+    library_package: _builtins.str
+    cc_feature: _builtins.int
+    """Confidential computing, nvmlSystemGetConfComputeState: feature and environment by NVML's
+    numbers, 1 if development tools are on.
+    """
+    cc_environment: _builtins.int
+    cc_devtools: _builtins.int
+    cc_multi_gpu_mode: _builtins.int
+    """nvmlSystemGetConfComputeSettings: multi-GPU mode by NVML's number."""
+    cc_gpus_ready: _builtins.int
+    """1 if work may be given to the GPUs, nvmlSystemGetConfComputeGpusReadyState."""
+    cuda_driver_version: _builtins.int
+    """nvmlSystemGetCudaDriverVersion: 1000 × major + 10 × minor."""
+    health_rules: _builtins.str
+    """The SHA-256 of the health rules the agent judged by, first 8 bytes, hexadecimal."""
+    kernel_log: _builtins.str
+    """Where Xids were read from besides NVML: "journal", "kmsg" or "none"."""
+    @_builtins.property
+    def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
+        """Fields with no value."""
+
+    def __init__(
+        self,
+        *,
+        kernel_module_version: _builtins.str | None = ...,
+        library_path: _builtins.str | None = ...,
+        library_inode: _builtins.int | None = ...,
+        library_sha256: _builtins.str | None = ...,
+        library_package: _builtins.str | None = ...,
+        cc_feature: _builtins.int | None = ...,
+        cc_environment: _builtins.int | None = ...,
+        cc_devtools: _builtins.int | None = ...,
+        cc_multi_gpu_mode: _builtins.int | None = ...,
+        cc_gpus_ready: _builtins.int | None = ...,
+        cuda_driver_version: _builtins.int | None = ...,
+        health_rules: _builtins.str | None = ...,
+        kernel_log: _builtins.str | None = ...,
+        absent: _abc.Iterable[Global___Absent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cc_devtools", b"_cc_devtools", "_cc_environment", b"_cc_environment", "_cc_feature", b"_cc_feature", "_cc_gpus_ready", b"_cc_gpus_ready", "_cc_multi_gpu_mode", b"_cc_multi_gpu_mode", "_cuda_driver_version", b"_cuda_driver_version", "_health_rules", b"_health_rules", "_kernel_log", b"_kernel_log", "_kernel_module_version", b"_kernel_module_version", "_library_inode", b"_library_inode", "_library_package", b"_library_package", "_library_path", b"_library_path", "_library_sha256", b"_library_sha256", "cc_devtools", b"cc_devtools", "cc_environment", b"cc_environment", "cc_feature", b"cc_feature", "cc_gpus_ready", b"cc_gpus_ready", "cc_multi_gpu_mode", b"cc_multi_gpu_mode", "cuda_driver_version", b"cuda_driver_version", "health_rules", b"health_rules", "kernel_log", b"kernel_log", "kernel_module_version", b"kernel_module_version", "library_inode", b"library_inode", "library_package", b"library_package", "library_path", b"library_path", "library_sha256", b"library_sha256"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cc_devtools", b"_cc_devtools", "_cc_environment", b"_cc_environment", "_cc_feature", b"_cc_feature", "_cc_gpus_ready", b"_cc_gpus_ready", "_cc_multi_gpu_mode", b"_cc_multi_gpu_mode", "_cuda_driver_version", b"_cuda_driver_version", "_health_rules", b"_health_rules", "_kernel_log", b"_kernel_log", "_kernel_module_version", b"_kernel_module_version", "_library_inode", b"_library_inode", "_library_package", b"_library_package", "_library_path", b"_library_path", "_library_sha256", b"_library_sha256", "absent", b"absent", "cc_devtools", b"cc_devtools", "cc_environment", b"cc_environment", "cc_feature", b"cc_feature", "cc_gpus_ready", b"cc_gpus_ready", "cc_multi_gpu_mode", b"cc_multi_gpu_mode", "cuda_driver_version", b"cuda_driver_version", "health_rules", b"health_rules", "kernel_log", b"kernel_log", "kernel_module_version", b"kernel_module_version", "library_inode", b"library_inode", "library_package", b"library_package", "library_path", b"library_path", "library_sha256", b"library_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cc_devtools: _TypeAlias = _typing.Literal["cc_devtools"]  # noqa: Y015
+    _WhichOneofArgType__cc_devtools: _TypeAlias = _typing.Literal["_cc_devtools", b"_cc_devtools"]  # noqa: Y015
+    _WhichOneofReturnType__cc_environment: _TypeAlias = _typing.Literal["cc_environment"]  # noqa: Y015
+    _WhichOneofArgType__cc_environment: _TypeAlias = _typing.Literal["_cc_environment", b"_cc_environment"]  # noqa: Y015
+    _WhichOneofReturnType__cc_feature: _TypeAlias = _typing.Literal["cc_feature"]  # noqa: Y015
+    _WhichOneofArgType__cc_feature: _TypeAlias = _typing.Literal["_cc_feature", b"_cc_feature"]  # noqa: Y015
+    _WhichOneofReturnType__cc_gpus_ready: _TypeAlias = _typing.Literal["cc_gpus_ready"]  # noqa: Y015
+    _WhichOneofArgType__cc_gpus_ready: _TypeAlias = _typing.Literal["_cc_gpus_ready", b"_cc_gpus_ready"]  # noqa: Y015
+    _WhichOneofReturnType__cc_multi_gpu_mode: _TypeAlias = _typing.Literal["cc_multi_gpu_mode"]  # noqa: Y015
+    _WhichOneofArgType__cc_multi_gpu_mode: _TypeAlias = _typing.Literal["_cc_multi_gpu_mode", b"_cc_multi_gpu_mode"]  # noqa: Y015
+    _WhichOneofReturnType__cuda_driver_version: _TypeAlias = _typing.Literal["cuda_driver_version"]  # noqa: Y015
+    _WhichOneofArgType__cuda_driver_version: _TypeAlias = _typing.Literal["_cuda_driver_version", b"_cuda_driver_version"]  # noqa: Y015
+    _WhichOneofReturnType__health_rules: _TypeAlias = _typing.Literal["health_rules"]  # noqa: Y015
+    _WhichOneofArgType__health_rules: _TypeAlias = _typing.Literal["_health_rules", b"_health_rules"]  # noqa: Y015
+    _WhichOneofReturnType__kernel_log: _TypeAlias = _typing.Literal["kernel_log"]  # noqa: Y015
+    _WhichOneofArgType__kernel_log: _TypeAlias = _typing.Literal["_kernel_log", b"_kernel_log"]  # noqa: Y015
+    _WhichOneofReturnType__kernel_module_version: _TypeAlias = _typing.Literal["kernel_module_version"]  # noqa: Y015
+    _WhichOneofArgType__kernel_module_version: _TypeAlias = _typing.Literal["_kernel_module_version", b"_kernel_module_version"]  # noqa: Y015
+    _WhichOneofReturnType__library_inode: _TypeAlias = _typing.Literal["library_inode"]  # noqa: Y015
+    _WhichOneofArgType__library_inode: _TypeAlias = _typing.Literal["_library_inode", b"_library_inode"]  # noqa: Y015
+    _WhichOneofReturnType__library_package: _TypeAlias = _typing.Literal["library_package"]  # noqa: Y015
+    _WhichOneofArgType__library_package: _TypeAlias = _typing.Literal["_library_package", b"_library_package"]  # noqa: Y015
+    _WhichOneofReturnType__library_path: _TypeAlias = _typing.Literal["library_path"]  # noqa: Y015
+    _WhichOneofArgType__library_path: _TypeAlias = _typing.Literal["_library_path", b"_library_path"]  # noqa: Y015
+    _WhichOneofReturnType__library_sha256: _TypeAlias = _typing.Literal["library_sha256"]  # noqa: Y015
+    _WhichOneofArgType__library_sha256: _TypeAlias = _typing.Literal["_library_sha256", b"_library_sha256"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cc_devtools) -> _WhichOneofReturnType__cc_devtools | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cc_environment) -> _WhichOneofReturnType__cc_environment | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cc_feature) -> _WhichOneofReturnType__cc_feature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cc_gpus_ready) -> _WhichOneofReturnType__cc_gpus_ready | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cc_multi_gpu_mode) -> _WhichOneofReturnType__cc_multi_gpu_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cuda_driver_version) -> _WhichOneofReturnType__cuda_driver_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__health_rules) -> _WhichOneofReturnType__health_rules | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kernel_log) -> _WhichOneofReturnType__kernel_log | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kernel_module_version) -> _WhichOneofReturnType__kernel_module_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__library_inode) -> _WhichOneofReturnType__library_inode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__library_package) -> _WhichOneofReturnType__library_package | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__library_path) -> _WhichOneofReturnType__library_path | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__library_sha256) -> _WhichOneofReturnType__library_sha256 | None: ...
+
+Global___Platform: _TypeAlias = Platform  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -1060,7 +2389,7 @@ class Event(_message.Message):
     kind: Global___EventKind.ValueType
     """What. Never unspecified."""
     code: _builtins.int
-    """The code that goes with the kind: an Xid number. 0 where the kind has none."""
+    """The code that goes with the kind: an Xid number, say. 0 where the kind has none."""
     first_ms: _builtins.int
     """First and last time it was seen in this window, UTC milliseconds, by the host's clock."""
     last_ms: _builtins.int
