@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from assay_agent.telemetry.fields import START_NAMES, TICK_NAMES, UNLOADED, reason_of
@@ -72,6 +73,18 @@ class NvmlSource:
     def process(self) -> int | None:
         """Process id of the one in use."""
         return self._process.pid if self._process else None
+
+    @property
+    def bus_ids(self) -> Mapping[bytes, str]:
+        """The PCI address, as NVML writes it, at which each known GPU was last seen."""
+        ids = {subject: known["pci_bus_id"] for subject, known in self._identities.items()}
+        return {subject: bus_id for subject, bus_id in ids.items() if isinstance(bus_id, str)}
+
+    def happen(self, happening: Happening) -> None:
+        """Adds what was learnt of beside the driver; the wait for events is over."""
+        if len(self._pending) < PENDING_MAX:
+            self._pending.append(happening)
+        self._wake.set()
 
     async def poll(self, timeout_ms: int) -> Poll:
         """See GpuSource."""
