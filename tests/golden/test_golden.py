@@ -81,7 +81,7 @@ def test_the_window_is_the_tree_of_its_leaves():
     window = _read("window_v1.json")
     header = _wire(_b64(window["envelope"]["payload"]))
     leaves = [_b64(leaf["leaf"]) for leaf in window["leaves"]]
-    assert header[17] == [4]
+    assert header[17] == [6]
     assert header[18] == [_rfc6962(leaves)]
     assert header[2] == [make.HOST_ID.encode()]
     assert header[3] == [2]
@@ -102,7 +102,7 @@ def test_the_partial_disclosure_leads_to_the_signed_root_and_shows_no_use():
     (leaf,) = window["leaves"]
     first, second = (_b64(item) for item in leaf["path"])
     found = hashlib.sha256(b"\x00" + _b64(leaf["leaf"])).digest()
-    found = hashlib.sha256(b"\x01" + found + first).digest()  # leaf 2 of 4: right sibling first
+    found = hashlib.sha256(b"\x01" + found + first).digest()  # leaf 4 of 6: right sibling first
     found = hashlib.sha256(b"\x01" + second + found).digest()
     assert _wire(_b64(window["envelope"]["payload"]))[18] == [found]
     assert 4 in _wire(_b64(leaf["leaf"]))  # health, and not use (5)
