@@ -18,12 +18,15 @@ from assay_core.leaves import (
     Gauge,
     Group,
     Reason,
+    Tenancy,
     Value,
 )
 from assay_core.seal import Ed25519Signer, Envelope, Link, Sealed, seal_gap, seal_window
 
 WINDOW_MS = 300_000
 START_MS = 1_790_000_000_000
+_NO = Reason.NOT_SUPPORTED
+_ROOT = Reason.NO_PERMISSION
 
 
 @dataclass
@@ -35,8 +38,12 @@ class FakeGpu:
     serial: str = ""
     energy_mj: int = 10**12
     base_mw: int = 450_000
+    lifetime_mj: int = 0
+    capped_ns: int = 0
+    checksum: int = 0
 
     def __post_init__(self) -> None:
+        self.checksum = self.random.getrandbits(32)
         self.serial = self.serial or f"16522{self.random.randrange(10**8):08d}"
         self.energy_mj += self.random.randrange(10**11)
         self.base_mw += self.random.randrange(-150_000, 200_000)
@@ -64,8 +71,56 @@ class FakeGpu:
                 "memory_total_bytes": 85_520_809_984,
                 "power_limit_default_mw": 700_000,
                 "architecture": 9,
+                "board_id": 0x1800,
+                "module_id": 1,
+                "minor_number": 0,
+                "index": 0,
+                "power_limit_min_mw": 200_000,
+                "power_limit_max_mw": 700_000,
+                "pcie_generation_max": 5,
+                "pcie_width_max": 16,
+                "tlimit_shutdown_mc": -8_000,
+                "tlimit_slowdown_mc": -2_000,
+                "tlimit_memory_max_mc": 0,
+                "tlimit_gpu_max_mc": 0,
+                "nvlink_count": 18,
+                "attestation_certificate_sha256": Reason.NOT_SUPPORTED,
+                "chassis_serial": Reason.NOT_SUPPORTED,
+                "slot_number": Reason.NOT_SUPPORTED,
+                "tray_index": Reason.NOT_SUPPORTED,
+                "platform_host_id": Reason.NOT_SUPPORTED,
+                "platform_module_id": Reason.NOT_SUPPORTED,
             },
         )
+
+    def condition(self) -> Content:
+        names = codec.fields_of(Group.CONDITION)
+        values: dict[str, Value] = dict.fromkeys(names, 0)
+        values |= dict.fromkeys((n for n in names if n.startswith("nvlink5_")), _NO)
+        values |= dict.fromkeys((n for n in names if n.startswith("ecc_sram_")), _ROOT)
+        values |= dict.fromkeys((n for n in names if n.startswith("retired_")), _NO)
+        values |= {
+            "remap_banks_max": 2_560,
+            "remapped_rows_corrected_inactive": Reason.SYMBOL_MISSING,
+            "remapped_rows_uncorrected_inactive": Reason.SYMBOL_MISSING,
+            "inforom_valid": 1,
+            "inforom_checksum": self.checksum,
+            "odometer_s": Reason.SYMBOL_MISSING,
+            "bbx_flush_utc_ms": _NO,
+            "power_smoothing_lifetime_pct": _NO,
+            "nvlink_states": (1,) * 18,
+            "nvlink_speeds_mbps": (26_562,) * 18,
+            "nvlink_replay_errors": (0,) * 18,
+            "nvlink_recovery_errors": (0,) * 18,
+            "nvlink_crc_errors": (0,) * 18,
+            "fabric_cluster_uuid": _NO,
+            "fabric_clique_id": _NO,
+            "fabric_state": 0,
+            "fabric_health_mask": _NO,
+            "fabric_health_summary": _NO,
+            "persistence_mode": 1,
+        }
+        return _content(self.uuid, Group.CONDITION, values)
 
     def health(self, polls: int) -> Content:
         zero = Counter(0, 0)
@@ -87,13 +142,32 @@ class FakeGpu:
                 "remap_failed": 0,
                 "recovery_action": 0,
                 "events": (),
+                "temperature_margin_min_mc": 1_000 * self.random.randint(20, 35),
+                "slowdown_power_ns": self.capped(),
+                "slowdown_thermal_ns": zero,
+                "slowdown_software_thermal_ns": zero,
+                "slowdown_hardware_thermal_ns": zero,
+                "slowdown_power_brake_ns": zero,
+                "pcie_replays": zero,
+                "pcie_generation": 5,
+                "pcie_width": 16,
+                "tenancy": int(Tenancy.HOST),
+                "incidents": (),
             },
         )
+
+    def capped(self) -> Counter:
+        """Time under the power cap: in one window of four, some."""
+        delta = self.random.choice((0, 0, 0, self.random.randrange(10**10)))
+        self.capped_ns += delta
+        return Counter(delta, self.capped_ns)
 
     def use(self) -> Content:
         power = self.gauge(self.base_mw, 60_000)
         delta = power.mean * 300
         self.energy_mj += delta
+        self.lifetime_mj += delta
+        busy = self.random.randint(70, 99)
         return _content(
             self.uuid,
             Group.USE,
@@ -108,6 +182,24 @@ class FakeGpu:
                 "memory_clock_mhz": Gauge(2_619, 2_619, 2_619),
                 "clocks_event_reasons": self.random.choice((0, 4)),
                 "performance_state": 0,
+                "power_instant_max_mw": power.max + self.random.randrange(20_000),
+                "energy_lifetime_mj": self.lifetime_mj,
+                "compute_process_count": 1,
+                "pcie_tx_bytes": self.random.randrange(10**11),
+                "pcie_rx_bytes": self.random.randrange(10**11),
+                "graphics_activity_pct": busy,
+                "sm_activity_pct": busy - self.random.randint(0, 5),
+                "sm_occupancy_pct": self.random.randint(20, 45),
+                "tensor_activity_pct": self.random.randint(15, 50),
+                "dram_activity_pct": self.random.randint(15, 50),
+                "fp64_activity_pct": 0,
+                "fp32_activity_pct": self.random.randint(0, 9),
+                "fp16_activity_pct": self.random.randint(0, 30),
+                "pcie_tx_mibps": self.random.randrange(400),
+                "pcie_rx_mibps": self.random.randrange(400),
+                "nvlink_tx_mibps": self.random.randrange(50_000, 200_000),
+                "nvlink_rx_mibps": self.random.randrange(50_000, 200_000),
+                "mig_instances": (),
             },
         )
 
@@ -155,14 +247,41 @@ class FakeHost:
                 "maintenance_until_ms": Reason.NOT_SAMPLED,
                 "missing_gpus": (),
                 "events": (),
+                "pci_gpu_count": len(self.gpus),
+                "hidden_gpus": (),
+                "phantom_gpus": (),
+                "clock_step_ms": 0,
             },
         )
         found = [host]
+        if shown:
+            found.append(self.platform())
         for gpu in self.gpus:
             if shown:
-                found.append(gpu.identity())
+                found += [gpu.identity(), gpu.condition()]
             found += [gpu.health(self.window_ms // 5_000 or 1), gpu.use()]
         return tuple(found)
+
+    def platform(self) -> Content:
+        return _content(
+            HOST,
+            Group.PLATFORM,
+            {
+                "kernel_module_version": "570.133.20",
+                "library_path": "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.570.133.20",
+                "library_inode": 1_234_567,
+                "library_sha256": "ab" * 32,
+                "library_package": "libnvidia-compute-570 570.133.20-0ubuntu1",
+                "cc_feature": 0,
+                "cc_environment": 0,
+                "cc_devtools": 0,
+                "cc_multi_gpu_mode": 0,
+                "cc_gpus_ready": _NO,
+                "cuda_driver_version": 12_080,
+                "health_rules": "0011223344556677",
+                "kernel_log": "journal",
+            },
+        )
 
     def seal(
         self,

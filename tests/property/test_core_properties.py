@@ -12,6 +12,7 @@ from assay_core import codec, disclosure, merkle, seal, verify
 from assay_core.errors import Refused
 from assay_core.leaves import (
     HOST,
+    OF_HOST,
     SUBJECT_BYTES,
     Content,
     Counter,
@@ -19,8 +20,12 @@ from assay_core.leaves import (
     EventKind,
     Gauge,
     Group,
+    Incident,
+    IncidentKind,
     Leaf,
+    MigInstance,
     Reason,
+    Severity,
 )
 from assay_core.money import Usd
 from assay_core.units import ratio_bps_down, ratio_bps_up
@@ -60,26 +65,60 @@ def test_every_path_of_every_small_tree_leads_to_its_root_and_no_other_does():
                 assert merkle.root_from_path(hashes[index - 1], index, size, path) != root
 
 
+TIMES = st.integers(0, 2**44)
+EVENTS = st.builds(
+    lambda kind, code, first, length, count: Event(kind, code, first, first + length, count),
+    st.sampled_from(EventKind),
+    st.integers(0, U32),
+    TIMES,
+    st.integers(0, 2**40),
+    st.integers(1, U32),
+)
+INCIDENTS = st.builds(
+    lambda kind, code, severity, begin, length, end, count: Incident(
+        kind, code, severity, begin, begin + length, end, count
+    ),
+    st.sampled_from(IncidentKind),
+    st.integers(0, U32),
+    st.sampled_from(Severity),
+    TIMES,
+    st.integers(0, 2**40),
+    st.integers(1, 2**44) | st.none(),
+    st.integers(1, U32),
+)
+INSTANCES = st.builds(
+    MigInstance,
+    st.integers(0, U32),
+    st.integers(0, U32),
+    st.tuples(*[st.integers(0, U32)] * 5) | st.sampled_from(Reason),
+)
+LISTS = {
+    "Event": st.lists(EVENTS, max_size=3),
+    "Incident": st.lists(INCIDENTS, max_size=3, unique_by=lambda i: (i.kind, i.code, i.begin_ms)),
+    "MigInstance": st.lists(INSTANCES, max_size=3, unique_by=lambda i: i.gpu_instance_id).map(
+        lambda found: sorted(found, key=lambda i: i.gpu_instance_id)
+    ),
+}
+RANGES = {"driver_state": (1, 5), "tenancy": (1, 4)}
+
+
+def items_of(field):
+    if field.message_type is not None:
+        return LISTS[field.message_type.name]
+    if field.type == field.TYPE_BYTES:
+        return st.lists(st.binary(min_size=16, max_size=16), max_size=3)
+    if field.type == field.TYPE_STRING:
+        return st.lists(st.text(max_size=60), max_size=3)
+    return st.lists(st.integers(0, 2**64 - 1), max_size=20)
+
+
 def values_of(name, field):
     reason = st.sampled_from(Reason)
-    if name == "events":
-        event = st.builds(
-            lambda kind, code, first, length, count: Event(
-                kind, code, first, first + length, count
-            ),
-            st.sampled_from(EventKind),
-            st.integers(0, U32),
-            st.integers(0, 2**44),
-            st.integers(0, 2**40),
-            st.integers(1, U32),
-        )
-        return st.lists(event, max_size=3).map(tuple) | reason
-    if name == "missing_gpus":
-        return st.lists(st.binary(min_size=16, max_size=16), max_size=3).map(tuple) | reason
-    if name == "driver_state":
-        return st.integers(1, 5)
-    if name.endswith("_ms"):
-        return st.integers(0, codec.TIME_MS_MAX) | reason
+    if field.is_repeated:
+        return items_of(field).map(tuple) | reason
+    if name in RANGES:
+        some = st.integers(*RANGES[name])
+        return some if name == "driver_state" else some | reason
     if field.message_type is not None and field.message_type.name == "Gauge":
         three = st.lists(st.integers(0, U63), min_size=3, max_size=3).map(sorted)
         return three.map(lambda t: Gauge(*t)) | reason
@@ -87,14 +126,21 @@ def values_of(name, field):
         return st.builds(Counter, st.integers(0, U63), st.integers(0, U63)) | reason
     if field.type == field.TYPE_STRING:
         return st.text(max_size=60) | reason
-    largest = U32 if field.type == field.TYPE_UINT32 else U63
-    return st.integers(0, largest) | reason
+    if name in ("maintenance_until_ms", "bbx_flush_utc_ms"):
+        return st.integers(0, codec.TIME_MS_MAX) | reason
+    least, most = {
+        field.TYPE_UINT32: (0, U32),
+        field.TYPE_SINT32: (-(2**31), 2**31 - 1),
+        field.TYPE_SINT64: (-(2**63), U63),
+        field.TYPE_UINT64: (0, 2**64 - 1),
+    }[field.type]
+    return st.integers(least, most) | reason
 
 
 @st.composite
 def contents(draw):
     group = draw(st.sampled_from(Group))
-    subject = HOST if group is Group.HOST else draw(st.binary(min_size=16, max_size=SUBJECT_BYTES))
+    subject = HOST if group in OF_HOST else draw(st.binary(min_size=16, max_size=SUBJECT_BYTES))
     values = {name: draw(values_of(name, f)) for name, f in codec.fields_of(group).items()}
     return Content(subject, group, values)
 

@@ -75,7 +75,9 @@ def test_a_good_window_comes_through_with_its_instants():
     assert not verified.clock_behind
     assert [leaf.content.group for leaf in verified.leaves()] == [
         Group.HOST,
+        Group.PLATFORM,
         Group.IDENTITY,
+        Group.CONDITION,
         Group.HEALTH,
         Group.USE,
     ]
@@ -99,7 +101,7 @@ OTHER_GPU = bytes(16)
 
 def _moved():
     """The health leaf, word for word, but said of another GPU."""
-    message = window_pb2.Leaf.FromString(LEAVES[2])
+    message = window_pb2.Leaf.FromString(LEAVES[4])
     message.subject = OTHER_GPU
     return message.SerializeToString()
 
@@ -111,7 +113,7 @@ def _altered(leaf: bytes) -> bytes:
 
 
 def _body(change) -> bytes:
-    message = window_pb2.Leaf.FromString(LEAVES[3])
+    message = window_pb2.Leaf.FromString(LEAVES[5])
     change(message.use)
     return message.SerializeToString()
 
@@ -213,25 +215,27 @@ CASES = {
         Refusal.LEAF_COUNT,
     ),
     "a leaf altered": (
-        lambda: seal.Sealed(GOOD.envelope, (*LEAVES[:3], _altered(LEAVES[3]))),
+        lambda: seal.Sealed(GOOD.envelope, (*LEAVES[:5], _altered(LEAVES[5]))),
         Refusal.LEAF_MISMATCH,
     ),
     "a leaf moved to another GPU": (
-        lambda: seal.Sealed(GOOD.envelope, (*LEAVES[:2], _moved(), LEAVES[3])),
+        lambda: seal.Sealed(GOOD.envelope, (*LEAVES[:4], _moved(), LEAVES[5])),
         Refusal.LEAF_MISMATCH,
     ),
     "leaves in another order": (
-        lambda: seal.Sealed(GOOD.envelope, (LEAVES[0], LEAVES[2], LEAVES[1], LEAVES[3])),
+        lambda: seal.Sealed(
+            GOOD.envelope, (LEAVES[0], LEAVES[4], *LEAVES[2:4], LEAVES[1], LEAVES[5])
+        ),
         Refusal.LEAF_MISMATCH,
     ),
     "no host leaf": (lambda: with_leaves(LEAVES[1:]), Refusal.MALFORMED_LEAF),
-    "two leaves of a group": (lambda: with_leaves((*LEAVES, LEAVES[3])), Refusal.MALFORMED_LEAF),
+    "two leaves of a group": (lambda: with_leaves((*LEAVES, LEAVES[5])), Refusal.MALFORMED_LEAF),
     "a truncated leaf": (
-        lambda: with_leaves((*LEAVES[:3], LEAVES[3][:-2])),
+        lambda: with_leaves((*LEAVES[:5], LEAVES[5][:-2])),
         Refusal.MALFORMED_LEAF,
     ),
     "an unknown field in a leaf": (
-        lambda: with_leaves((*LEAVES[:3], LEAVES[3] + b"\xf8\x07\x01")),
+        lambda: with_leaves((*LEAVES[:5], LEAVES[5] + b"\xf8\x07\x01")),
         Refusal.MALFORMED_LEAF,
     ),
     "a short salt": (
@@ -255,7 +259,7 @@ CASES = {
         Refusal.MALFORMED_LEAF,
     ),
     "a reason for a field that there is not": (
-        lambda: with_leaves((LEAVES[0], _with_absent([(2, [10, 14])]))),
+        lambda: with_leaves((LEAVES[0], _with_absent([(2, [10, 99])]))),
         Refusal.MALFORMED_LEAF,
     ),
     "reasons out of order": (
@@ -407,7 +411,7 @@ class TestGap:
 
 
 def test_a_writer_cannot_leave_a_field_out():
-    content = make.contents()[3]
+    content = make.contents()[5]
     values = dict(content.values)
     del values["power_mw"]
     with pytest.raises(codec.Malformed, match="power_mw"):
