@@ -12,8 +12,19 @@ from typing import Final
 from assay_core import disclosure
 from assay_core.errors import FileError
 from assay_core.instants import format_instant
-from assay_core.leaves import Counter, Event, Gauge, Leaf, Reason, Value
+from assay_core.leaves import (
+    Counter,
+    Event,
+    Gauge,
+    Incident,
+    Leaf,
+    MigInstance,
+    Reason,
+    Value,
+)
 
+Item = int | str | bytes | Event | Incident | MigInstance
+"""What a list of a leaf may hold."""
 HOLDS: Final = 0
 DOES_NOT_HOLD: Final = 1
 BAD_FILE: Final = 2
@@ -101,13 +112,26 @@ def _text(value: Value) -> str:
     return str(value)
 
 
-def _item(item: Event | bytes) -> str:
+def _item(item: Item) -> str:
     if isinstance(item, bytes):
         return item.hex()
+    if isinstance(item, MigInstance):
+        shares = item.activity
+        activity = (
+            f"({shares.label})" if isinstance(shares, Reason) else "/".join(map(str, shares)) + " %"
+        )
+        return f"instance {item.gpu_instance_id} of {item.memory_mib} MiB: {activity}"
+    if not isinstance(item, Event | Incident):
+        return str(item)
     code = f" {item.code}" if item.code else ""
-    return f"{item.kind.name.lower()}{code} ×{item.count} at {format_instant(item.first_ms)}"
+    said = f"{item.kind.name.lower()}{code} ×{item.count}"
+    if isinstance(item, Event):
+        return f"{said} at {format_instant(item.first_ms)}"
+    end = "open" if item.end_ms is None else f"until {format_instant(item.end_ms)}"
+    return f"{said}, {item.severity.label}, from {format_instant(item.begin_ms)}, {end}"
 
 
+_ACTIVITIES: Final = ("graphics", "sm", "sm_occupancy", "tensor", "dram")
 _Json = None | bool | int | str | list["_Json"] | dict[str, "_Json"]
 
 
@@ -153,19 +177,41 @@ def _value_json(value: Value) -> _Json:
     if isinstance(value, Counter):
         return {"delta": value.delta, "total": value.total}
     if isinstance(value, tuple):
-        return [
-            item.hex()
-            if isinstance(item, bytes)
-            else {
-                "kind": item.kind.name.lower(),
-                "code": item.code,
-                "first": format_instant(item.first_ms),
-                "last": format_instant(item.last_ms),
-                "count": item.count,
-            }
-            for item in value
-        ]
+        return [_item_json(item) for item in value]
     return value
+
+
+def _item_json(item: Item) -> _Json:
+    if isinstance(item, bytes):
+        return item.hex()
+    if isinstance(item, MigInstance):
+        shares = item.activity
+        return {
+            "gpu_instance_id": item.gpu_instance_id,
+            "memory_mib": item.memory_mib,
+            "activity_pct": {"reason": shares.label}
+            if isinstance(shares, Reason)
+            else dict(zip(_ACTIVITIES, shares, strict=True)),
+        }
+    if isinstance(item, Event):
+        return {
+            "kind": item.kind.name.lower(),
+            "code": item.code,
+            "first": format_instant(item.first_ms),
+            "last": format_instant(item.last_ms),
+            "count": item.count,
+        }
+    if isinstance(item, Incident):
+        return {
+            "kind": item.kind.name.lower(),
+            "code": item.code,
+            "severity": item.severity.label,
+            "begin": format_instant(item.begin_ms),
+            "last": format_instant(item.last_ms),
+            "end": None if item.end_ms is None else format_instant(item.end_ms),
+            "count": item.count,
+        }
+    return item
 
 
 if __name__ == "__main__":
