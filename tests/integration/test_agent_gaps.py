@@ -78,7 +78,7 @@ async def settle(agent: FakeAgent) -> None:
     async with agent.running():
         await until(lambda: agent.spool.unacknowledged == 0)
         assert agent.uplink._failures == 0
-        refused = [s.value for m in agent.metrics.refusals.collect() for s in m.samples]
+        refused = [value for _, value in agent.metrics.refusals.rows()]
         assert refused == []
     agent.open()
 

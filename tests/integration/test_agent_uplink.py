@@ -119,7 +119,7 @@ def test_a_retryable_refusal_is_tried_again(tmp_path):
         async with agent.running():
             await until(lambda: agent.spool.unacknowledged == 0)
             assert valuer.sequences == [0, 1]
-            assert agent.metrics.refusals.labels("overloaded")._value.get() == 1
+            assert agent.metrics.refusals.labels("overloaded").value == 1
 
     play(tmp_path, scene)
 
@@ -163,7 +163,7 @@ def test_an_unknown_reason_of_refusal_is_counted_as_other(tmp_path):
         agent.append()
         async with agent.running():
             await until(lambda: agent.spool.unacknowledged == 0)
-            assert agent.metrics.refusals.labels("other")._value.get() == 1
+            assert agent.metrics.refusals.labels("other").value == 1
 
     play(tmp_path, scene)
 

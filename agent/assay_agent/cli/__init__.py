@@ -24,7 +24,7 @@ _COMMANDS: Final = {
     "pause": "pause",
 }
 """Each command and its module."""
-_EXTRA: Final = ("grpc", "pynvml", "prometheus_client", "structlog", "rich")
+_EXTRA: Final = ("grpc", "pynvml", "structlog", "rich")
 """What the extra `agent` brings."""
 
 

@@ -53,9 +53,8 @@ async def _serve(settings: AgentConfig, keys: KeyStore) -> None:
         now_ms=clock.utc_ms(),
     )
     try:
-        metrics = AgentMetrics(source.kind)
-        if settings.metrics.listen is not None:
-            metrics.serve(settings.metrics.listen)
+        metrics = AgentMetrics(source.kind, settings.metrics)
+        await metrics.serve()
         service = Service(settings, keys, source, spool, metrics, clock=clock, pace=Pace())
         await service.run()
     finally:
