@@ -1,0 +1,241 @@
+"""Does a window hang together? Rules that need no trust in any one counter: each holds what one part
+of a window says against what another part says.
+
+They return findings, never verdicts: a sensor may stick and a load may be odd. Nothing here moves a
+value. A library that makes numbers up has to make all of them up consistently, all the time.
+
+Every bound is *judgement* unless its rule names a source: wide enough that an honest GPU, sampled at
+any interval and under any load, does not meet it. A field without a value, or one that was not
+asked for, makes its rules silent.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from assay_core.header import Period
+from assay_core.health.plausibility_gpu import GPU_RULES
+from assay_core.health.plausibility_view import (
+    GpuView,
+    Known,
+    WindowView,
+    counter,
+    gauge,
+    number,
+    text,
+    view,
+)
+from assay_core.leaves import HOST, Content, Gauge, Group, Reason, Value
+
+NEEDED: Final[Mapping[Group, tuple[str, ...]]] = MappingProxyType(
+    {
+        Group.HOST: (
+            "driver_state",
+            "driver_version",
+            "nvml_version",
+            "polls",
+            "hidden_gpus",
+            "phantom_gpus",
+            "clock_step_ms",
+        ),
+        Group.IDENTITY: (
+            "name",
+            "memory_total_bytes",
+            "power_limit_default_mw",
+            "power_limit_max_mw",
+        ),
+        Group.HEALTH: (
+            "polls",
+            "temperature_mc",
+            "memory_temperature_mc",
+            "slowdown_thermal_ns",
+            "events",
+        ),
+        Group.USE: (
+            "gpu_utilisation_bps",
+            "memory_utilisation_bps",
+            "memory_used_bytes",
+            "power_mw",
+            "power_limit_mw",
+            "energy_mj",
+            "sm_clock_mhz",
+            "memory_clock_mhz",
+            "clocks_event_reasons",
+            "sm_activity_pct",
+            "tensor_activity_pct",
+            "dram_activity_pct",
+        ),
+        Group.CONDITION: ("odometer_s",),
+        Group.PLATFORM: ("kernel_module_version",),
+    }
+)
+"""The fields that the rules look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What does not hang together: a stable code, whose it is, and one sentence with the numbers.
+
+    `subject` is the GPU's, or the host's where it is of no one GPU.
+    """
+
+    code: str
+    subject: bytes
+    detail: str
+
+
+CLOCKS_OFF_MS: Final = 2_000
+CLOCKS_OFF_PERMILLE: Final = 1
+"""A clock that is slewed runs 0.5 ‰ fast or slow at most (adjtimex, 500 ppm)."""
+POLL_MIN_MS: Final = 50
+"""Half of the least interval that the agent can be set to."""
+POLLS_SPARE: Final = 256
+"""Polls that events bring about come besides; so many events fit in a leaf."""
+MOVING_MIN: Final = 3
+
+# --------------------------------------------------------------------- rules of the host
+
+
+def _identical(window: WindowView) -> Iterator[tuple[bytes, str]]:
+    """GPUs whose statistics are the same to the last digit: one series shown several times."""
+    same: dict[tuple[Value, ...], list[GpuView]] = defaultdict(list)
+    for gpu in window.gpus:
+        energy = counter(gpu.use, "energy_mj")
+        power, heat = gauge(gpu.use, "power_mw"), gauge(gpu.health, "temperature_mc")
+        if energy is None or power is None or heat is None or not gpu.even:
+            continue
+        if power.min == power.max or heat.min == heat.max:
+            continue  # what stands still is the same for honest reasons
+        others = [gpu.use.get(name, Reason.NOT_SAMPLED) for name in _COMPARED]
+        moving = 2 + sum(isinstance(one, Gauge) and one.min < one.max for one in others)
+        if moving >= MOVING_MIN:
+            same[power, heat, energy.delta, *others].append(gpu)
+    for gpus in same.values():
+        for gpu in gpus if len(gpus) > 1 else ():
+            power = gauge(gpu.use, "power_mw")
+            mean_mw = 0 if power is None else power.mean
+            yield (
+                gpu.subject,
+                (
+                    f"{len(gpus)} GPUs of this host gave the same power (mean {mean_mw} mW), "
+                    "temperature, energy and other statistics to the last digit."
+                ),
+            )
+
+
+_COMPARED: Final = (
+    "sm_clock_mhz",
+    "memory_used_bytes",
+    "gpu_utilisation_bps",
+    "memory_utilisation_bps",
+)
+
+
+def _clock_lengths(window: WindowView) -> Iterator[tuple[bytes, str]]:
+    period = window.period
+    utc_ms = period.end_utc_ms - period.begin_utc_ms
+    stepped_ms = number(window.host, "clock_step_ms") or 0
+    off_ms = abs(utc_ms - window.length_ms - stepped_ms)
+    if off_ms > CLOCKS_OFF_MS + window.length_ms * CLOCKS_OFF_PERMILLE // 1_000:
+        yield (
+            HOST,
+            (
+                f"The window took {utc_ms} ms by the wall clock and {window.length_ms} ms since "
+                f"boot, and a step of {stepped_ms} ms was told."
+            ),
+        )
+
+
+def _host_polls(window: WindowView) -> Iterator[tuple[bytes, str]]:
+    polls = number(window.host, "polls")
+    if polls is not None and polls > window.length_ms // POLL_MIN_MS + POLLS_SPARE:
+        yield HOST, f"{polls} polls in {window.length_ms} ms: more than can be made."
+
+
+def _bus(window: WindowView) -> Iterator[tuple[bytes, str]]:
+    for name, words in (
+        ("hidden_gpus", "on the PCI bus with the driver bound, and the driver does not show"),
+        ("phantom_gpus", "shown by the driver, and not on the PCI bus"),
+    ):
+        addresses = window.host.get(name)
+        if isinstance(addresses, tuple) and addresses:
+            some = ", ".join(str(one) for one in addresses[:4] if isinstance(one, str))
+            yield HOST, f"{len(addresses)} GPUs {words}: {some}."
+
+
+def _versions(window: WindowView) -> Iterator[tuple[bytes, str]]:
+    """The library's and the kernel module's versions: NVIDIA ships and loads them as one."""
+    module = text(window.platform, "kernel_module_version")
+    driver, library = text(window.host, "driver_version"), text(window.host, "nvml_version")
+    if module is not None and driver is not None and module != driver:
+        yield (
+            HOST,
+            f"The library says driver {driver[:32]}, and the kernel module is {module[:32]}.",
+        )
+    elif driver is not None and library is not None and not library.endswith(driver):
+        yield HOST, f"The library is {library[:32]}, and the driver it speaks to {driver[:32]}."
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """A rule over the whole window: `look` yields subjects, each with what is amiss."""
+
+    code: str
+    look: Callable[[WindowView], Iterable[tuple[bytes, str]]]
+    why: str
+
+
+HOST_RULES: Final = (
+    HostRule(
+        "plausibility.identical",
+        _identical,
+        "two sensors do not agree to the millidegree, the milliwatt and the millijoule",
+    ),
+    HostRule(
+        "plausibility.clock_lengths",
+        _clock_lengths,
+        "both clocks measure one window; slewing is bounded (adjtimex), steps are told",
+    ),
+    HostRule("plausibility.host_polls", _host_polls, "the agent's least interval is 100 ms"),
+    HostRule(
+        "plausibility.bus",
+        _bus,
+        "what is on the bus with the driver is shown by it, and the reverse",
+    ),
+    HostRule(
+        "plausibility.versions",
+        _versions,
+        "the library and the kernel module are of one driver release (NVML mismatch otherwise)",
+    ),
+)
+CODES: Final = tuple(rule.code for rule in (*GPU_RULES, *HOST_RULES))
+"""Every code there is: what labels are bounded by."""
+
+
+def examine(
+    contents: Iterable[Content], boot: str, period: Period, known: Mapping[bytes, Known]
+) -> tuple[Finding, ...]:
+    """What does not hang together in a window, in the order of the rules.
+
+    `known` is what earlier windows told of its GPUs (see `learn` and reconcile's `totals`), by subject;
+    `boot` names the boot, as it does in their totals. The contents may be
+    partial: a group, or a field, that is not there is not looked at.
+    """
+    window = view(contents, boot, period, known)
+    found = [
+        Finding(rule.code, gpu.subject, detail)
+        for gpu in window.gpus
+        if gpu.polls
+        for rule in GPU_RULES
+        if (detail := rule.look(gpu, window)) is not None
+    ]
+    found += [
+        Finding(rule.code, subject, detail)
+        for rule in HOST_RULES
+        for subject, detail in rule.look(window)
+    ]
+    return tuple(found)

@@ -1,0 +1,188 @@
+"""A window as the plausibility rules look at it: its GPUs, and what earlier windows told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from assay_core.header import Period
+from assay_core.health.reconcile import Totals
+from assay_core.leaves import (
+    Content,
+    Counter,
+    DriverState,
+    Event,
+    EventKind,
+    Gauge,
+    Group,
+    Reason,
+    Value,
+)
+
+POLLS_MIN: Final = 12
+LENGTH_MIN_MS: Final = 30_000
+"""With fewer polls, or in less time, a mean says little of an integral."""
+_INTERRUPTED: Final = frozenset(
+    {
+        EventKind.GPU_LOST,
+        EventKind.GPU_RETURNED,
+        EventKind.DRIVER_RELOADED,
+        EventKind.DRIVER_UNRESPONSIVE,
+        EventKind.GPU_RESET,
+        EventKind.PAUSED,
+        EventKind.RESUMED,
+    }
+)
+
+
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What earlier windows told of a GPU, some in leaves that travel on change alone. None: not told."""
+
+    name: str | None = None
+    memory_total_bytes: int | None = None
+    board_limit_mw: int | None = None
+    """The largest power limit that the board may have."""
+    totals: Totals | None = None
+
+
+UNKNOWN: Final = Known()
+
+
+def learn(known: Known, identity: Content | None) -> Known:
+    """What is known after a window that told this identity; None where it told none."""
+    if identity is None:
+        return known
+    values = identity.values
+    limits = [number(values, f"power_limit_{which}_mw") for which in ("default", "max")]
+    name = text(values, "name")
+    board_mw = max((one for one in limits if one is not None), default=None)
+    total = number(values, "memory_total_bytes")
+    return msgspec.structs.replace(
+        known,
+        name=known.name if name is None else name,
+        memory_total_bytes=known.memory_total_bytes if total is None else total,
+        board_limit_mw=known.board_limit_mw if board_mw is None else board_mw,
+    )
+
+
+_NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class GpuView:
+    """One GPU of the window; a group that was not told has no values."""
+
+    subject: bytes
+    known: Known
+    health: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
+    use: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
+    condition: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
+    polls: int = 0
+    even: bool = False
+    """Whether statistics over the window mean something: polled often, and nothing interrupted."""
+    board_mw: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowView:
+    """A window: `length_ms` is by the clock that is never stepped."""
+
+    length_ms: int
+    period: Period
+    boot: str
+    host: Mapping[str, Value]
+    platform: Mapping[str, Value]
+    gpus: tuple[GpuView, ...]
+
+
+def view(
+    contents: Iterable[Content], boot: str, period: Period, known: Mapping[bytes, Known]
+) -> WindowView:
+    """The window as its contents tell it; `known` is of earlier windows."""
+    host = platform = _NOTHING
+    gpus: dict[bytes, GpuView] = {}
+    identities: dict[bytes, Content] = {}
+    for content in contents:
+        group, subject = content.group, content.subject
+        if group is Group.HOST:
+            host = content.values
+            continue
+        if group is Group.PLATFORM:
+            platform = content.values
+            continue
+        if group is Group.IDENTITY:
+            identities[subject] = content
+            continue
+        gpu = gpus.get(subject)
+        if gpu is None:
+            gpu = gpus[subject] = GpuView(subject, known.get(subject, UNKNOWN))
+        if group is Group.HEALTH:
+            gpu.health = content.values
+        elif group is Group.USE:
+            gpu.use = content.values
+        else:
+            gpu.condition = content.values
+    for subject, content in identities.items():
+        if subject in gpus:
+            gpus[subject].known = learn(gpus[subject].known, content)
+    length_ms = period.end_boottime_ms - period.begin_boottime_ms
+    smooth = length_ms >= LENGTH_MIN_MS and host.get("driver_state") == DriverState.RUNNING
+    polls = number(host, "polls") or 0
+    for gpu in gpus.values():
+        gpu.polls = number(gpu.health, "polls") or 0
+        gpu.even = smooth and gpu.polls >= max(POLLS_MIN, polls * 9 // 10)
+        gpu.even = gpu.even and not interrupted(gpu.health)
+        gpu.board_mw = gpu.known.board_limit_mw or limit_of(gpu)
+    return WindowView(length_ms, period, boot, host, platform, tuple(gpus.values()))
+
+
+def interrupted(health: Mapping[str, Value]) -> bool:
+    """Whether something happened in the window that cuts its statistics short."""
+    return any(event.kind in _INTERRUPTED for event in events(health))
+
+
+def limit_of(gpu: GpuView) -> int | None:
+    """The power limit in force, else the most that the board has."""
+    limit = gauge(gpu.use, "power_limit_mw")
+    return gpu.known.board_limit_mw if limit is None or limit.max == 0 else limit.max
+
+
+def events(values: Mapping[str, Value]) -> tuple[Event, ...]:
+    """The events of a leaf; none where they could not be read."""
+    events = values.get("events")
+    if not events or not isinstance(events, tuple):
+        return ()
+    return tuple(one for one in events if isinstance(one, Event))
+
+
+def gauge(values: Mapping[str, Value], name: str) -> Gauge | None:
+    """A gauge; None without a value."""
+    value = values.get(name)
+    return value if isinstance(value, Gauge) else None
+
+
+def counter(values: Mapping[str, Value], name: str) -> Counter | None:
+    """A counter; None without a value."""
+    value = values.get(name)
+    return value if isinstance(value, Counter) else None
+
+
+def number(values: Mapping[str, Value], name: str) -> int | None:
+    """An integer; None without a value."""
+    value = values.get(name)
+    return value if isinstance(value, int) and not isinstance(value, Reason) else None
+
+
+def text(values: Mapping[str, Value], name: str) -> str | None:
+    """A text; None without a value."""
+    value = values.get(name)
+    return value if isinstance(value, str) else None
+
+
+def mib(count: int) -> int:
+    """Bytes as whole MiB."""
+    return count // (1024 * 1024)
