@@ -9,6 +9,8 @@
 #define WAIT_POLL_MS_VARIABLE "ASSAY_SHIM_WAIT_POLL_MS"
 enum { WAIT_POLL_MS = 50, WAIT_POLL_MS_MAX = 60000 };
 
+#define SYSTEM_EVENTS 0x3ULL /* 1 the driver lets a GPU go, 2 it takes one */
+
 struct nvmlEventSet_st {
     bool open;
     uint64_t session;
@@ -45,10 +47,10 @@ NVML_API nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device,
     return call_end(&call, result);
 }
 
-NVML_API nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *out)
+static nvmlReturn_t create(enum function function, nvmlEventSet_t *out)
 {
     struct call call;
-    nvmlReturn_t result = call_begin_host(&call, FN_nvmlEventSetCreate);
+    nvmlReturn_t result = call_begin_host(&call, function);
     struct nvmlEventSet_st *set;
 
     if (result != NVML_SUCCESS)
@@ -62,6 +64,11 @@ NVML_API nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *out)
     sets = set;
     *out = set;
     return call_end(&call, NVML_SUCCESS);
+}
+
+NVML_API nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *out)
+{
+    return create(FN_nvmlEventSetCreate, out);
 }
 
 NVML_API nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types,
@@ -159,10 +166,10 @@ NVML_API nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *o
     return wait_for_event(FN_nvmlEventSetWait_v2, set, out, timeout_ms);
 }
 
-NVML_API nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t wanted)
+static nvmlReturn_t let_go(enum function function, nvmlEventSet_t wanted)
 {
     struct call call;
-    nvmlReturn_t result = call_begin_host(&call, FN_nvmlEventSetFree);
+    nvmlReturn_t result = call_begin_host(&call, function);
     struct nvmlEventSet_st *set;
 
     if (result != NVML_SUCCESS)
@@ -172,4 +179,92 @@ NVML_API nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t wanted)
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
     set->open = false;
     return call_end(&call, NVML_SUCCESS);
+}
+
+NVML_API nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set)
+{
+    return let_go(FN_nvmlEventSetFree, set);
+}
+
+/* Events of the system, bind 2 and unbind 1, by the same kind of set: slot 0 holds its marks. */
+NVML_API nvmlReturn_t nvmlSystemEventSetCreate(nvmlSystemEventSetRequest_t *request)
+{
+    if (request && request->version != VERSION_WORD(*request, 1))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    return create(FN_nvmlSystemEventSetCreate, request ? &request->set : NULL);
+}
+
+NVML_API nvmlReturn_t nvmlSystemEventSetFree(nvmlSystemEventSetRequest_t *request)
+{
+    if (request && request->version != VERSION_WORD(*request, 1))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    return let_go(FN_nvmlSystemEventSetFree, request ? request->set : NULL);
+}
+
+NVML_API nvmlReturn_t nvmlSystemRegisterEvents(nvmlSystemRegisterEventRequest_t *request)
+{
+    struct call call;
+    nvmlReturn_t result = call_begin_host(&call, FN_nvmlSystemRegisterEvents);
+    const struct host *host;
+    struct nvmlEventSet_st *set;
+
+    if (result != NVML_SUCCESS)
+        return result;
+    if (!request)
+        return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
+    if (request->version != VERSION_WORD(*request, 1))
+        return call_end(&call, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+    set = find_set(request->set);
+    if (!set)
+        return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
+    if (request->eventTypes & ~SYSTEM_EVENTS)
+        return call_end(&call, NVML_ERROR_NOT_SUPPORTED);
+    host = &call.scenario->host;
+    if (!set->types[0] && host->events_count)
+        set->seen[0] = host->events[host->events_count - 1].sequence;
+    set->types[0] |= request->eventTypes;
+    return call_end(&call, NVML_SUCCESS);
+}
+
+static unsigned int collect(const struct host *host, struct nvmlEventSet_st *set,
+                            nvmlSystemEventSetWaitRequest_t *request)
+{
+    unsigned int found = 0;
+
+    for (int i = 0; i < host->events_count && found < request->dataSize; i++) {
+        const struct event *event = &host->events[i];
+
+        if (event->sequence <= set->seen[0] || !(event->type & set->types[0]))
+            continue;
+        set->seen[0] = event->sequence;
+        request->data[found++] =
+            (nvmlSystemEventData_t){event->type, (unsigned int)event->data};
+    }
+    return found;
+}
+
+NVML_API nvmlReturn_t nvmlSystemEventSetWait(nvmlSystemEventSetWaitRequest_t *request)
+{
+    uint64_t until_us = monotonic_us() + (request ? request->timeoutms * 1000ULL : 0);
+
+    for (;;) {
+        struct call call;
+        nvmlReturn_t result = call_begin_host(&call, FN_nvmlSystemEventSetWait);
+        struct nvmlEventSet_st *set;
+
+        if (result != NVML_SUCCESS)
+            return result;
+        if (request && request->version != VERSION_WORD(*request, 1))
+            return call_end(&call, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+        set = request ? find_set(request->set) : NULL;
+        if (!set || !request->data)
+            return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
+        request->numEvent = collect(&call.scenario->host, set, request);
+        if (request->numEvent)
+            return call_end(&call, NVML_SUCCESS);
+        if (monotonic_us() >= until_us)
+            return call_end(&call, NVML_ERROR_TIMEOUT);
+        driver_unlock();
+        sleep_ms(wait_poll_ms());
+    }
 }

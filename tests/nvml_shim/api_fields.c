@@ -3,7 +3,7 @@
 
 #include "shim.h"
 
-enum { U32 = NVML_VALUE_TYPE_UNSIGNED_INT, U64 = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
+enum { F64 = NVML_VALUE_TYPE_DOUBLE, U32 = NVML_VALUE_TYPE_UNSIGNED_INT, U64 = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
        I32 = NVML_VALUE_TYPE_SIGNED_INT };
 
 /* Fields that are one key's value as it stands. Ids: NVML_FI_DEV_* in the binding. */
@@ -29,8 +29,16 @@ static const struct {
     {95, U32, K_pcie_replay_rollover_count},
     {169, U32, K_pcie_l0_to_recovery_count},
     {173, U32, K_pcie_correctable_errors},
+    {174, U32, K_pcie_naks_received},
+    {175, U32, K_pcie_receiver_errors},
+    {176, U32, K_pcie_bad_tlps},
+    {177, U32, K_pcie_naks_sent},
+    {178, U32, K_pcie_bad_dllps},
     {179, U32, K_pcie_non_fatal_errors},
     {180, U32, K_pcie_fatal_errors},
+    {181, U32, K_pcie_unsupported_requests},
+    {182, U32, K_pcie_lcrc_errors},
+    {183, U32, K_pcie_lane_errors},
     {186, U32, K_power_instant_mw},
     {187, U32, K_power_min_limit_mw},
     {188, U32, K_power_max_limit_mw},
@@ -42,6 +50,7 @@ static const struct {
     {195, I32, K_tlimit_memory_max_c},
     {196, I32, K_tlimit_gpu_max_c},
     {230, U32, K_recovery_action},
+    {258, U32, K_power_smoothing_lifetime_pct},
     {269, U64, K_slowdown_sw_thermal_ns},
     {270, U64, K_slowdown_hw_thermal_ns},
     {271, U64, K_slowdown_hw_power_brake_ns},
@@ -60,8 +69,33 @@ static nvmlReturn_t plain(const struct call *call, unsigned int id, unsigned int
     return NVML_ERROR_NOT_SUPPORTED;
 }
 
+/* What the scenario says of a field: of any scope first, then of this one, which wins. */
+static void overridden(const struct call *call, unsigned int id, unsigned int scope,
+                       nvmlReturn_t *result, unsigned int *type, int64_t *value, double *real)
+{
+    for (int closest = 0; closest <= 1; closest++)
+        for (int i = 0; i < call->gpu->fields_count; i++) {
+            const struct override *said = &call->gpu->fields[i];
+
+            if (said->id != id || (closest ? said->scope != (int)scope : said->scope != SCOPE_ANY))
+                continue;
+            if (said->value_set) {
+                *value = said->value;
+                *real = said->real;
+                *result = NVML_SUCCESS;
+                if (said->real_set)
+                    *type = F64;
+            }
+            if (said->error >= 0)
+                *result = said->error;
+            if (said->type >= 0)
+                *type = (unsigned int)said->type;
+        }
+}
+
 /* Fields whose scope is an NVLink: 161 replay, 162 recovery, 163 CRC, 164 speed, 165 state,
- * 166 version. */
+ * 166 version, and those of the fifth NVLink, 206 to 222. nvidia-smi says of an H100 in MIG mode
+ * that the links cannot be asked. */
 static nvmlReturn_t of_link(const struct call *call, unsigned int id, unsigned int link,
                             int64_t *value)
 {
@@ -71,8 +105,10 @@ static nvmlReturn_t of_link(const struct call *call, unsigned int id, unsigned i
     bool active = (int64_t)link < call->gpu->value[K_nvlink_active];
     nvmlReturn_t result;
 
-    if ((int64_t)link >= call->gpu->value[K_nvlink_count])
+    if ((int64_t)link >= call->gpu->value[K_nvlink_count] || mig_hides(call))
         return NVML_ERROR_NOT_SUPPORTED;
+    if (id >= 206)
+        return gpu_value(call, (enum key)(K_nvlink5_malformed_packets + id - 206), value);
     if (id == 165) {
         *value = active;
         return NVML_SUCCESS;
@@ -80,6 +116,17 @@ static nvmlReturn_t of_link(const struct call *call, unsigned int id, unsigned i
     result = gpu_value(call, KEYS[id - 161], value);
     if (result == NVML_SUCCESS && id == 164 && !active)
         *value = 0;
+    return result;
+}
+
+/* The same for the getters, with what the scenario says of the field. */
+nvmlReturn_t link_value(const struct call *call, unsigned int id, unsigned int link, int64_t *value)
+{
+    nvmlReturn_t result = of_link(call, id, link, value);
+    unsigned int type;
+    double real;
+
+    overridden(call, id, link, &result, &type, value, &real);
     return result;
 }
 
@@ -147,7 +194,9 @@ static nvmlReturn_t value_of(const struct call *call, unsigned int id, unsigned 
         return *value > 0 ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
     case 142: case 143: case 144: case 145:
         return remapped(call, id, value);
-    case 161: case 162: case 163:
+    case 161: case 162: case 163: case 206: case 207: case 208: case 209: case 210: case 211:
+    case 212: case 213: case 214: case 215: case 216: case 217: case 218: case 219: case 220:
+    case 221: case 222:
         *type = U64;
         return of_link(call, id, scope, value);
     case 164: case 165: case 166:
@@ -172,13 +221,10 @@ static void fill(const struct call *call, nvmlFieldValue_t *entry)
     int64_t value = 0;
     unsigned int type = U32;
     nvmlReturn_t result = value_of(call, entry->fieldId, entry->scopeId, &type, &value);
+    double real = (double)value;
     struct timespec now;
 
-    for (int i = 0; i < call->gpu->fields_count; i++)
-        if (call->gpu->fields[i].id == entry->fieldId) { /* the last, and closest, wins */
-            value = call->gpu->fields[i].value;
-            result = call->gpu->fields[i].error;
-        }
+    overridden(call, entry->fieldId, entry->scopeId, &result, &type, &value, &real);
     clock_gettime(CLOCK_REALTIME, &now);
     entry->timestamp = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
     entry->latencyUsec = 0;
@@ -187,12 +233,14 @@ static void fill(const struct call *call, nvmlFieldValue_t *entry)
     entry->value.ullVal = 0;
     if (result != NVML_SUCCESS)
         return;
-    if (type == U64)
-        entry->value.ullVal = (unsigned long long)value;
+    if (type == F64)
+        entry->value.dVal = real;
+    else if (type == U32)
+        entry->value.uiVal = (unsigned int)value;
     else if (type == I32)
         entry->value.siVal = (int)value;
-    else
-        entry->value.uiVal = (unsigned int)value;
+    else /* the other types, and those that do not exist */
+        entry->value.ullVal = (unsigned long long)value;
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count,

@@ -1,8 +1,8 @@
-/* GPU performance monitoring: two samples of one GPU give metrics over the time between them.
+/* GPU performance monitoring: two samples of one GPU or instance give metrics over the time between them.
  *
  * Judgement: SM and graphics follow utilisation, DRAM bandwidth follows memory utilisation, the
- * occupancy and tensor shares of a busy GPU are typical of dense work. Scenarios set what matters
- * to them with metric.ID = VALUE.
+ * occupancy and tensor shares of a busy GPU are typical of dense work; the instances of a GPU do as
+ * it does. Scenarios set what matters to them with metric.ID = VALUE or metric.ID.INSTANCE = VALUE.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ enum { BUSY_OCCUPANCY_PCT = 25, BUSY_TENSOR_PCT = 40 };
 
 struct nvmlGpmSample_st {
     bool open;
-    int slot; /* SLOT_HOST until something was sampled */
+    int slot, instance; /* SLOT_HOST until something was sampled */
     double value[NVML_GPM_METRIC_MAX];
     bool known[NVML_GPM_METRIC_MAX];
     struct nvmlGpmSample_st *next;
@@ -36,7 +36,7 @@ static void put(struct nvmlGpmSample_st *sample, unsigned int metric, double val
     sample->known[metric] = true;
 }
 
-static void take(struct nvmlGpmSample_st *sample, const struct call *call)
+static void take(struct nvmlGpmSample_st *sample, const struct call *call, int instance)
 {
     const struct gpu *gpu = call->gpu;
     int64_t gpu_pct = gpu->value[K_utilization_gpu_pct];
@@ -44,6 +44,7 @@ static void take(struct nvmlGpmSample_st *sample, const struct call *call)
     double busy = gpu_pct == N_A ? 0 : (double)gpu_pct; /* MIG hides it; it goes on all the same */
 
     sample->slot = call->slot;
+    sample->instance = instance;
     memset(sample->known, 0, sizeof sample->known);
     put(sample, 1, busy);
     put(sample, 2, busy);
@@ -54,12 +55,21 @@ static void take(struct nvmlGpmSample_st *sample, const struct call *call)
     put(sample, 10, memory_pct == N_A ? 0 : (double)memory_pct);
     put(sample, 20, (double)gpu->value[K_pcie_tx_kibps] / 1024);
     put(sample, 21, (double)gpu->value[K_pcie_rx_kibps] / 1024);
-    put(sample, 60, 0);
-    put(sample, 61, 0);
-    for (int i = 0; i < gpu->metrics_count; i++)
-        if (gpu->metrics[i].id < NVML_GPM_METRIC_MAX) {
-            put(sample, gpu->metrics[i].id, (double)gpu->metrics[i].value);
-            sample->known[gpu->metrics[i].id] = gpu->metrics[i].value != N_A;
+    put(sample, 60, (double)gpu->value[K_nvlink_rx_mibps]);
+    put(sample, 61, (double)gpu->value[K_nvlink_tx_mibps]);
+    if (instance != INSTANCE_NONE) /* one instance sees neither the GPU's slot nor its links */
+        for (unsigned int metric = 20; metric <= 61; metric++)
+            sample->known[metric] = false;
+    for (int closest = 0; closest <= 1; closest++)
+        for (int i = 0; i < gpu->metrics_count; i++) {
+            const struct override *said = &gpu->metrics[i];
+            int scope = closest ? instance : SCOPE_ANY;
+
+            if (said->scope != scope || (closest && instance == INSTANCE_NONE) ||
+                said->id >= NVML_GPM_METRIC_MAX)
+                continue;
+            put(sample, said->id, said->real);
+            sample->known[said->id] = said->error <= 0;
         }
 }
 
@@ -147,7 +157,7 @@ NVML_API nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t want
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
     if (call.gpu->value[K_gpm_supported] != 1)
         return call_end(&call, NVML_ERROR_NOT_SUPPORTED);
-    take(sample, &call);
+    take(sample, &call, INSTANCE_NONE);
     return call_end(&call, NVML_SUCCESS);
 }
 
@@ -156,9 +166,20 @@ NVML_API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int inst
 {
     struct call call;
     nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlGpmMigSampleGet, device);
+    struct nvmlGpmSample_st *sample;
+    struct instance found;
 
-    (void)instance, (void)wanted;
-    return result != NVML_SUCCESS ? result : call_end(&call, NVML_ERROR_NOT_SUPPORTED);
+    if (result != NVML_SUCCESS)
+        return result;
+    sample = find_sample(wanted);
+    if (!sample)
+        return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
+    if (call.gpu->value[K_gpm_supported] != 1 || !mig_hides(&call))
+        return call_end(&call, NVML_ERROR_NOT_SUPPORTED);
+    if (!mig_instance(call.gpu, (int)instance, &found))
+        return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
+    take(sample, &call, found.id);
+    return call_end(&call, NVML_SUCCESS);
 }
 
 static void compute(nvmlGpmMetric_t *metric, const struct nvmlGpmSample_st *first,
@@ -190,7 +211,7 @@ NVML_API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *out)
     first = find_sample(out->sample1);
     second = find_sample(out->sample2);
     if (!first || !second || first == second || first->slot == SLOT_HOST ||
-        first->slot != second->slot)
+        first->slot != second->slot || first->instance != second->instance)
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
     for (unsigned int i = 0; i < out->numMetrics; i++)
         compute(&out->metrics[i], first, second);

@@ -1,4 +1,5 @@
 /* How a GPU is: memory errors and repairs, lifetime, and its links. */
+#include <stdio.h>
 #include <string.h>
 
 #include "shim.h"
@@ -348,54 +349,73 @@ static nvmlReturn_t link_check(const struct call *call, unsigned int link, const
     return NVML_SUCCESS;
 }
 
-/* The first nvlink_active of nvlink_count links are up. */
-NVML_API nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned int link,
-                                               unsigned int *out)
+static nvmlReturn_t of_link(enum function function, nvmlDevice_t device, unsigned int link,
+                            unsigned int field, int64_t *value, const void *out)
 {
     struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetNvLinkState, device);
+    nvmlReturn_t result = call_begin_gpu(&call, function, device);
 
     if (result != NVML_SUCCESS)
         return result;
     result = link_check(&call, link, out);
     if (result == NVML_SUCCESS)
-        *out = (int64_t)link < call.gpu->value[K_nvlink_active];
+        result = link_value(&call, field, link, value);
     return call_end(&call, result);
+}
+
+/* The first nvlink_active of nvlink_count links are up. */
+NVML_API nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned int link,
+                                               unsigned int *out)
+{
+    int64_t value;
+    nvmlReturn_t result = of_link(FN_nvmlDeviceGetNvLinkState, device, link, 165, &value, out);
+
+    if (result == NVML_SUCCESS)
+        *out = (unsigned int)value;
+    return result;
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetNvLinkVersion(nvmlDevice_t device, unsigned int link,
                                                  unsigned int *out)
 {
-    struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetNvLinkVersion, device);
-    int64_t version;
+    int64_t value;
+    nvmlReturn_t result = of_link(FN_nvmlDeviceGetNvLinkVersion, device, link, 166, &value, out);
 
-    if (result != NVML_SUCCESS)
-        return result;
-    result = link_check(&call, link, out);
     if (result == NVML_SUCCESS)
-        result = gpu_value(&call, K_nvlink_version, &version);
-    if (result == NVML_SUCCESS)
-        *out = (unsigned int)version;
-    return call_end(&call, result);
+        *out = (unsigned int)value;
+    return result;
 }
 
-/* Counters: 0 replay, 1 recovery, 2 CRC; the same on every link. */
+/* Counters: 0 replay, 1 recovery, 2 CRC. */
 NVML_API nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t device, unsigned int link,
                                                       unsigned int counter,
                                                       unsigned long long *out)
 {
-    struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetNvLinkErrorCounter, device);
+    int64_t value;
+    nvmlReturn_t result;
 
-    if (result != NVML_SUCCESS)
-        return result;
-    result = link_check(&call, link, out);
-    if (result == NVML_SUCCESS && counter > 2)
-        result = NVML_ERROR_NOT_SUPPORTED;
+    if (counter > 2)
+        return NVML_ERROR_NOT_SUPPORTED;
+    result = of_link(FN_nvmlDeviceGetNvLinkErrorCounter, device, link, 161 + counter, &value, out);
     if (result == NVML_SUCCESS)
-        *out = (unsigned long long)call.gpu->value[K_nvlink_replay_errors + counter];
-    return call_end(&call, result);
+        *out = (unsigned long long)value;
+    return result;
+}
+
+/* The cluster's UUID; all zero in the captures, and where the scenario's text is not 32 digits. */
+static void cluster_uuid(const struct gpu *gpu, unsigned char *out)
+{
+    const char *text = gpu->text[T_fabric_cluster_uuid];
+    unsigned int byte;
+
+    memset(out, 0, 16);
+    for (int i = 0; i < 16; i++) {
+        text += *text == '-';
+        if (sscanf(text, "%2x", &byte) != 1)
+            return;
+        out[i] = (unsigned char)byte;
+        text += 2;
+    }
 }
 
 NVML_API nvmlReturn_t nvmlDeviceGetGpuFabricInfo(nvmlDevice_t device, nvmlGpuFabricInfo_t *out)
@@ -410,7 +430,7 @@ NVML_API nvmlReturn_t nvmlDeviceGetGpuFabricInfo(nvmlDevice_t device, nvmlGpuFab
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
     result = gpu_value(&call, K_fabric_state, &state);
     if (result == NVML_SUCCESS) {
-        memset(out, 0, sizeof *out); /* the cluster's UUID is all zero in the captures */
+        cluster_uuid(call.gpu, out->clusterUuid);
         out->status = (nvmlReturn_t)call.gpu->value[K_fabric_status];
         out->cliqueId = (uint32_t)call.gpu->value[K_fabric_clique_id];
         out->state = (uint32_t)state;
@@ -434,7 +454,7 @@ NVML_API nvmlReturn_t nvmlDeviceGetGpuFabricInfoV(nvmlDevice_t device, nvmlGpuFa
     result = gpu_value(&call, K_fabric_state, &state);
     if (result != NVML_SUCCESS)
         return call_end(&call, result);
-    memset(out->clusterUuid, 0, sizeof out->clusterUuid);
+    cluster_uuid(call.gpu, out->clusterUuid);
     out->status = (nvmlReturn_t)call.gpu->value[K_fabric_status];
     out->cliqueId = (uint32_t)call.gpu->value[K_fabric_clique_id];
     out->state = (uint32_t)state;

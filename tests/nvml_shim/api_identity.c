@@ -4,8 +4,6 @@
 
 #include "shim.h"
 
-ANSWER_TEXT(nvmlDeviceGetName, name)
-ANSWER_TEXT(nvmlDeviceGetUUID, uuid)
 ANSWER_TEXT(nvmlDeviceGetSerial, serial)
 ANSWER_TEXT(nvmlDeviceGetBoardPartNumber, board_part_number)
 ANSWER_TEXT(nvmlDeviceGetVbiosVersion, vbios_version)
@@ -22,6 +20,40 @@ ANSWER_U32(nvmlDeviceGetVirtualizationMode, virtualization_mode)
 ANSWER_U32(nvmlDeviceGetPersistenceMode, persistence_mode)
 ANSWER_U32(nvmlDeviceGetComputeMode, compute_mode)
 ANSWER_U32(nvmlDeviceGetInforomConfigurationChecksum, inforom_checksum)
+
+/* An instance has a name and a UUID of its own: its share and GPU, its GPU's digits with its own
+ * number first. */
+static nvmlReturn_t name_or_uuid(enum function function, nvmlDevice_t device, enum text text,
+                                 char *out, unsigned int length)
+{
+    struct call call;
+    nvmlReturn_t result = call_begin_gpu(&call, function, device);
+    char own[TEXT_MAX + 32];
+
+    if (result != NVML_SUCCESS)
+        return result;
+    if (call.gpu->text[text][0] == '\0')
+        return call_end(&call, NVML_ERROR_NOT_SUPPORTED);
+    if (call.instance.id == INSTANCE_NONE)
+        snprintf(own, sizeof own, "%s", call.gpu->text[text]);
+    else if (text == T_uuid)
+        snprintf(own, sizeof own, "MIG-%08x-%.60s", (unsigned int)call.instance.id,
+                 call.gpu->text[T_uuid] + strcspn(call.gpu->text[T_uuid], "-") + 10);
+    else
+        snprintf(own, sizeof own, "%s MIG %dg.%dgb", call.gpu->text[T_name],
+                 (int)call.instance.multiprocessors / 16, (int)(call.instance.memory_mib / 1000));
+    return call_end(&call, copy_text(own, out, length));
+}
+
+NVML_API nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *out, unsigned int length)
+{
+    return name_or_uuid(FN_nvmlDeviceGetName, device, T_name, out, length);
+}
+
+NVML_API nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *out, unsigned int length)
+{
+    return name_or_uuid(FN_nvmlDeviceGetUUID, device, T_uuid, out, length);
+}
 
 /* Objects: 0 OEM, 1 ECC, 2 power management, which the captures say is absent. */
 NVML_API nvmlReturn_t nvmlDeviceGetInforomVersion(nvmlDevice_t device, unsigned int object,
@@ -225,16 +257,6 @@ NVML_API nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, in
     return call_end(&call, NVML_SUCCESS);
 }
 
-/* nvml.h: "This API currently only supports MIG device handles", of which the shim has none. */
-NVML_API nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, void *out)
-{
-    struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetAttributes_v2, device);
-
-    (void)out;
-    return result != NVML_SUCCESS ? result : call_end(&call, NVML_ERROR_NOT_SUPPORTED);
-}
-
 NVML_API nvmlReturn_t nvmlDeviceGetPlatformInfo(nvmlDevice_t device, nvmlPlatformInfo_t *out)
 {
     struct call call;
@@ -250,53 +272,47 @@ NVML_API nvmlReturn_t nvmlDeviceGetPlatformInfo(nvmlDevice_t device, nvmlPlatfor
     memset(&out->ibGuid, 0, sizeof *out - offsetof(nvmlPlatformInfo_t, ibGuid));
     snprintf(out->chassisSerialNumber, sizeof out->chassisSerialNumber, "%.15s",
              call.gpu->text[T_chassis_serial]);
+    out->slotNumber = (unsigned char)call.gpu->value[K_platform_slot_number];
+    out->trayIndex = (unsigned char)call.gpu->value[K_platform_tray_index];
     out->hostId = (unsigned char)call.gpu->value[K_platform_host_id];
     out->moduleId = (unsigned char)call.gpu->value[K_module_id];
     return call_end(&call, NVML_SUCCESS);
 }
 
-NVML_API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *mode,
-                                           unsigned int *pending)
+/* A chain that is the same for one GPU everywhere and another for every other; no certificate, as
+ * nobody signs for a shim. Where the scenario says nothing it is there when confidential computing
+ * is on, which is judgement. */
+static int64_t certificate_bytes(const struct call *call)
 {
-    struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetMigMode, device);
-    int64_t value;
+    int64_t size = call->gpu->value[K_attestation_certificate_bytes];
 
-    if (result != NVML_SUCCESS)
-        return result;
-    if (!mode || !pending)
-        return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
-    result = gpu_value(&call, K_mig_mode, &value);
-    if (result == NVML_SUCCESS)
-        *mode = *pending = (unsigned int)value;
-    return call_end(&call, result);
+    if (size != AUTO)
+        return size;
+    return call->scenario->host.cc_feature == 1 && call->gpu->value[K_architecture] >= 9 ? 3000
+                                                                                         : N_A;
 }
 
-/* Seven instances where MIG exists, none elsewhere. */
-NVML_API nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count)
+NVML_API nvmlReturn_t
+nvmlDeviceGetConfComputeGpuCertificate(nvmlDevice_t device, nvmlConfComputeGpuCertificate_t *out)
 {
     struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetMaxMigDeviceCount, device);
+    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetConfComputeGpuCertificate, device);
+    const char *serial;
+    int64_t size;
 
     if (result != NVML_SUCCESS)
         return result;
-    if (!count)
+    if (!out)
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
-    *count = call.gpu->value[K_mig_mode] == N_A ? 0 : 7;
+    size = certificate_bytes(&call);
+    if (size == N_A)
+        return call_end(&call, NVML_ERROR_NOT_SUPPORTED);
+    memset(out, 0, sizeof *out);
+    out->certChainSize = out->attestationCertChainSize = (unsigned int)size;
+    serial = call.gpu->text[T_serial];
+    for (size_t i = 0; *serial && i < sizeof out->certChain && (int64_t)i < size; i++)
+        out->certChain[i] = (unsigned char)serial[i % strlen(serial)];
+    for (size_t i = 0; *serial && i < sizeof out->attestationCertChain && (int64_t)i < size; i++)
+        out->attestationCertChain[i] = (unsigned char)(serial[i % strlen(serial)] ^ 1);
     return call_end(&call, NVML_SUCCESS);
-}
-
-NVML_API nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index,
-                                                          nvmlDevice_t *instance)
-{
-    struct call call;
-    nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetMigDeviceHandleByIndex, device);
-
-    (void)index, (void)instance;
-    return result != NVML_SUCCESS ? result : call_end(&call, NVML_ERROR_NOT_FOUND);
-}
-
-NVML_API nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *out)
-{
-    return answer_zero(FN_nvmlDeviceIsMigDeviceHandle, device, out);
 }

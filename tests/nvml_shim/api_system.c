@@ -221,7 +221,9 @@ static nvmlReturn_t device_count(enum function function, unsigned int *count)
         return result;
     if (!count)
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
-    *count = (unsigned int)index_of(call.scenario, call.scenario->host.gpus);
+    *count = call.scenario->host.device_count >= 0
+                 ? (unsigned int)call.scenario->host.device_count
+                 : (unsigned int)index_of(call.scenario, call.scenario->host.gpus);
     return call_end(&call, NVML_SUCCESS);
 }
 
@@ -291,7 +293,7 @@ static nvmlReturn_t handle_by(enum function function, finder find, const void *w
     result = call_begin(&call, function, find, what);
     if (result != NVML_SUCCESS)
         return result;
-    *device = handle_of(call.scenario, call.slot);
+    *device = handle_of(call.scenario, call.slot, INSTANCE_NONE);
     return call_end(&call, NVML_SUCCESS);
 }
 

@@ -59,22 +59,36 @@ ANSWER_ENGINE(nvmlDeviceGetDecoderUtilization, utilization_decoder_pct)
 ANSWER_ENGINE(nvmlDeviceGetJpgUtilization, utilization_jpeg_pct)
 ANSWER_ENGINE(nvmlDeviceGetOfaUtilization, utilization_ofa_pct)
 
+/* Of the GPU, or of the instance the handle stands for. */
+static nvmlReturn_t memory_mib(const struct call *call, int64_t *total, int64_t *reserved,
+                               int64_t *used)
+{
+    if (call->instance.id != INSTANCE_NONE) {
+        *total = call->instance.memory_mib;
+        *reserved = 0;
+        *used = call->instance.used_mib;
+        return NVML_SUCCESS;
+    }
+    *reserved = call->gpu->value[K_memory_reserved_mib];
+    *used = call->gpu->value[K_memory_used_mib];
+    return gpu_value(call, K_memory_total_mib, total);
+}
+
 /* The first version counts what the driver reserves as used; the second tells them apart. */
 NVML_API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *out)
 {
     struct call call;
     nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetMemoryInfo, device);
-    int64_t total;
+    int64_t total, reserved, used;
 
     if (result != NVML_SUCCESS)
         return result;
     if (!out)
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
-    result = gpu_value(&call, K_memory_total_mib, &total);
+    result = memory_mib(&call, &total, &reserved, &used);
     if (result == NVML_SUCCESS) {
         out->total = (unsigned long long)total * MIB;
-        out->used = (unsigned long long)(call.gpu->value[K_memory_used_mib] +
-                                         call.gpu->value[K_memory_reserved_mib]) * MIB;
+        out->used = (unsigned long long)(used + reserved) * MIB;
         out->free = out->total - out->used;
     }
     return call_end(&call, result);
@@ -84,7 +98,7 @@ NVML_API nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory
 {
     struct call call;
     nvmlReturn_t result = call_begin_gpu(&call, FN_nvmlDeviceGetMemoryInfo_v2, device);
-    int64_t total;
+    int64_t total, reserved, used;
 
     if (result != NVML_SUCCESS)
         return result;
@@ -92,11 +106,11 @@ NVML_API nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
     if (out->version != VERSION_WORD(*out, 2))
         return call_end(&call, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
-    result = gpu_value(&call, K_memory_total_mib, &total);
+    result = memory_mib(&call, &total, &reserved, &used);
     if (result == NVML_SUCCESS) {
         out->total = (unsigned long long)total * MIB;
-        out->reserved = (unsigned long long)call.gpu->value[K_memory_reserved_mib] * MIB;
-        out->used = (unsigned long long)call.gpu->value[K_memory_used_mib] * MIB;
+        out->reserved = (unsigned long long)reserved * MIB;
+        out->used = (unsigned long long)used * MIB;
         out->free = out->total - out->reserved - out->used;
     }
     return call_end(&call, result);
@@ -322,33 +336,48 @@ NVML_API nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t device, unsigned
     return call_end(&call, result);
 }
 
-/* Who uses a GPU is never asked for by anything the shim is for; it has no processes. */
-static nvmlReturn_t processes(enum function function, nvmlDevice_t device, unsigned int *count)
+/* Processes that compute, as many as the scenario says; none that draw, none of MPS. Their numbers
+ * are made up. Asking with no room is asking how many: INSUFFICIENT_SIZE, unless there are none. */
+static nvmlReturn_t processes(enum function function, nvmlDevice_t device, bool compute, bool old,
+                              unsigned int *count, void *list)
 {
     struct call call;
     nvmlReturn_t result = call_begin_gpu(&call, function, device);
+    unsigned int room, running;
+    int64_t value = 0;
 
     if (result != NVML_SUCCESS)
         return result;
     if (!count)
         return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
-    *count = 0;
+    if (compute && gpu_value(&call, K_compute_processes, &value))
+        return call_end(&call, NVML_ERROR_NOT_SUPPORTED);
+    running = (unsigned int)value;
+    room = *count;
+    *count = running;
+    if (running > room || (running && !list))
+        return call_end(&call, NVML_ERROR_INSUFFICIENT_SIZE);
+    for (unsigned int i = 0; i < running; i++)
+        if (old)
+            ((nvmlProcessInfo_v1_t *)list)[i] = (nvmlProcessInfo_v1_t){1000 + i, MIB};
+        else
+            ((nvmlProcessInfo_t *)list)[i] =
+                (nvmlProcessInfo_t){1000 + i, MIB, NVML_INSTANCE_NONE, NVML_INSTANCE_NONE};
     return call_end(&call, NVML_SUCCESS);
 }
 
-#define ANSWER_PROCESSES(function)                                                          \
+#define ANSWER_PROCESSES(function, compute, old)                                            \
     NVML_API nvmlReturn_t function(nvmlDevice_t device, unsigned int *count, void *list)     \
     {                                                                                        \
-        (void)list;                                                                          \
-        return processes(FN_##function, device, count);                                      \
+        return processes(FN_##function, device, compute, old, count, list);                  \
     }
 
-ANSWER_PROCESSES(nvmlDeviceGetComputeRunningProcesses)
-ANSWER_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2)
-ANSWER_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3)
-ANSWER_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses)
-ANSWER_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2)
-ANSWER_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3)
-ANSWER_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses)
-ANSWER_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2)
-ANSWER_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3)
+ANSWER_PROCESSES(nvmlDeviceGetComputeRunningProcesses, true, true)
+ANSWER_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, true, false)
+ANSWER_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, true, false)
+ANSWER_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses, false, true)
+ANSWER_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, false, false)
+ANSWER_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, false, false)
+ANSWER_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses, false, true)
+ANSWER_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2, false, false)
+ANSWER_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, false, false)

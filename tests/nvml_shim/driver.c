@@ -21,7 +21,7 @@ static const char DEFAULT_SCENARIO[] = "[host]\ngpus = 8\n[gpu *]\nprofile = h10
 
 /* Handles are never freed, so that one from before a reload can be told from garbage. */
 struct nvmlDevice_st {
-    int slot;
+    int slot, instance;
     int64_t generation;
     unsigned int plugged;
     struct nvmlDevice_st *next;
@@ -128,7 +128,9 @@ static void adopt(struct scenario *new)
         bool before = slot < current->host.gpus && current->gpu[slot].present;
         bool after = slot < new->host.gpus && new->gpu[slot].present;
 
-        if (!before && after)
+        bool reset = new->gpu[slot].value[K_resets] != current->gpu[slot].value[K_resets];
+
+        if ((!before && after) || (reset && !new->gpu[slot].value[K_reset_keeps_handles]))
             plugged[slot]++;
     }
     if (new)
@@ -198,19 +200,20 @@ int slot_at(const struct scenario *scenario, unsigned int index)
     return -1;
 }
 
-nvmlDevice_t handle_of(const struct scenario *scenario, int slot)
+nvmlDevice_t handle_of(const struct scenario *scenario, int slot, int instance)
 {
     struct nvmlDevice_st *handle;
 
     for (handle = handles; handle; handle = handle->next)
-        if (handle->slot == slot && handle->plugged == plugged[slot] &&
+        if (handle->slot == slot && handle->instance == instance &&
+            handle->plugged == plugged[slot] &&
             handle->generation == scenario->host.driver_generation)
             return handle;
     handle = malloc(sizeof *handle);
     if (!handle)
         abort();
-    *handle = (struct nvmlDevice_st){slot, scenario->host.driver_generation, plugged[slot],
-                                     handles};
+    *handle = (struct nvmlDevice_st){slot, instance, scenario->host.driver_generation,
+                                     plugged[slot], handles};
     handles = handle;
     return handle;
 }
@@ -227,6 +230,16 @@ nvmlReturn_t find_handle(const struct scenario *scenario, const void *what, int 
         return NVML_ERROR_INVALID_ARGUMENT;
     *slot = handle->slot;
     return NVML_SUCCESS;
+}
+
+/* Which instance a good handle is of; one that was destroyed leaves a handle that is not good. */
+static nvmlReturn_t find_instance(struct call *call, const struct nvmlDevice_st *handle)
+{
+    if (handle->instance == INSTANCE_NONE)
+        return NVML_SUCCESS;
+    if (!mig_instance(call->gpu, handle->instance, &call->instance))
+        return NVML_ERROR_INVALID_ARGUMENT;
+    return mig_admits(call->function) ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
 }
 
 /* The closest rule that says anything: this GPU's, then the host's. */
@@ -306,7 +319,11 @@ nvmlReturn_t call_begin(struct call *call, enum function function, finder find, 
     } while (result == NVML_SUCCESS && wait_if_told(function, slot, &told, &delayed));
     if (result == NVML_SUCCESS)
         result = injected(function, slot);
-    *call = (struct call){function, slot, current, slot == SLOT_HOST ? NULL : &current->gpu[slot]};
+    *call = (struct call){.function = function, .slot = slot, .scenario = current,
+                          .gpu = slot == SLOT_HOST ? NULL : &current->gpu[slot],
+                          .instance.id = INSTANCE_NONE};
+    if (result == NVML_SUCCESS && find == find_handle)
+        result = find_instance(call, what);
     if (result != NVML_SUCCESS)
         call_end(call, result);
     return result;

@@ -47,7 +47,8 @@ static void reconcile(const struct scenario *scenario, int slot, uint64_t now_us
     struct anchor *anchor = &anchors[slot];
     int64_t power = scenario->gpu[slot].value[K_power_usage_mw];
     uint64_t power_mw = power == N_A ? 0 : (uint64_t)power;
-    uint64_t generation = (uint64_t)scenario->host.driver_generation + 1;
+    uint64_t generation = ((uint64_t)scenario->host.driver_generation << 32 |
+                           (uint32_t)scenario->gpu[slot].value[K_resets]) + 1;
 
     /* First seen, or since a reboot: as if the driver had been loaded when the host started. */
     if (anchor->generation_plus_1 == 0 || anchor->since_us > now_us)

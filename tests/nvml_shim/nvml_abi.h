@@ -13,6 +13,8 @@ typedef int nvmlReturn_t;
 typedef struct nvmlDevice_st *nvmlDevice_t;
 typedef struct nvmlEventSet_st *nvmlEventSet_t;
 typedef struct nvmlGpmSample_st *nvmlGpmSample_t;
+typedef struct nvmlDevice_st *nvmlGpuInstance_t; /* opaque; here one kind of handle serves both */
+typedef struct nvmlEventSet_st *nvmlSystemEventSet_t;
 
 enum {
     NVML_SUCCESS = 0,
@@ -33,6 +35,7 @@ enum {
 };
 
 enum {
+    NVML_VALUE_TYPE_DOUBLE = 0,
     NVML_VALUE_TYPE_UNSIGNED_INT = 1,
     NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = 3,
     NVML_VALUE_TYPE_SIGNED_INT = 5
@@ -191,11 +194,71 @@ typedef struct {
     unsigned int cpuCaps, gpusCaps;
 } nvmlConfComputeCaps_t;
 
+#define NVML_GPU_CERT_CHAIN_SIZE 0x1000
+#define NVML_GPU_ATTESTATION_CERT_CHAIN_SIZE 0x1400
+
+typedef struct {
+    unsigned int certChainSize, attestationCertChainSize;
+    unsigned char certChain[NVML_GPU_CERT_CHAIN_SIZE];
+    unsigned char attestationCertChain[NVML_GPU_ATTESTATION_CERT_CHAIN_SIZE];
+} nvmlConfComputeGpuCertificate_t;
+
+typedef struct {
+    unsigned int multiprocessorCount, sharedCopyEngineCount, sharedDecoderCount;
+    unsigned int sharedEncoderCount, sharedJpegCount, sharedOfaCount;
+    unsigned int gpuInstanceSliceCount, computeInstanceSliceCount;
+    unsigned long long memorySizeMB;
+} nvmlDeviceAttributes_t;
+
+typedef struct {
+    nvmlDevice_t device;
+    unsigned int id, profileId, start, size;
+} nvmlGpuInstanceInfo_t;
+
+typedef struct {
+    unsigned int pid;
+    unsigned long long usedGpuMemory;
+    unsigned int gpuInstanceId, computeInstanceId;
+} nvmlProcessInfo_t;
+
+typedef struct {
+    unsigned int pid;
+    unsigned long long usedGpuMemory;
+} nvmlProcessInfo_v1_t;
+
+typedef struct {
+    unsigned int version;
+    nvmlSystemEventSet_t set;
+} nvmlSystemEventSetRequest_t;
+CHECK_VERSION_WORD(nvmlSystemEventSetRequest_t, 1, 0x1000010);
+
+typedef struct {
+    unsigned int version;
+    unsigned long long eventTypes;
+    nvmlSystemEventSet_t set;
+} nvmlSystemRegisterEventRequest_t;
+CHECK_VERSION_WORD(nvmlSystemRegisterEventRequest_t, 1, 0x1000018);
+
+typedef struct {
+    unsigned long long eventType;
+    unsigned int gpuId;
+} nvmlSystemEventData_t;
+
+typedef struct {
+    unsigned int version, timeoutms;
+    nvmlSystemEventSet_t set;
+    nvmlSystemEventData_t *data;
+    unsigned int dataSize, numEvent;
+} nvmlSystemEventSetWaitRequest_t;
+CHECK_VERSION_WORD(nvmlSystemEventSetWaitRequest_t, 1, 0x1000020);
+
 typedef union {
     double dVal;
     unsigned int uiVal;
     unsigned long long ullVal;
+    long long sllVal;
     int siVal;
+    unsigned short usVal;
 } nvmlValue_t;
 
 typedef struct {

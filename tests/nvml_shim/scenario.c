@@ -56,6 +56,8 @@ static const char *const TEXT_NAMES[TEXT_COUNT] = {
     [T_inforom_ecc_version] = "inforom_ecc_version",
     [T_pci_bus_id] = "pci_bus_id",
     [T_chassis_serial] = "chassis_serial",
+    [T_fabric_cluster_uuid] = "fabric_cluster_uuid",
+    [T_mig_instances] = "mig_instances",
 };
 
 /* Bus numbers as an eight-way HGX board of this generation commonly shows them; judgement. */
@@ -166,55 +168,145 @@ static bool set_rule(struct reader *reader, struct rules *rules, const char *key
     return true;
 }
 
-/* field.ID, field_error.ID and metric.ID; true when the key was one of these. */
+/* The entry for one id and scope in a section's list; made where there is none yet. */
+static struct override *override_for(struct reader *reader, struct override *list, int *count,
+                                     unsigned int id, int scope)
+{
+    for (int i = 0; i < *count; i++)
+        if (list[i].id == id && list[i].scope == scope)
+            return &list[i];
+    if (*count == FIELDS_MAX) {
+        refuse(reader, "more than %d of these in one section", FIELDS_MAX);
+        return NULL;
+    }
+    list[*count] = (struct override){.id = id, .scope = scope, .error = -1, .type = -1};
+    return &list[(*count)++];
+}
+
+/* A whole number stays one; "nan", "-inf" and fractions are doubles. */
+static void set_override_value(struct reader *reader, const char *key, const char *text,
+                               struct override *one)
+{
+    char *end;
+
+    one->real = strtod(text, &end);
+    one->real_set = end != text && *end == '\0' && strpbrk(text, ".nN") && !strpbrk(text, "xX");
+    one->value_set = one->real_set ||
+                     read_number(reader, key, text, AUTO + 1, INT64_MAX, &one->value);
+    if (!one->real_set)
+        one->real = (double)one->value;
+}
+
+/* field, field_error, field_type and metric, each .ID or .ID.SCOPE; true when the key was one. */
 static bool set_override(struct reader *reader, const char *key, const char *text)
 {
     struct gpu *gpu = reader->gpu;
-    const char *dot = strchr(key, '.');
-    bool metric = strncmp(key, "metric.", 7) == 0, error = strncmp(key, "field_error.", 12) == 0;
-    struct override *list = metric ? gpu->metrics : gpu->fields;
-    int *count = metric ? &gpu->metrics_count : &gpu->fields_count;
-    struct override new = {0, 0, NVML_SUCCESS};
-    int64_t id;
+    char kind[16], rest;
+    unsigned int id;
+    int scope = SCOPE_ANY, parts = sscanf(key, "%15[a-z_].%u.%d%c", kind, &id, &scope, &rest);
+    bool metric = strncmp(key, "metric.", 7) == 0;
+    struct override *one;
+    int64_t type;
 
-    if (!metric && !error && strncmp(key, "field.", 6))
+    if (!metric && strncmp(key, "field.", 6) && strncmp(key, "field_error.", 12) &&
+        strncmp(key, "field_type.", 11))
         return false;
-    if (!read_number(reader, key, dot + 1, 1, 511, &id))
-        return true;
-    new.id = (unsigned int)id;
-    if (*count == FIELDS_MAX) {
-        refuse(reader, "more than %d of these in one section", FIELDS_MAX);
+    if (parts < 2 || parts > 3 || id < 1 || id > 511 || (parts == 3 && scope < 0) ||
+        (parts == 2 && strchr(strchr(key, '.') + 1, '.'))) {
+        refuse(reader, "%s: not KIND.ID or KIND.ID.SCOPE with an ID of 1 to 511", key);
         return true;
     }
-    if (error ? read_code(reader, key, text, &new.error)
-              : read_number(reader, key, text, AUTO + 1, INT64_MAX, &new.value))
-        list[(*count)++] = new;
+    one = metric ? override_for(reader, gpu->metrics, &gpu->metrics_count, id, scope)
+                 : override_for(reader, gpu->fields, &gpu->fields_count, id, scope);
+    if (!one)
+        return true;
+    if (strcmp(kind, "field_error") == 0)
+        read_code(reader, key, text, &one->error);
+    else if (strcmp(kind, "field_type") == 0 && read_number(reader, key, text, 0, INT32_MAX, &type))
+        one->type = (int)type;
+    else if (metric && strcmp(text, "unsupported") == 0)
+        one->error = NVML_ERROR_NOT_SUPPORTED;
+    else if (strcmp(kind, "field_type"))
+        set_override_value(reader, key, text, one);
     return true;
 }
 
-/* "xid = SEQUENCE:CODE" or "event = SEQUENCE:TYPE:DATA". */
-static void add_event(struct reader *reader, const char *key, const char *text)
+/* "xid = SEQUENCE:CODE"; "event" and "system_event" = SEQUENCE:TYPE:DATA. */
+static void add_event(struct reader *reader, struct event *events, int *count, const char *key,
+                      const char *text)
 {
-    struct gpu *gpu = reader->gpu;
     unsigned long long sequence, type = NVML_EVENT_XID, data;
     char rest;
     bool xid = strcmp(key, "xid") == 0;
 
     if (xid ? sscanf(text, "%llu:%llu%c", &sequence, &data, &rest) != 2
-            : sscanf(text, "%llu:%lli:%llu%c", &sequence, (long long *)&type, &data, &rest) != 3) {
+            : sscanf(text, "%llu:%lli:%lli%c", &sequence, (long long *)&type, (long long *)&data,
+                     &rest) != 3) {
         refuse(reader, "%s: '%s' is not %s", key, text,
                xid ? "SEQUENCE:CODE" : "SEQUENCE:TYPE:DATA");
         return;
     }
-    if (gpu->events_count == EVENTS_MAX) {
+    if (*count == EVENTS_MAX) {
         refuse(reader, "more than %d events in one section", EVENTS_MAX);
         return;
     }
-    if (gpu->events_count && gpu->events[gpu->events_count - 1].sequence >= sequence) {
+    if (*count && events[*count - 1].sequence >= sequence) {
         refuse(reader, "%s: sequence numbers must rise within a section", key);
         return;
     }
-    gpu->events[gpu->events_count++] = (struct event){sequence, type, data};
+    events[(*count)++] = (struct event){sequence, type, data};
+}
+
+/* A text as it stands, but for \xNN, which is that byte: texts need not be UTF-8. */
+static void set_text(struct reader *reader, const char *key, const char *text, char *out)
+{
+    unsigned int byte;
+
+    for (; *text; out++)
+        if (text[0] == '\\' && text[1] == 'x' && isxdigit((unsigned char)text[2]) &&
+            isxdigit((unsigned char)text[3]) && sscanf(text + 2, "%2x", &byte) == 1 && byte) {
+            *out = (char)byte;
+            text += 4;
+        } else if (*text == '\\') {
+            refuse(reader, "%s: a backslash begins \\xNN, and not \\x00", key);
+            break;
+        } else {
+            *out = *text++;
+        }
+    *out = '\0';
+}
+
+/* "ID:MEMORY_MIB:MULTIPROCESSORS" or with ":USED_MIB", separated by spaces. */
+static void set_instances(struct reader *reader, struct gpu *gpu, const char *text)
+{
+    int length;
+
+    gpu->instances_count = 0;
+    for (; *text; text += length) {
+        struct instance *one = &gpu->instances[gpu->instances_count];
+        long long memory_mib, used_mib = 0;
+        char end = ' ';
+
+        length = 0;
+        if (gpu->instances_count == INSTANCES_MAX ||
+            sscanf(text, "%d:%lld:%u%n", &one->id, &memory_mib, &one->multiprocessors,
+                   &length) != 3 || one->id < 0 || memory_mib < 0) {
+            refuse(reader, "mig_instances: '%s' is not ID:MEMORY_MIB:MULTIPROCESSORS[:USED_MIB] "
+                           "(at most %d)", text, INSTANCES_MAX);
+            return;
+        }
+        text += length;
+        if (sscanf(text, ":%lld%n", &used_mib, &length) == 1)
+            text += length;
+        length = 0;
+        if (*text && (sscanf(text, "%c%n", &end, &length) != 1 || end != ' ')) {
+            refuse(reader, "mig_instances: '%s' follows an instance", text);
+            return;
+        }
+        one->memory_mib = memory_mib;
+        one->used_mib = used_mib;
+        gpu->instances_count++;
+    }
 }
 
 /* Numbers the shim adds up, which must therefore be there. */
@@ -223,7 +315,8 @@ static bool summed(enum key number)
     return (number >= K_ecc_dram_corrected_volatile && number <= K_ecc_sram_source_other) ||
            number == K_memory_reserved_mib || number == K_memory_used_mib ||
            number == K_bar1_used_mib || number == K_pcie_tx_kibps ||
-           number == K_pcie_rx_kibps || number == K_nvlink_count;
+           number == K_pcie_rx_kibps || number == K_nvlink_count || number == K_resets ||
+           number == K_nvlink_tx_mibps || number == K_nvlink_rx_mibps;
 }
 
 static void set_gpu_number(struct reader *reader, enum key number, const char *text)
@@ -259,7 +352,7 @@ static void set_gpu(struct reader *reader, const char *key, const char *text)
         }
     for (int i = 0; i < TEXT_COUNT; i++)
         if (strcmp(key, TEXT_NAMES[i]) == 0) {
-            snprintf(gpu->text[i], TEXT_MAX, "%s", strcmp(text, "unsupported") ? text : "");
+            set_text(reader, key, strcmp(text, "unsupported") ? text : "", gpu->text[i]);
             gpu->text_set[i] = true;
             return;
         }
@@ -282,7 +375,7 @@ static void set_gpu(struct reader *reader, const char *key, const char *text)
         if (gpu == &reader->every)
             refuse(reader, "%s: an event belongs to one GPU", key);
         else
-            add_event(reader, key, text);
+            add_event(reader, gpu->events, &gpu->events_count, key, text);
     } else {
         refuse(reader, "unknown key '%s' in a [gpu] section", key);
     }
@@ -300,11 +393,12 @@ static void set_host(struct reader *reader, const char *key, const char *text)
         {"identity_seed", &host->identity_seed, INT32_MAX},
         {"init_error", &host->init_error, NVML_ERROR_UNKNOWN},
         {"init_failures", &host->init_failures, INT32_MAX},
-        {"cc_environment", &host->cc_environment, 2},
-        {"cc_feature", &host->cc_feature, 1},
-        {"cc_devtools", &host->cc_devtools, 1},
-        {"cc_multi_gpu", &host->cc_multi_gpu, 2},
-        {"cc_ready", &host->cc_ready, 1},
+        {"cc_environment", &host->cc_environment, UINT32_MAX},
+        {"cc_feature", &host->cc_feature, UINT32_MAX},
+        {"cc_devtools", &host->cc_devtools, UINT32_MAX},
+        {"cc_multi_gpu", &host->cc_multi_gpu, UINT32_MAX},
+        {"cc_ready", &host->cc_ready, UINT32_MAX},
+        {"device_count", &host->device_count, UINT32_MAX},
     };
     int64_t gpus;
     int flag;
@@ -323,9 +417,11 @@ static void set_host(struct reader *reader, const char *key, const char *text)
         if (read_flag(reader, key, text, &flag))
             host->driver_loaded = flag;
     } else if (strcmp(key, "driver_version") == 0) {
-        snprintf(host->driver_version, TEXT_MAX, "%s", text);
+        set_text(reader, key, text, host->driver_version);
     } else if (strcmp(key, "nvml_version") == 0) {
-        snprintf(host->nvml_version, TEXT_MAX, "%s", text);
+        set_text(reader, key, text, host->nvml_version);
+    } else if (strcmp(key, "system_event") == 0) {
+        add_event(reader, host->events, &host->events_count, key, text);
     } else {
         refuse(reader, "unknown key '%s' in [host]", key);
     }
@@ -364,7 +460,7 @@ static void open_section(struct reader *reader, const char *name)
 /* A key twice in one section is a mistake, except for events, which are a list. */
 static bool seen_before(struct reader *reader, const char *key)
 {
-    if (strcmp(key, "xid") == 0 || strcmp(key, "event") == 0)
+    if (strcmp(key, "xid") == 0 || strcmp(key, "event") == 0 || strcmp(key, "system_event") == 0)
         return false;
     for (int i = 0; i < reader->keys_count; i++)
         if (strcmp(reader->keys_seen[i], key) == 0)
@@ -512,6 +608,8 @@ static void resolve(struct reader *reader, int slot)
         gpu->value[K_module_id] = slot + 1;
     if (gpu->value[K_minor_number] == AUTO)
         gpu->value[K_minor_number] = slot;
+    reader->line = own.line ? own.line : every->line;
+    set_instances(reader, gpu, gpu->text[T_mig_instances]);
     if (gpu->value[K_nvlink_active] == AUTO)
         gpu->value[K_nvlink_active] = gpu->value[K_nvlink_count];
 }
@@ -529,7 +627,8 @@ struct scenario *scenario_parse(const char *text, size_t length, const char *fil
     copy[length] = '\0';
     scenario->host = (struct host){.gpus = 8, .driver_version = "590.48.01",
                                    .nvml_version = "13.590.48.01", .cuda_driver_version = 13010,
-                                   .driver_generation = 1, .driver_loaded = 1};
+                                   .driver_generation = 1, .driver_loaded = 1,
+                                   .device_count = -1};
     rules_clear(&scenario->host.rules);
     gpu_clear(&reader->every);
     for (int slot = 0; slot < GPUS_MAX; slot++)

@@ -11,9 +11,12 @@
 #define NVML_API __attribute__((visibility("default")))
 #define GPUS_MAX 16
 #define TEXT_MAX 96
-#define FIELDS_MAX 32
+#define FIELDS_MAX 64
 #define EVENTS_MAX 64
+#define INSTANCES_MAX 16
 #define SLOT_HOST (-1)
+#define SCOPE_ANY (-1)
+#define INSTANCE_NONE (-1)
 
 /* A numeric key's two values that are not numbers. */
 #define N_A INT64_MIN
@@ -45,6 +48,8 @@ enum text {
     T_inforom_ecc_version,
     T_pci_bus_id,
     T_chassis_serial,
+    T_fabric_cluster_uuid,
+    T_mig_instances,
     TEXT_COUNT
 };
 
@@ -55,10 +60,22 @@ struct rules {
     int hang[FN_COUNT + 1];
 };
 
+/* What the scenario says of one field id or metric, of one scope (a link, an instance) or of any. */
 struct override {
     unsigned int id;
+    int scope;
+    bool value_set, real_set; /* real_set: the value is the double, as NVML_VALUE_TYPE_DOUBLE */
     int64_t value;
-    nvmlReturn_t error;
+    double real;
+    nvmlReturn_t error; /* -1: not said */
+    int type;           /* NVML_VALUE_TYPE_*, or any number; -1: not said */
+};
+
+/* One GPU instance of the MIG mode, with the one compute instance that the captures show in it. */
+struct instance {
+    int id;
+    int64_t memory_mib, used_mib;
+    unsigned int multiprocessors;
 };
 
 struct event {
@@ -78,6 +95,8 @@ struct gpu {
     int fields_count, metrics_count;
     struct event events[EVENTS_MAX];
     int events_count;
+    struct instance instances[INSTANCES_MAX];
+    int instances_count;
 };
 
 struct host {
@@ -86,7 +105,10 @@ struct host {
     int64_t cuda_driver_version, driver_generation, driver_loaded;
     int64_t identity_seed, init_error, init_failures;
     int64_t cc_environment, cc_feature, cc_devtools, cc_multi_gpu, cc_ready;
+    int64_t device_count; /* -1: those that are present */
     struct rules rules;
+    struct event events[EVENTS_MAX]; /* of the system: bind and unbind */
+    int events_count;
 };
 
 struct scenario {
@@ -113,6 +135,7 @@ struct call {
     int slot;
     const struct scenario *scenario;
     const struct gpu *gpu;
+    struct instance instance; /* id INSTANCE_NONE: the call is about the GPU or the host */
 };
 
 typedef nvmlReturn_t (*finder)(const struct scenario *scenario, const void *what, int *slot);
@@ -134,10 +157,14 @@ void sleep_ms(unsigned int ms);
 uint64_t monotonic_us(void);
 
 nvmlReturn_t find_handle(const struct scenario *scenario, const void *what, int *slot);
-nvmlDevice_t handle_of(const struct scenario *scenario, int slot);
+nvmlDevice_t handle_of(const struct scenario *scenario, int slot, int instance);
 int index_of(const struct scenario *scenario, int slot);
 int slot_at(const struct scenario *scenario, unsigned int index);
 int driver_major(const struct scenario *scenario);
+
+/* api_mig.c */
+bool mig_instance(const struct gpu *gpu, int id, struct instance *instance);
+bool mig_admits(enum function function);
 
 /* energy.c */
 void energy_open(const char *scenario_path);
@@ -153,6 +180,7 @@ nvmlReturn_t answer_text(enum function function, nvmlDevice_t device, enum text 
 nvmlReturn_t copy_text(const char *text, char *out, unsigned int length);
 bool mig_hides(const struct call *call);
 int64_t ecc_total(const struct gpu *gpu, bool uncorrected, bool aggregate);
+nvmlReturn_t link_value(const struct call *call, unsigned int id, unsigned int link, int64_t *value);
 
 /* A call that answers one unsigned number as it stands. */
 #define ANSWER_U32(function, key)                                                    \
