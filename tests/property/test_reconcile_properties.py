@@ -80,9 +80,11 @@ def test_an_honest_gpu_is_never_impossible(gap_ms, power_mw, reload):
 @given(gap_ms=st.integers(0, 10**10), over_mj=st.integers(2, 10**15), reload=st.booleans())
 def test_more_energy_than_the_limit_allows_is_impossible(gap_ms, over_mj, reload):
     spent = LIMIT * (gap_ms + SPARE_MS) * EXCEEDED_PCT // 100_000 + over_mj
-    after = later(gap_ms, energy_mj=spent if reload else START.energy_mj + spent)
-    assert judge(after, gap_ms, restarted=reload).verdict is Verdict.IMPOSSIBLE
-    assert judge(after, gap_ms, restarted=reload, limit=None).verdict is not Verdict.IMPOSSIBLE
+    before = msgspec.structs.replace(START, energy_mj=10**17)
+    after = later(gap_ms, energy_mj=spent if reload else before.energy_mj + spent)
+    for limit, impossible in ((LIMIT, True), (None, False)):
+        found = judge(after, gap_ms, restarted=reload, limit=limit, before=before)
+        assert (found.verdict is Verdict.IMPOSSIBLE) is impossible
 
 
 @given(st.sampled_from(LASTING), st.integers(0, 10**9), st.data())
@@ -141,6 +143,12 @@ def test_more_energy_never_makes_a_gpu_less_used(one_mw, other_mw, gap_ms):
         for power in (low, high)
     ]  # fmt: skip
     assert rank.index(verdicts[0]) <= rank.index(verdicts[1])
+
+
+@given(gap_ms=st.integers(0, 10**9), power_mw=st.integers(0, LIMIT))
+def test_a_restart_that_kept_its_counter_is_not_impossible(gap_ms, power_mw):
+    after = later(gap_ms, energy_mj=START.energy_mj + used(power_mw, gap_ms))
+    assert judge(after, gap_ms, restarted=True).verdict is not Verdict.IMPOSSIBLE
 
 
 # ------------------------------------------------------------------------- by example

@@ -146,8 +146,8 @@ def reconcile(
 ) -> Reconciled:
     """What became of a GPU between the windows that told `before` and `after`, `elapsed_ms` apart.
 
-    `restarted`: the driver is known to have loaded anew in between (a reload, or another boot), so
-    that what counts since it loaded counts within the gap. `power_limit_mw` is the board's.
+    `restarted`: the driver is known to have loaded anew in between (a reload, or another boot); what
+    counts since it loaded may have begun anew then. `power_limit_mw` is the board's.
     """
     limit_mw = power_limit_mw or None
     energy_mj, at_least = _energy(before, after, restarted=restarted)
@@ -181,11 +181,12 @@ def _energy(before: Totals, after: Totals, *, restarted: bool) -> tuple[int | No
     """Energy used in the gap, and whether that is only the least it can be."""
     found: list[tuple[int, bool]] = []
     if after.energy_mj is not None:
-        fell = before.energy_mj is not None and after.energy_mj < before.energy_mj
-        if restarted or fell:
+        was_mj = before.energy_mj
+        if was_mj is not None and after.energy_mj >= was_mj:
+            # After a restart it may yet not have begun anew: what is certain is the difference.
+            found.append((after.energy_mj - was_mj, restarted))
+        elif was_mj is not None or restarted:
             found.append((after.energy_mj, True))
-        elif before.energy_mj is not None:
-            found.append((after.energy_mj - before.energy_mj, False))
     lasting = (before.energy_lifetime_mj, after.energy_lifetime_mj)
     if lasting[0] is not None and lasting[1] is not None and lasting[1] >= lasting[0]:
         # The agent's own sum lacks what was used between its last look and a reload.
