@@ -163,6 +163,15 @@ def test_hidden_and_phantom_gpus_are_the_hosts():
         assert "0000:18:00.0" in found.detail
 
 
+def test_what_a_host_calls_things_steers_no_terminal():
+    evil = "\x1b[2J" * 30
+    told = lie(Group.PLATFORM, kernel_module_version=evil)
+    told = lie(Group.HOST, told, hidden_gpus=(evil,) * 9, driver_version=evil + "x")
+    for found in judge(told):
+        assert found.detail.isprintable()
+        assert len(found.detail) < 300
+
+
 @pytest.mark.parametrize(
     ("utc_ms", "told_ms", "found"),
     [

@@ -30,6 +30,7 @@ from assay_core.health.plausibility_view import (
     view,
 )
 from assay_core.leaves import HOST, Content, Gauge, Group, Reason, Value
+from assay_core.printable import printable
 
 NEEDED: Final[Mapping[Group, tuple[str, ...]]] = MappingProxyType(
     {
@@ -163,7 +164,7 @@ def _bus(window: WindowView) -> Iterator[tuple[bytes, str]]:
     ):
         addresses = window.host.get(name)
         if isinstance(addresses, tuple) and addresses:
-            some = ", ".join(str(one) for one in addresses[:4] if isinstance(one, str))
+            some = ", ".join(printable(one, 16) for one in addresses[:4] if isinstance(one, str))
             yield HOST, f"{len(addresses)} GPUs {words}: {some}."
 
 
@@ -174,10 +175,10 @@ def _versions(window: WindowView) -> Iterator[tuple[bytes, str]]:
     if module is not None and driver is not None and module != driver:
         yield (
             HOST,
-            f"The library says driver {driver[:32]}, and the kernel module is {module[:32]}.",
+            f"The library says driver {driver}, and the kernel module is {module}.",
         )
     elif driver is not None and library is not None and not library.endswith(driver):
-        yield HOST, f"The library is {library[:32]}, and the driver it speaks to {driver[:32]}."
+        yield HOST, f"The library is {library}, and the driver it speaks to {driver}."
 
 
 @dataclass(frozen=True, slots=True)

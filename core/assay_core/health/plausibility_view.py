@@ -22,10 +22,13 @@ from assay_core.leaves import (
     Reason,
     Value,
 )
+from assay_core.printable import printable
 
 POLLS_MIN: Final = 12
 LENGTH_MIN_MS: Final = 30_000
 """With fewer polls, or in less time, a mean says little of an integral."""
+TEXT_MAX: Final = 64
+"""Characters of a name or a version; none that there is has more."""
 _INTERRUPTED: Final = frozenset(
     {
         EventKind.GPU_LOST,
@@ -37,6 +40,8 @@ _INTERRUPTED: Final = frozenset(
         EventKind.RESUMED,
     }
 )
+
+_NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
 
 
 class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,9 +72,6 @@ def learn(known: Known, identity: Content | None) -> Known:
         memory_total_bytes=known.memory_total_bytes if total is None else total,
         board_limit_mw=known.board_limit_mw if board_mw is None else board_mw,
     )
-
-
-_NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -178,9 +180,9 @@ def number(values: Mapping[str, Value], name: str) -> int | None:
 
 
 def text(values: Mapping[str, Value], name: str) -> str | None:
-    """A text; None without a value."""
+    """A text as it may be shown; None without a value."""
     value = values.get(name)
-    return value if isinstance(value, str) else None
+    return printable(value, TEXT_MAX) if isinstance(value, str) else None
 
 
 def mib(count: int) -> int:
