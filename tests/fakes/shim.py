@@ -22,9 +22,23 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "tests" / "nvml_shim"
 BUILT = ROOT / "build" / "nvml_shim"
 
+LIBRARY = "libnvidia-ml.so.1"
 NVML_ERROR_GPU_IS_LOST = 15
 NVML_ERROR_DRIVER_NOT_LOADED = 9
+NVML_ERROR_UNKNOWN = 999
 EVERY_CALL = "*"
+
+VOLATILE_KEYS = (
+    "ecc_dram_corrected_volatile",
+    "ecc_dram_uncorrected_volatile",
+    "ecc_sram_corrected_volatile",
+    "ecc_sram_parity_volatile",
+    "ecc_sram_secded_volatile",
+    "remapped_rows_pending",
+    "recovery_action",
+    "pcie_replay_count",
+)
+"""What is counted since a GPU was last reset, or waits for a reset."""
 
 
 @functools.cache
@@ -97,12 +111,16 @@ class ShimSection:
         lines = [self.header, *(f"{key} = {value}" for key, value in self.settings.items())]
         return "\n".join([*lines, *self.events, ""])
 
-    def _put(self, key: str, value: bool | int | str) -> None:
+    def _put(self, key: str, value: bool | float | str) -> None:
         self.settings[key] = str(value).lower() if isinstance(value, bool) else str(value)
 
     def _changed(self) -> Self:
         self._scenario.write()
         return self
+
+
+def _scoped(kind: str, number: int, scope: int | None) -> str:
+    return f"{kind}.{number}" if scope is None else f"{kind}.{number}.{scope}"
 
 
 class ShimGpu(ShimSection):
@@ -120,17 +138,42 @@ class ShimGpu(ShimSection):
         """Undo ``lose`` and ``unplug``."""
         return self.unset("lost", "present")
 
-    def field(self, field_id: int, value: int) -> Self:
-        self._put(f"field.{field_id}", value)
+    def reset(self, *, keeps_handles: bool = False) -> Self:
+        """Reset the GPU alone: old handles are bad (or not), what counts since then is 0."""
+        self._put("resets", int(self.settings.get("resets", "0")) + 1)
+        self._put("reset_keeps_handles", int(keeps_handles))
+        for key in VOLATILE_KEYS:
+            self._put(key, 0)
         return self._changed()
 
-    def field_error(self, field_id: int, code: int) -> Self:
-        self._put(f"field_error.{field_id}", code)
+    def cut(self, *instances: tuple[int, int, int]) -> Self:
+        """MIG mode with these instances: number, memory in MiB, multiprocessors. None: it is on
+        and nothing is cut yet."""
+        text = " ".join(":".join(map(str, instance)) for instance in instances)
+        return self.set(mig_mode=1, mig_instances=text or "unsupported")
+
+    def make_whole(self) -> Self:
+        """MIG mode off."""
+        return self.set(mig_mode=0, mig_instances="unsupported")
+
+    def field(self, field_id: int, value: float | str, *, scope: int | None = None) -> Self:
+        """A field id's value: of every scope (a link, say) or of one; "nan" is a double."""
+        self._put(_scoped("field", field_id, scope), value)
         return self._changed()
 
-    def metric(self, metric_id: int, value: int) -> Self:
-        """A GPM metric, in its own unit."""
-        self._put(f"metric.{metric_id}", value)
+    def field_error(self, field_id: int, code: int, *, scope: int | None = None) -> Self:
+        self._put(_scoped("field_error", field_id, scope), code)
+        return self._changed()
+
+    def field_type(self, field_id: int, value_type: int, *, scope: int | None = None) -> Self:
+        """The type that is said to go with a field's value, also one that does not exist."""
+        self._put(_scoped("field_type", field_id, scope), value_type)
+        return self._changed()
+
+    def metric(self, metric_id: int, value: float | str, *, instance: int | None = None) -> Self:
+        """A GPM metric in its own unit, "nan", "inf" or "unsupported": of the GPU and all its
+        instances, or of one."""
+        self._put(_scoped("metric", metric_id, instance), value)
         return self._changed()
 
     def xid(self, code: int) -> Self:
@@ -139,6 +182,7 @@ class ShimGpu(ShimSection):
         return self._changed()
 
     def event(self, event_type: int, data: int) -> Self:
+        """Any other event, to whoever has registered for its type."""
         self.events.append(f"event = {self._scenario.next_sequence()}:{event_type}:{data}")
         return self._changed()
 
@@ -185,6 +229,22 @@ class ShimScenario:
         self.host.unset("driver_loaded")
         return self
 
+    def forbid_devices(self) -> Self:
+        """What a container sees once `systemctl daemon-reload` took its devices away: every call
+        answers Unknown Error, and so does initialising, while the GPUs are on the bus as before."""
+        self.host.fail(code=NVML_ERROR_UNKNOWN)
+        return self
+
+    def allow_devices(self) -> Self:
+        self.host.fail(code=0)
+        return self
+
+    def system_event(self, event_type: int, gpu_id: int) -> Self:
+        """The driver lets a GPU go (1) or takes one (2)."""
+        self.host.events.append(f"system_event = {self.next_sequence()}:{event_type}:{gpu_id}")
+        self.write()
+        return self
+
     def fail_init(self, *, code: int = NVML_ERROR_DRIVER_NOT_LOADED, times: int = 0) -> Self:
         """Let initialising fail, the first ``times`` times in each process (0: always)."""
         self.host.set(init_error=code, init_failures=times)
@@ -198,6 +258,17 @@ class ShimScenario:
         env["ASSAY_SHIM_SCENARIO"] = str(self.path)
         env["ASSAY_SHIM_CALL_LOG"] = str(self.call_log)
         return env
+
+    def env_before_install(self, folder: Path) -> dict[str, str]:
+        """The environment of a host with no driver yet, whose library will be put in `folder`."""
+        env = self.env()
+        env["LD_LIBRARY_PATH"] = str(folder)
+        return env
+
+    def install(self, folder: Path) -> None:
+        """Put the library there, as installing a driver does; the folder need not be there yet."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LIBRARY).symlink_to(build_shim() / LIBRARY)
 
     def calls(self, function: str | None = None) -> list[ShimCall]:
         """What has been called so far, oldest first; of one function, if named."""

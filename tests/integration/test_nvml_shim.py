@@ -15,8 +15,9 @@ import pytest
 
 from tests.fakes.shim import SOURCES, ShimScenario, build_shim
 
-UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 1, 2, 3, 6
-DRIVER_NOT_LOADED, TIMEOUT, FUNCTION_NOT_FOUND, GPU_IS_LOST, UNKNOWN = 9, 10, 13, 15, 999
+UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND, INSUFFICIENT_SIZE = 1, 2, 3, 6, 7
+DRIVER_NOT_LOADED, TIMEOUT, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND = 9, 10, 12, 13
+GPU_IS_LOST, UNKNOWN = 15, 999
 
 # Answers one expression a line: its value, or the NVML code it raised.
 PROBE = """
@@ -58,7 +59,12 @@ def register(name, *indexes):
     for index in indexes:
         nvmlDeviceRegisterEvents(h(index), nvmlEventTypeXidCriticalError, kept[name])
 
-def gpm(index, *metrics):
+def gpm(index, *metrics, instance=None):
+    def take(sample):
+        if instance is None:
+            nvmlGpmSampleGet(h(index), sample)
+        else:
+            nvmlGpmMigSampleGet(h(index), instance, sample)
     request = c_nvmlGpmMetricsGet_t()
     request.version = NVML_GPM_METRICS_GET_VERSION
     request.sample1, request.sample2 = nvmlGpmSampleAlloc(), nvmlGpmSampleAlloc()
@@ -66,8 +72,8 @@ def gpm(index, *metrics):
     for place, metric in enumerate(metrics):
         request.metrics[place].metricId = metric
     try:
-        nvmlGpmSampleGet(h(index), request.sample1)
-        nvmlGpmSampleGet(h(index), request.sample2)
+        take(request.sample1)
+        take(request.sample2)
         nvmlGpmMetricsGet(request)
     finally:
         nvmlGpmSampleFree(request.sample1)
@@ -77,6 +83,45 @@ def gpm(index, *metrics):
 def struct(call, handle, value):
     call(handle, byref(value))
     return value
+
+def wide(handle, *fields):
+    return [
+        [v.nvmlReturn, v.valueType, v.value.ullVal]
+        for v in nvmlDeviceGetFieldValues(handle, list(fields))
+    ]
+
+def mig(index, n):
+    return nvmlDeviceGetMigDeviceHandleByIndex(h(index), n)
+
+def instances(index):
+    found = []
+    for n in range(nvmlDeviceGetMaxMigDeviceCount(h(index))):
+        try:
+            handle = mig(index, n)
+        except NVMLError_NotFound:
+            break
+        size = nvmlDeviceGetAttributes_v2(handle).memorySizeMB
+        found.append([nvmlDeviceGetGpuInstanceId(handle), size])
+    return found
+
+def count_processes(handle):
+    count = c_uint(0)
+    call = CDLL("libnvidia-ml.so.1").nvmlDeviceGetComputeRunningProcesses_v3
+    return [call(handle, byref(count), None), count.value]
+
+def certificate(handle):
+    answer = nvmlDeviceGetConfComputeGpuCertificate(handle)
+    return [answer.certChainSize, bytes(answer.certChain[: answer.certChainSize]).hex()]
+
+def system_register(name):
+    kept[name] = nvmlSystemEventSetCreate(nvmlSystemEventSetCreateRequest_v1)
+    nvmlSystemRegisterEvents(nvmlSystemRegisterEventRequest_v1, 3, kept[name])
+
+def system_wait(name, timeout_ms):
+    data = (c_nvmlSystemEventData_v1_t * 4)()
+    version = nvmlSystemEventSetWaitRequest_v1
+    events = nvmlSystemEventSetWait(version, kept[name], timeout_ms, data, 4)
+    return [[event["eventType"], event["gpuId"]] for event in events]
 
 for line in sys.stdin:
     print(json.dumps(answer(lambda: eval(line))), flush=True)
@@ -438,6 +483,249 @@ def test_an_absent_driver_and_its_return(bench: Bench) -> None:
     assert probe.init().value("nvmlDeviceGetCount()") == 8
 
 
+PCIE_ERRORS = [
+    "correctable_errors",
+    "naks_received",
+    "receiver_errors",
+    "bad_tlps",
+    "naks_sent",
+    "bad_dllps",
+    "non_fatal_errors",
+    "fatal_errors",
+    "unsupported_requests",
+    "lcrc_errors",
+    "lane_errors",
+]
+
+
+def test_errors_of_the_slot_and_what_wears_are_fields_of_their_own(bench: Bench) -> None:
+    pcie = {f"pcie_{name}": 10 + place for place, name in enumerate(PCIE_ERRORS)}
+    bench.shim.gpu(0).set(power_smoothing_lifetime_pct=97, tlimit_shutdown_c=-8, **pcie)
+    probe = bench.probe().init()
+    values = probe.value("field(h(0), *range(173, 184))")
+    assert values == [[0, 10 + place] for place in range(11)]
+    assert probe.value("field(h(0), 258)") == [[0, 97]]
+    assert probe.value("nvmlDeviceGetFieldValues(h(0), [193])[0].value.siVal") == -8
+    assert probe.value("field(h(1), 258)") == [[NOT_SUPPORTED, 0]]
+
+
+def test_a_blackwell_card_has_the_fifth_nvlink_a_place_and_a_lifetime(bench: Bench) -> None:
+    bench.shim.set_every(profile="b200").gpu(1).set(nvlink5_symbol_errors=7)
+    probe = bench.probe().init()
+    links = "[(i, 17) for i in range(206, 223)]"
+    assert probe.value(f"[v[0] for v in field(h(0), *{links})]") == [0] * 17
+    assert probe.value("field(h(1), (221, 0), (221, 17))") == [[0, 7], [0, 7]]
+    assert probe.value("field(h(0), (221, 18), (161, 0), (164, 3))") == [
+        [NOT_SUPPORTED, 0],
+        [NOT_SUPPORTED, 0],
+        [0, 53125],
+    ]
+    place = "struct(nvmlDeviceGetPlatformInfo, h(0), c_nvmlPlatformInfo_v2_t())"
+    assert probe.value(f"[{place}.chassisSerialNumber, ord({place}.slotNumber)]") == [
+        "1820000000001",
+        1,
+    ]
+    fabric = "struct(nvmlDeviceGetGpuFabricInfoV, h(0), c_nvmlGpuFabricInfo_v3_t())"
+    assert probe.value(f"bytes({fabric}.clusterUuid)[:2].hex()") == "b200"
+    assert probe.value(f"{fabric}.healthSummary") == 1
+    assert probe.value("field(h(0), 258)") == [[0, 100]]
+    assert probe.value("nvmlDeviceGetArchitecture(h(0))") == 10
+
+
+def test_a_link_may_differ_from_the_others(bench: Bench) -> None:
+    gpu = bench.shim.gpu(0).field(161, 4, scope=3).field(165, 0, scope=9)
+    gpu.field_error(163, 4, scope=2)
+    probe = bench.probe().init()
+    assert probe.value("field(h(0), (161, 2), (161, 3), (161, 4))") == [[0, 0], [0, 4], [0, 0]]
+    assert probe.value("field(h(0), (163, 1), (163, 2))") == [[0, 0], [4, 0]]
+    states = probe.value("[nvmlDeviceGetNvLinkState(h(0), link) for link in range(18)]")
+    assert states == [int(link != 9) for link in range(18)]
+    assert probe.value("nvmlDeviceGetNvLinkErrorCounter(h(0), 3, 0)") == 4
+    gpu.field(161, 1)
+    assert probe.value("field(h(0), (161, 2), (161, 3))") == [[0, 1], [0, 4]]
+
+
+@pytest.mark.parametrize(("load", "power_mw"), [("idle", 71270), ("loaded", 432210)])
+def test_a_cut_up_gpu_is_what_the_capture_says(bench: Bench, load: str, power_mw: int) -> None:
+    bench.shim.set_every(profile="h100-mig", load=load)
+    probe = bench.probe().init()
+    assert probe.value("instances(0)") == [[2, 40448], [3, 20096], [9, 9984], [10, 9984]]
+    assert probe.value("nvmlDeviceGetAttributes(mig(0, 0)).multiprocessorCount") == 60
+    assert probe.value("nvmlDeviceGetPowerUsage(h(0))") == power_mw
+    assert probe.error("nvmlDeviceGetUtilizationRates(h(0))") == NOT_SUPPORTED
+    assert probe.value("field(h(0), (165, 0))") == [[NOT_SUPPORTED, 0]]
+    assert probe.value("nvmlDeviceGetMemoryInfo(mig(0, 2)).total >> 20") == 9984
+
+
+def test_an_instance_speaks_for_itself_and_no_further(bench: Bench) -> None:
+    bench.shim.gpu(0).cut((2, 40448, 60), (9, 9984, 16))
+    probe = bench.probe().init()
+    assert probe.value("nvmlDeviceIsMigDeviceHandle(mig(0, 1)).value") == 1
+    assert probe.value("nvmlDeviceIsMigDeviceHandle(h(0)).value") == 0
+    assert probe.value("nvmlDeviceGetUUID(mig(0, 1))[:13]") == "MIG-00000009-"
+    assert probe.value("nvmlDeviceGetName(mig(0, 1))") == "NVIDIA H100 80GB HBM3 MIG 1g.9gb"
+    assert probe.error("nvmlDeviceGetPowerUsage(mig(0, 1))") == NOT_SUPPORTED
+    parent = "nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig(0, 1))"
+    assert probe.value(f"nvmlDeviceGetUUID({parent}) == nvmlDeviceGetUUID(h(0))") is True
+    assert probe.error("mig(0, 2)") == NOT_FOUND
+    assert probe.error("mig(0, 7)") == INVALID_ARGUMENT
+    assert probe.error("mig(1, 0)") == NOT_FOUND
+    assert probe.error("nvmlDeviceGetGpuInstanceId(h(0))") == INVALID_ARGUMENT
+    info = "nvmlGpuInstanceGetInfo(nvmlDeviceGetGpuInstanceById(h(0), 9))"
+    assert probe.value(f"[{info}.id, {info}.profileId]") == [9, 19]
+    probe.value("keep('list', (c_nvmlGpuInstance_t * 8)())")
+    probe.value("keep('count', c_uint(8))")
+    probe.value("nvmlDeviceGetGpuInstances(h(0), 9, kept['list'], byref(kept['count']))")
+    assert probe.value("kept['count'].value") == 1
+    assert probe.error("nvmlDeviceGetGpuInstanceById(h(0), 3)") == NOT_FOUND
+
+
+def test_performance_of_an_instance(bench: Bench) -> None:
+    bench.shim.set_every(load="loaded").gpu(0).cut((2, 40448, 60), (9, 9984, 16))
+    bench.shim.gpu(0).metric(2, 80).metric(2, 12.5, instance=9)
+    probe = bench.probe().init()
+    assert probe.value("gpm(0, 2, 5, 20, instance=2)") == [[0, 80.0], [0, 40.0], [3, 0.0]]
+    assert probe.value("gpm(0, 2, instance=9)") == [[0, 12.5]]
+    assert probe.error("gpm(0, 2, instance=4)") == INVALID_ARGUMENT
+    assert probe.error("gpm(1, 2, instance=2)") == NOT_SUPPORTED
+
+
+def test_a_gpu_is_cut_anew_while_it_is_watched(bench: Bench) -> None:
+    bench.shim.gpu(0).cut((2, 40448, 60), (9, 9984, 16))
+    probe = bench.probe().init()
+    probe.value("keep('big', mig(0, 0))")
+    probe.value("keep('small', mig(0, 1))")
+    bench.shim.gpu(0).cut((9, 9984, 16), (10, 9984, 16))
+    assert probe.error("nvmlDeviceGetAttributes(kept['big'])") == INVALID_ARGUMENT
+    assert probe.value("nvmlDeviceGetGpuInstanceId(kept['small'])") == 9
+    assert probe.value("instances(0)") == [[9, 9984], [10, 9984]]
+    bench.shim.gpu(0).make_whole()
+    assert probe.value("nvmlDeviceGetMigMode(h(0))") == [0, 0]
+    assert probe.value("instances(0)") == []
+    assert probe.error("nvmlDeviceGetAttributes(kept['small'])") == INVALID_ARGUMENT
+    bench.shim.gpu(0).cut()
+    assert probe.value("nvmlDeviceGetMigMode(h(0))") == [1, 1]
+    assert probe.value("instances(0)") == []
+
+
+def test_processes_are_counted_without_being_named(bench: Bench) -> None:
+    bench.shim.gpu(0).set(compute_processes=3)
+    bench.shim.gpu(1).set(compute_processes="unsupported")
+    probe = bench.probe().init()
+    assert probe.value("count_processes(h(0))") == [INSUFFICIENT_SIZE, 3]
+    assert probe.value("count_processes(h(2))") == [0, 0]
+    assert probe.value("count_processes(h(1))")[0] == NOT_SUPPORTED  # type: ignore[index]
+    assert probe.value("len(nvmlDeviceGetComputeRunningProcesses(h(0)))") == 3
+    assert probe.value("nvmlDeviceGetGraphicsRunningProcesses(h(0))") == []
+
+
+def test_confidential_computing_and_the_certificate(bench: Bench) -> None:
+    probe = bench.probe().init()
+    assert probe.error("certificate(h(0))") == NOT_SUPPORTED
+    bench.shim.host.set(cc_feature=1, cc_environment=2, cc_devtools=1, cc_multi_gpu=1, cc_ready=1)
+    assert probe.value("nvmlSystemGetConfComputeState().ccFeature") == 1
+    assert probe.value("nvmlSystemGetConfComputeState().devToolsMode") == 1
+    assert probe.value("nvmlSystemGetConfComputeGpusReadyState()") == 1
+    size, first = probe.value("certificate(h(0))")  # type: ignore[misc]
+    assert (size, len(first)) == (3000, 6000)
+    assert probe.value("certificate(h(0))") == [size, first]
+    assert probe.value("certificate(h(1))") != [size, first]
+    bench.shim.gpu(0).set(attestation_certificate_bytes=90000)  # more than there is room for
+    assert probe.value("certificate(h(0))")[0] == 90000  # type: ignore[index]
+
+
+def test_a_gpu_is_reset_alone(bench: Bench) -> None:
+    bench.shim.gpu(0).set(ecc_sram_parity_volatile=2, ecc_sram_parity_aggregate=5)
+    probe = bench.probe().init()
+    probe.value("keep('old', h(0))")
+    probe.value("keep('peer', h(1))")
+    before = probe.value("nvmlDeviceGetTotalEnergyConsumption(h(0))")
+    peer = probe.value("nvmlDeviceGetTotalEnergyConsumption(h(1))")
+    bench.shim.gpu(0).reset()
+    assert probe.error("nvmlDeviceGetName(kept['old'])") == INVALID_ARGUMENT
+    assert probe.value("nvmlDeviceGetName(kept['peer'])") == "NVIDIA H100 80GB HBM3"
+    assert probe.value("nvmlDeviceGetTotalEccErrors(h(0), 1, 0)") == 0
+    assert probe.value("nvmlDeviceGetTotalEccErrors(h(0), 1, 1)") == 5
+    assert probe.value("nvmlDeviceGetTotalEnergyConsumption(h(0))") < before  # type: ignore[operator]
+    assert probe.value("nvmlDeviceGetTotalEnergyConsumption(h(1))") >= peer  # type: ignore[operator]
+    probe.value("keep('old', h(0))")
+    bench.shim.gpu(0).reset(keeps_handles=True)
+    assert probe.value("nvmlDeviceGetName(kept['old'])") == "NVIDIA H100 80GB HBM3"
+
+
+def test_events_of_every_kind_and_of_the_system(bench: Bench) -> None:
+    probe = bench.probe().init()
+    probe.value("keep('set', nvmlEventSetCreate())")
+    wished = "nvmlEventTypeXidCriticalError | 0xFC00"
+    probe.value(f"nvmlDeviceRegisterEvents(h(2), {wished}, kept['set'])")
+    for place in range(10, 16):
+        bench.shim.gpu(2).event(1 << place, place)
+        assert probe.value("wait('set', 20000)") == [2, 1 << place, place]
+    bench.shim.system_event(1, 7)  # before anyone registered: never seen
+    probe.value("system_register('system')")
+    assert probe.value("system_wait('system', 10)") == []
+    with bench.shim.batch():
+        bench.shim.system_event(1, 0x43)
+        bench.shim.system_event(2, 0x43)
+    assert probe.value("system_wait('system', 20000)") == [[1, 0x43], [2, 0x43]]
+
+
+def test_a_container_that_lost_its_devices(bench: Bench) -> None:
+    probe = bench.probe().init()
+    probe.value("keep('old', h(0))")
+    bench.shim.forbid_devices()
+    assert probe.error("nvmlDeviceGetPowerUsage(kept['old'])") == UNKNOWN
+    assert probe.error("nvmlDeviceGetCount()") == UNKNOWN
+    assert bench.probe().error("nvmlInit()") == UNKNOWN
+    bench.shim.allow_devices()
+    assert probe.value("nvmlDeviceGetPowerUsage(kept['old'])") == 69850
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_library_installed_into_a_folder_that_was_not_there_is_not_found(
+    bench: Bench, tmp_path: Path, *, there_before: bool
+) -> None:
+    """glibc remembers a folder of its search path that is missing; only a new process looks
+    again. One that is there and empty is looked into each time."""
+    folder = tmp_path / "driver"
+    if there_before:
+        folder.mkdir()
+    env = bench.shim.env_before_install(folder)
+    probe = bench.probe(env)
+    assert probe.error("nvmlInit()") == LIBRARY_NOT_FOUND
+    bench.shim.install(folder)
+    again = probe.answer("nvmlInit()")
+    assert again == ({"value": None} if there_before else {"error": LIBRARY_NOT_FOUND})
+    assert bench.probe(env).init().value("nvmlDeviceGetCount()") == 8
+
+
+def test_what_no_driver_should_say(bench: Bench) -> None:
+    gpu = bench.shim.gpu(0).metric(1, "nan").metric(2, "-inf").metric(5, 1e300).metric(10, 12.75)
+    gpu.metric(11, "unsupported").field(186, "nan").field(91, 2**62).field_type(82, 99)
+    gpu.field_type(185, 2).set(serial=r"16\xff\xfe5", compute_processes=4_000_000_000)
+    bench.shim.gpu(1).set(mig_mode=1, mig_invented=1000)
+    bench.shim.gpu(2).set(mig_mode=1, mig_device_max=4_000_000_000)
+    bench.shim.gpu(3).fail("nvmlDeviceGetPdi", code=25)
+    probe = bench.probe().init()
+    metrics = probe.value("repr(gpm(0, 1, 2, 5, 10, 11))")
+    assert metrics == "[[0, nan], [0, -inf], [0, 1e+300], [0, 12.75], [3, 0.0]]"
+    value = "nvmlDeviceGetFieldValues(h(0), [186])[0]"
+    assert probe.value(f"[{value}.valueType, repr({value}.value.dVal)]") == [0, "nan"]
+    assert probe.value("wide(h(0), 82, 185)") == [[0, 99, 48], [0, 2, 69850]]
+    assert probe.value("count_processes(h(0))") == [INSUFFICIENT_SIZE, 4_000_000_000]
+    assert probe.value("len(instances(1))") == 1000
+    assert probe.value("nvmlDeviceGetMaxMigDeviceCount(h(2))") == 4_000_000_000
+    assert probe.error("nvmlDeviceGetPdi(h(3))") == 25
+    bench.shim.host.set(device_count=1000)
+    assert probe.value("nvmlDeviceGetCount()") == 1000
+    assert probe.error("h(8)") == INVALID_ARGUMENT
+    raw = "create_string_buffer(30)"
+    probe.value(f"keep('raw', {raw})")
+    read = "CDLL('libnvidia-ml.so.1').nvmlDeviceGetSerial(h(0), kept['raw'], 30)"
+    assert probe.value(read) == 0
+    assert probe.value("kept['raw'].value.hex()") == b"16\xff\xfe5".hex()
+
+
 def test_use_outside_init_and_shutdown(bench: Bench) -> None:
     probe = bench.probe()
     probe.value("nvmlInit()")
@@ -475,6 +763,15 @@ def test_the_scenario_is_read_again_while_running(bench: Bench) -> None:
         ("[gpu 1]\nxid = 2:79\nxid = 2:48\n", ":3: xid: sequence numbers must rise"),
         ("[gpu *]\nprofile = h300\n", ":2: profile: no profile is called 'h300'"),
         ("[gpu *]\npower_usage_mw = -5\n", ":2: power_usage_mw: -5 is outside 0"),
+        ("[gpu 1]\nfield.0 = 1\n", ":2: field.0: not KIND.ID or KIND.ID.SCOPE"),
+        ("[gpu 1]\nfield.161.x = 1\n", ":2: field.161.x: not KIND.ID or KIND.ID.SCOPE"),
+        ("[gpu 1]\nfield.161.2.3 = 1\n", ":2: field.161.2.3: not KIND.ID or KIND.ID.SCOPE"),
+        ("[gpu 1]\nfield.161 = much\n", ":2: field.161: 'much' is not a number"),
+        ("[gpu 1]\nmetric.2 = fast\n", ":2: metric.2: 'fast' is not a number"),
+        ("[gpu 1]\nserial = a\\x0\n", ":2: serial: a backslash begins"),
+        ("[gpu 1]\nmig_instances = 1g.10gb\n", ":1: mig_instances: '1g.10gb' is not ID:"),
+        ("[gpu 1]\nmig_instances = 9:9984:16,3\n", ":1: mig_instances: ',3' follows"),
+        ("[host]\nsystem_event = 1:2\n", ":2: system_event: '1:2' is not SEQUENCE:TYPE:DATA"),
         ("[gpu *]\nmemory_used_mib = unsupported\n", ":2: memory_used_mib is part of a sum"),
         ("[gpu *]\nlost\n", ":2: 'lost' is neither a section nor 'key = value'"),
         ("[gpu 1]\npci_bus_id = here\n", ":1: pci_bus_id of gpu 1: 'here' is not DOMAIN"),

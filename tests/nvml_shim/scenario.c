@@ -190,7 +190,7 @@ static void set_override_value(struct reader *reader, const char *key, const cha
     char *end;
 
     one->real = strtod(text, &end);
-    one->real_set = end != text && *end == '\0' && strpbrk(text, ".nN") && !strpbrk(text, "xX");
+    one->real_set = end != text && *end == '\0' && strpbrk(text, ".enN") && !strpbrk(text, "xX");
     one->value_set = one->real_set ||
                      read_number(reader, key, text, AUTO + 1, INT64_MAX, &one->value);
     if (!one->real_set)
