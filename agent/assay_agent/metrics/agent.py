@@ -12,7 +12,7 @@ import structlog
 from assay_agent import VERSION
 from assay_agent.config import MetricsConfig
 from assay_agent.metrics import process, textfile
-from assay_agent.metrics.readings import Readings
+from assay_agent.metrics.readings import Draft, Readings
 from assay_agent.metrics.server import Server
 from assay_agent.metrics.text import Family, Kind, Metric, write
 from assay_core.errors import AssayError, Refusal
@@ -22,7 +22,6 @@ from assay_core.leaves import DriverState, Reason
 
 if TYPE_CHECKING:
     from assay_agent.telemetry.reading import Poll
-    from assay_agent.window import Draft
 
 
 class UplinkState(enum.StrEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from assay_agent.metrics import dcgm
 from assay_agent.metrics.table import (
@@ -24,6 +24,7 @@ from assay_agent.metrics.text import Family, Kind, Row, labels
 from assay_agent.telemetry.fields import uuid_of
 from assay_core.instants import SECOND_MS
 from assay_core.leaves import (
+    Content,
     DriverState,
     Group,
     Incident,
@@ -34,7 +35,6 @@ from assay_core.leaves import (
 
 if TYPE_CHECKING:
     from assay_agent.telemetry.reading import GpuReading, Poll, Sample
-    from assay_agent.window import Draft
 
 GPUS_MAX: Final = 128
 """Most GPUs shown; the schema's bound on lists."""
@@ -107,6 +107,15 @@ _MIG_ACTIVITY: Final = tuple(
 )
 
 Found = tuple[Family, list[Row]]
+
+
+class Draft(Protocol):
+    """A window's contents; window.Draft is one."""
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """What it says of the host and of each GPU."""
+        ...
 
 
 @dataclass(slots=True)

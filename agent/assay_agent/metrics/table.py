@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final
 
 from assay_agent.metrics.text import Family, Kind
@@ -73,18 +72,18 @@ MIG_ACTIVITIES: Final = (
 """In the order of MigInstance.activity."""
 
 _UNITS: Final = {
-    "mc": ("celsius", Fraction(1, 1_000)),
-    "mw": ("watts", Fraction(1, 1_000)),
-    "mj": ("joules", Fraction(1, 1_000)),
-    "bps": ("ratio", Fraction(1, 10_000)),
-    "pct": ("ratio", Fraction(1, 100)),
-    "mhz": ("hertz", Fraction(1_000_000)),
-    "ns": ("seconds", Fraction(1, 1_000_000_000)),
-    "s": ("seconds", Fraction(1)),
-    "bytes": ("bytes", Fraction(1)),
-    "mibps": ("bytes_per_second", Fraction(1024 * 1024)),
-    "mbps": ("bytes_per_second", Fraction(1_000_000)),
-    "ber": ("ratio", Fraction(1)),
+    "mc": ("celsius", (1, 1_000)),
+    "mw": ("watts", (1, 1_000)),
+    "mj": ("joules", (1, 1_000)),
+    "bps": ("ratio", (1, 10_000)),
+    "pct": ("ratio", (1, 100)),
+    "mhz": ("hertz", (1_000_000, 1)),
+    "ns": ("seconds", (1, 1_000_000_000)),
+    "s": ("seconds", (1, 1)),
+    "bytes": ("bytes", (1, 1)),
+    "mibps": ("bytes_per_second", (1024 * 1024, 1)),
+    "mbps": ("bytes_per_second", (1_000_000, 1)),
+    "ber": ("ratio", (1, 1)),
 }
 """By the last word of a field's name: Prometheus' base unit, and what makes one of the other."""
 _NAMES: Final = {
@@ -100,9 +99,10 @@ _NAMES: Final = {
     # The prefix says already whose it is; and a name in _count is a histogram's.
     "gpu_utilisation_bps": "utilisation_bps",
     "nvlink_count": "nvlinks",
+    "fabric_health_summary": "fabric_health",  # nor is it a summary
     "compute_process_count": "compute_processes",
 }
-_SCALES: Final = {"bbx_flush_utc_ms": Fraction(1, 1_000)}
+_SCALES: Final = {"bbx_flush_utc_ms": (1, 1_000)}
 _COUNTERS: Final = frozenset(
     {
         "ecc_sram_corrected",
@@ -142,7 +142,8 @@ class Reading:
 
     field: str
     family: Family
-    scale: Fraction
+    scale: tuple[int, int]
+    """What the sample is multiplied and divided by."""
     packed: bool
     """Whether NVML packs a mantissa and an exponent into it."""
 
@@ -151,15 +152,14 @@ class Reading:
         if self.packed:
             # NVML_NVLINK_BER_MANTISSA_SHIFT 8 and _WIDTH 0xf, NVML_NVLINK_BER_EXP_WIDTH 0xff.
             return float(f"{(sample >> 8) & 0xF}e-{sample & 0xFF}")
-        if self.scale.denominator == 1:
-            return sample * self.scale.numerator
-        return sample / self.scale.denominator
+        times, by = self.scale
+        return sample * times if by == 1 else sample * times / by
 
 
 def _reading(name: str, *, counter: bool) -> Reading:
     shown = _NAMES.get(name, name)
     stem, _, last = shown.rpartition("_")
-    unit, scale = _UNITS.get(last, ("", Fraction(1)))
+    unit, scale = _UNITS.get(last, ("", (1, 1)))
     packed = last == "ber"
     stem = shown if packed else stem
     metric = f"assay_gpu_{stem}_{unit}" if unit else f"assay_gpu_{shown}"

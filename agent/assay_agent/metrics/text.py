@@ -69,7 +69,7 @@ def write(family: Family, rows: Iterable[Row], *, openmetrics: bool) -> str:
 
 
 def _number(value: float) -> str:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, bool) or (float(value).is_integer() and abs(value) < 2**53):
         value = int(value)
     return repr(value)
 
