@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Final, Protocol, cast
 
 from assay_agent import lean
+from assay_agent.telemetry.calls import FUNCTION_NOT_FOUND
 
 
 def _find_library(name: str) -> object:
@@ -24,47 +25,53 @@ with lean.instead("ctypes.util", _util):
     import pynvml
 
 
+class Function(Protocol):
+    """A function of the library itself, which returns NVML's code and raises nothing."""
+
+    def __call__(self, *arguments: object) -> int:
+        """NVML's return code."""
+        ...
+
+
 class _Coded(Protocol):
     value: int
 
 
-class Event(Protocol):
-    """c_nvmlEventData_t."""
-
-    device: object
-    eventType: int  # noqa: N815  # NVML's names
-    eventData: int  # noqa: N815
+class GoneError(Exception):
+    """The driver was unloaded in the middle of a look."""
 
 
-class Getter(Protocol):
-    """A call about one GPU."""
-
-    def __call__(self, handle: object, /, *arguments: object) -> object:
-        """What NVML answered. Raises NvmlError, or UnicodeDecodeError for a text."""
-        ...
+class LostError(Exception):
+    """The GPU fell off its bus."""
 
 
 NvmlError: Final = pynvml.NVMLError
-"""What every call raises for every code but 0."""
+"""What the binding's own functions raise for every code but 0."""
 
 init: Callable[[], object] = pynvml.nvmlInit
 shutdown: Callable[[], object] = pynvml.nvmlShutdown
-driver_version: Callable[[], object] = pynvml.nvmlSystemGetDriverVersion
-nvml_version: Callable[[], object] = pynvml.nvmlSystemGetNVMLVersion
 count: Callable[[], int] = pynvml.nvmlDeviceGetCount
 handle_by_index: Callable[[int], object] = pynvml.nvmlDeviceGetHandleByIndex
 uuid: Callable[[object], str] = pynvml.nvmlDeviceGetUUID
-mig_mode: Callable[[object], Sequence[int]] = pynvml.nvmlDeviceGetMigMode
 event_set_create: Callable[[], object] = pynvml.nvmlEventSetCreate
 event_set_free: Callable[[object], object] = pynvml.nvmlEventSetFree
-event_set_wait: Callable[[object, int], Event] = pynvml.nvmlEventSetWait_v2
 event_types: Callable[[object], int] = pynvml.nvmlDeviceGetSupportedEventTypes
 register_events: Callable[[object, int, object], object] = pynvml.nvmlDeviceRegisterEvents
 
+_pointer: Callable[[str], Function] = pynvml._nvmlGetFunctionPointer
+"""As each function of the binding finds its own."""
 
-def function(name: str) -> Getter:
-    """A getter of the table in fields.py, by pynvml's name."""
-    return cast("Getter", getattr(pynvml, name))
+
+def _missing(*_arguments: object) -> int:
+    return FUNCTION_NOT_FOUND
+
+
+def function(name: str) -> Function:
+    """A function of the library; where it has none of this name, one that says so."""
+    try:
+        return _pointer(name)
+    except NvmlError:
+        return _missing
 
 
 def code_of(error: Exception) -> int:

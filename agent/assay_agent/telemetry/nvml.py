@@ -16,10 +16,12 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from assay_agent.telemetry.fields import START_NAMES, TICK_NAMES, UNLOADED, reason_of
+from assay_agent.telemetry.calls import UNLOADED, reason_of
+from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.nvml_process import DriverProcess
-from assay_agent.telemetry.reading import GpuReading, Happening, Poll, Sample
-from assay_agent.telemetry.wire import Cell, Happened, Look, sample
+from assay_agent.telemetry.reading import Depth, GpuReading, Happening, Poll, Sample
+from assay_agent.telemetry.table import HOST_NAMES, PLATFORM_NAMES
+from assay_agent.telemetry.wire import Happened, Look, host_sample, values
 from assay_core.header import Source
 from assay_core.leaves import HOST, SUBJECT_BYTES, DriverState, EventKind, Reason
 
@@ -28,19 +30,19 @@ MISSED_BEATS_MAX: Final = 3
 KNOWN_MAX: Final = 64
 """GPUs remembered; the longest gone is forgotten first. A host holds 16."""
 PENDING_MAX: Final = 1024
-"""Most Xids kept between two polls: a storm says nothing new after that."""
+"""Most events kept between two polls: a storm says nothing new after that."""
 RESTART_MS: Final = (1_000, 60_000)
 """How soon a driver process is started again after one ended or hung: at first, and at most."""
 
-_HOST_NAMES: Final = ("driver_version", "nvml_version", "gpu_count")
-_ALL_NAMES: Final = START_NAMES + TICK_NAMES
 _END_TIMEOUT_S: Final = 5.0
 
 
 class NvmlSource:
     """GPUs through NVIDIA's driver library; see GpuSource. Belongs to one event loop."""
 
-    def __init__(self, timeout_ms: int, restart_ms: tuple[int, int] = RESTART_MS) -> None:
+    def __init__(
+        self, timeout_ms: int, restart_ms: tuple[int, int] = RESTART_MS, host_root: str = "/"
+    ) -> None:
         self._timeout_s = timeout_ms / 1000
         self._restart_s = (restart_ms[0] / 1000, restart_ms[1] / 1000)
         self._restarts = 0
@@ -49,10 +51,13 @@ class NvmlSource:
         self._abandoned: list[DriverProcess] = []
         self._ending: list[DriverProcess] = []
         self._generation = 0
-        self._identities: dict[bytes, dict[str, Sample]] = {}
+        self._host_root = host_root
+        self._known: dict[bytes, str | None] = {}
+        self._order: tuple[bytes, ...] = ()
         self._lost: dict[bytes, None] = {}
         self._pending: list[Happening] = []
         self._wake = asyncio.Event()
+        self._prompted = False
         self._paused = False
         self._hung = False
         self._gone: Reason | None = None
@@ -77,8 +82,7 @@ class NvmlSource:
     @property
     def bus_ids(self) -> Mapping[bytes, str]:
         """The PCI address, as NVML writes it, at which each known GPU was last seen."""
-        ids = {subject: known["pci_bus_id"] for subject, known in self._identities.items()}
-        return {subject: bus_id for subject, bus_id in ids.items() if isinstance(bus_id, str)}
+        return {subject: bus_id for subject, bus_id in self._known.items() if bus_id is not None}
 
     def happen(self, happening: Happening) -> None:
         """Adds what was learnt of beside the driver; the wait for events is over."""
@@ -86,7 +90,7 @@ class NvmlSource:
             self._pending.append(happening)
         self._wake.set()
 
-    async def poll(self, timeout_ms: int) -> Poll:
+    async def poll(self, timeout_ms: int, depth: Depth = Depth.TICK) -> Poll:
         """See GpuSource."""
         until_s = self._now_s() + timeout_ms / 1000
         self._reap()
@@ -104,8 +108,11 @@ class NvmlSource:
         process = self._started()
         if process is None:
             return self._without_process()
-        process.ask_look(self._generation)
-        return await self._answer(process)
+        if self._pending or self._prompted:
+            depth = max(depth, Depth.WINDOW)
+        self._prompted = False
+        process.ask_look(self._generation, depth)
+        return await self._answer(process, depth)
 
     async def pause(self) -> None:
         """See GpuSource."""
@@ -135,7 +142,7 @@ class NvmlSource:
         if not await process.wait_end(min(self._timeout_s, _END_TIMEOUT_S)):
             self._abandon(process)
 
-    async def _answer(self, process: DriverProcess) -> Poll:
+    async def _answer(self, process: DriverProcess, depth: Depth) -> Poll:
         """Waits while the process shows that it gets on, but not for ever."""
         limit_s = self._now_s() + MISSED_BEATS_MAX * self._timeout_s
         while process.asked and not process.ended and self._now_s() < limit_s:
@@ -145,7 +152,7 @@ class NvmlSource:
         if self._paused:
             return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
         if process.look is not None:
-            return self._seen(process.look)
+            return self._seen(process.look, depth)
         return self._silent(process)
 
     def _silent(self, process: DriverProcess) -> Poll:
@@ -170,46 +177,66 @@ class NvmlSource:
             self._happen(HOST, EventKind.DRIVER_UNRESPONSIVE)
         return self._nothing(DriverState.UNRESPONSIVE, reason)
 
-    def _seen(self, look: Look) -> Poll:
+    def _seen(self, look: Look, depth: Depth) -> Poll:
         if self._hung:
             self._hung = False
             self._happen(HOST, EventKind.DRIVER_RECOVERED)
         if look.final and self._process is not None:
             self._drop(self._process)
+        if look.asleep:
+            return self._all(depth, Reason.ASLEEP)
         if look.code != 0:
             self._gone = reason_of(look.code)
             self._unloaded = self._unloaded or look.code in UNLOADED
+            if self._gone is Reason.DRIVER_ERROR and self._known:
+                return self._all(depth, self._gone)
             return self._nothing(DriverState.ABSENT, self._gone)
         reloaded = look.reloaded or (self._unloaded and self._ran)
         self._gone, self._unloaded, self._ran, self._restarts = None, False, True, 0
         if reloaded:
             self._happen(HOST, EventKind.DRIVER_RELOADED)
         gpus = self._gpus(look)
+        host_names = HOST_NAMES if look.depth < Depth.DAY else HOST_NAMES + PLATFORM_NAMES
         return self._poll(
             DriverState.RELOADED if reloaded else DriverState.RUNNING,
-            dict(zip(_HOST_NAMES, map(sample, look.host), strict=True)),
+            dict(zip(host_names, map(host_sample, look.host), strict=True)),
             gpus,
         )
 
+    def _all(self, depth: Depth, reason: Reason) -> Poll:
+        """A driver that is there and was not read, for one reason: nothing is lost by that."""
+        readings = tuple(
+            GpuReading(subject, dict.fromkeys(names(depth), reason)) for subject in self._known
+        )
+        return self._poll(DriverState.RUNNING, dict.fromkeys(HOST_NAMES, reason), readings)
+
     def _gpus(self, look: Look) -> tuple[GpuReading, ...]:
-        if look.identities is not None:
-            for uuid, cells in look.identities.items():
-                self._identities[bytes.fromhex(uuid)] = _named(START_NAMES, cells)
+        if look.uuids is not None:
+            self._order = tuple(bytes.fromhex(uuid) for uuid in look.uuids)
             self._generation = look.generation
-        seen = {bytes.fromhex(uuid): cells for uuid, cells in look.gpus.items()}
+        named = names(Depth(look.depth))
         why = next((Reason(r) for r in look.unreadable if r != Reason.GPU_LOST), Reason.GPU_LOST)
-        for subject in seen:
+        seen: dict[bytes, Mapping[str, Sample]] = {}
+        for subject, reading in zip(self._order, look.gpus, strict=True):
+            if isinstance(reading, tuple):
+                seen[subject] = values(named, reading)
+            elif reading != Reason.GPU_LOST:
+                seen[subject] = dict.fromkeys(named, Reason(reading))
+        for subject, read in seen.items():
+            bus_id = read.get("pci_bus_id")
+            if isinstance(bus_id, str) or subject not in self._known:
+                self._known[subject] = bus_id if isinstance(bus_id, str) else None
             if subject in self._lost:
                 del self._lost[subject]
                 self._happen(subject, EventKind.GPU_RETURNED)
+        for place, kind, code in look.changes:
+            self._happen(self._order[place], EventKind(kind), code)
         readings = []
-        for subject, identity in tuple(self._identities.items()):
-            if subject in seen:
-                values = identity | _named(TICK_NAMES, seen[subject])
-            else:
-                values = dict.fromkeys(_ALL_NAMES, why)
+        for subject in tuple(self._known):
+            if subject not in seen:
                 self._miss(subject, why)
-            readings.append(GpuReading(subject, values))
+            read = seen.get(subject) or dict.fromkeys(named, why)
+            readings.append(GpuReading(subject, read))
         return tuple(readings)
 
     def _miss(self, subject: bytes, why: Reason) -> None:
@@ -218,9 +245,9 @@ class NvmlSource:
             return
         self._lost[subject] = None
         self._happen(subject, EventKind.GPU_LOST)
-        if len(self._identities) > KNOWN_MAX:
+        if len(self._known) > KNOWN_MAX:
             oldest = next(iter(self._lost))
-            del self._lost[oldest], self._identities[oldest]
+            del self._lost[oldest], self._known[oldest]
 
     def _started(self) -> DriverProcess | None:
         """The process in use, started if need be and if it may be."""
@@ -230,7 +257,7 @@ class NvmlSource:
             if self._now_s() < self._start_at_s or len(self._abandoned) >= ABANDONED_MAX:
                 return None
             self._put_off_start()
-            self._process = DriverProcess(self._heard)
+            self._process = DriverProcess(self._heard, self._host_root)
         return self._process
 
     def _drop(self, process: DriverProcess) -> None:
@@ -254,7 +281,7 @@ class NvmlSource:
         self._ending = [process for process in self._ending if not process.reap()]
 
     async def _wait_for_events(self, until_s: float) -> None:
-        while not self._pending and not self._paused:
+        while not (self._pending or self._prompted or self._paused):
             if not await self._woken(until_s):
                 return
 
@@ -281,11 +308,15 @@ class NvmlSource:
     def _heard(self, happened: Happened) -> None:
         try:
             subject = bytes.fromhex(happened.subject)
+            kind = EventKind(happened.kind) if happened.kind else None
         except ValueError:
             return
         if len(subject) not in (0, SUBJECT_BYTES) or len(self._pending) >= PENDING_MAX:
             return
-        self._happen(subject, EventKind.XID, happened.code, happened.at_ms)
+        if kind is None:
+            self._prompted = True
+        else:
+            self._happen(subject, kind, happened.code, happened.at_ms)
         self._wake.set()
 
     def _happen(
@@ -295,7 +326,7 @@ class NvmlSource:
         self._pending.append(Happening(subject, kind, code, at_ms))
 
     def _nothing(self, driver: DriverState, reason: Reason) -> Poll:
-        return self._poll(driver, dict.fromkeys(_HOST_NAMES, reason), ())
+        return self._poll(driver, dict.fromkeys(HOST_NAMES, reason), ())
 
     def _poll(
         self, driver: DriverState, host: dict[str, Sample], gpus: tuple[GpuReading, ...]
@@ -313,10 +344,6 @@ class NvmlSource:
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _named(names: tuple[str, ...], cells: list[Cell]) -> dict[str, Sample]:
-    return dict(zip(names, map(sample, cells), strict=True))
 
 
 def _utc_ms() -> int:

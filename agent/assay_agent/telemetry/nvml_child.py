@@ -1,6 +1,6 @@
 """The process that is inside the driver, so that the agent never is.
 
-It answers "look" over its standard input and output, tells of Xid events as they come, and beats
+It answers "look" over its standard input and output, tells of events as they come, and beats
 between driver calls. It ends when it is told to, or when its input ends: never inside a call, since
 the thread that reads the input is the one that calls. Signals that would end it are ignored for
 the same reason: a process killed inside the driver can take the GPU with it until a reboot.
@@ -21,6 +21,7 @@ with lean.without("typing_extensions"):  # half a MiB; typing has what it would 
     import msgspec
 
 from assay_agent.telemetry.nvml_driver import Driver
+from assay_agent.telemetry.reading import Depth
 from assay_agent.telemetry.wire import Ask, Beat, Happened, Told
 
 BEAT_S: Final = 0.2
@@ -50,24 +51,24 @@ class Channel:
         if time.monotonic() - self._spoke_s >= BEAT_S:
             self.tell(Beat())
 
-    def happened(self, uuid: str, code: int) -> None:
-        """Tells of an Xid at once; when the agent has gone there is nobody to tell."""
+    def happened(self, uuid: str, kind: int, code: int) -> None:
+        """Tells of an event at once; when the agent has gone there is nobody to tell."""
         try:
-            self.tell(Happened(uuid, code, time.time_ns() // 1_000_000))
+            self.tell(Happened(uuid, kind, code, time.time_ns() // 1_000_000))
         except BrokenPipeError:
             return
 
 
-def serve(asks: BinaryIO, channel: Channel) -> None:
+def serve(asks: BinaryIO, channel: Channel, host_root: str) -> None:
     """Answers until told to end, or until the agent has gone."""
-    driver = Driver(channel.beat, channel.happened)
+    driver = Driver(channel.beat, channel.happened, host_root=host_root)
     decoder = msgspec.json.Decoder(Ask)
     try:
         while line := asks.readline(_ASK_BYTES_MAX):
             ask = decoder.decode(line)
             if ask.do == "close":
                 break
-            look = driver.look(ask.generation)
+            look = driver.look(ask.generation, Depth(ask.depth))
             channel.tell(look)
             if look.final:
                 break
@@ -77,13 +78,16 @@ def serve(asks: BinaryIO, channel: Channel) -> None:
 
 
 def main() -> None:
-    """Runs as `python -m assay_agent.telemetry.nvml_child`, started by nvml.py alone."""
+    """Runs as `python -m assay_agent.telemetry.nvml_child ROOT`, started by nvml_process.py alone.
+
+    ROOT is where the host's / is seen.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library may print must not end up among the messages
     os.set_blocking(2, False)  # nor must a library that prints much ever wait for a reader
-    serve(sys.stdin.buffer, Channel(output))
+    serve(sys.stdin.buffer, Channel(output), sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
+from assay_agent.machine import sleep
 from assay_agent.telemetry import binding
-from assay_agent.telemetry.binding import NvmlError, address_of, code_of
-from assay_agent.telemetry.fields import (
-    CALLS,
+from assay_agent.telemetry.ask import samples
+from assay_agent.telemetry.binding import (
+    GoneError,
+    LostError,
+    NvmlError,
+    address_of,
+    code_of,
+)
+from assay_agent.telemetry.calls import (
     DRIVER_NOT_LOADED,
-    FUNCTION_NOT_FOUND,
-    GPU_IS_LOST,
-    GPU_NOT_FOUND,
-    INVALID_ARGUMENT,
+    GONE,
     LIB_RM_VERSION_MISMATCH,
     LIBRARY_NOT_FOUND,
-    NOT_FOUND,
-    UNINITIALIZED,
-    Call,
-    Period,
-    Sample,
-    admit,
-    admit_text,
+    STALE,
     reason_of,
-    subject_of,
 )
+from assay_agent.telemetry.device import Device, Questions
+from assay_agent.telemetry.fields import subject_of
 from assay_agent.telemetry.nvml_events import Events
-from assay_agent.telemetry.wire import Cell, Look, cell
-from assay_core.leaves import Reason
+from assay_agent.telemetry.reading import Depth
+from assay_agent.telemetry.table import HOST_CALLS
+from assay_agent.telemetry.wire import HostCell, Look, Reading, host_cell
+from assay_core.leaves import EventKind, Reason
 
-_GONE: Final = (UNINITIALIZED, DRIVER_NOT_LOADED)
-"""The driver was unloaded under us: every handle is worth nothing."""
-_STALE: Final = (INVALID_ARGUMENT, NOT_FOUND, GPU_NOT_FOUND)
-"""Perhaps the handle's GPU is gone; perhaps only this call does not know its argument."""
 _FINAL: Final = (LIBRARY_NOT_FOUND, LIB_RM_VERSION_MISMATCH)
 """The dynamic loader remembers which folders had no library, and keeps the one it has loaded:
 only a new process can find another."""
@@ -43,20 +39,10 @@ only a new process can find another."""
 REINIT_S: Final = (60.0, 900.0)
 """A lost GPU may come back only for a client that starts anew: how soon, and how seldom, to."""
 
+_LOST: Final = int(Reason.GPU_LOST)
+_ASLEEP: Final = int(Reason.ASLEEP)
 
-class _Gone(Exception):
-    """The driver went away in the middle of a look."""
-
-
-class _Lost(Exception):
-    """The GPU fell off its bus."""
-
-
-@dataclass(slots=True)
-class _Device:
-    handle: object
-    uuid: str
-    identity: list[Cell] = field(default_factory=list)
+Change = tuple[int, int, int]
 
 
 class Driver:
@@ -65,45 +51,49 @@ class Driver:
     def __init__(
         self,
         beat: Callable[[], None],
-        happened: Callable[[str, int], None],
+        happened: Callable[[str, int, int], None],
         reinit_s: tuple[float, float] = REINIT_S,
+        host_root: str = "/",
     ) -> None:
         self._beat = beat
         self._happened = happened
-        self._devices: dict[str, _Device] = {}
+        self._host_root = host_root
+        self._devices: dict[str, Device] = {}
         self._unreadable: tuple[int, ...] = ()
+        self._questions: Questions | None = None
         self._events: Events | None = None
         self._started = False
         self._was_gone = False
         self._generation = 0
-        self._lost = False
-        self._suspect = False
+        self._lost: set[str] = set()
+        self._changes: list[Change] = []
         self._reinit_s = reinit_s
         self._reinit_wait_s = reinit_s[0]
         self._reinit_at_s = 0.0
-        self._host: tuple[Cell, Cell] = ("", "")
+        self._host: list[HostCell] = []
+        self._platform: list[HostCell] = []
 
-    def look(self, held_generation: int) -> Look:
+    def look(self, held_generation: int, depth: Depth = Depth.TICK) -> Look:
         """Everything, now. Says so when there is no driver; raises nothing for what it does."""
         for _attempt in range(2):
             try:
+                if not self._started and sleep.any_asleep(self._host_root):
+                    return Look(asleep=True)
                 self._start()
-                return self._look(held_generation)
-            except _Gone:
+                return self._look(held_generation, depth)
+            except GoneError:
                 self._abandon_handles()
                 self._was_gone = True
             except NvmlError as error:
-                return Look(
-                    code=code_of(error),
-                    final=code_of(error) in _FINAL,
-                    host=_absent(code_of(error)),
-                )
-        return Look(code=DRIVER_NOT_LOADED, host=_absent(DRIVER_NOT_LOADED))
+                code = code_of(error)
+                return Look(code=code, final=code in _FINAL)
+        return Look(code=DRIVER_NOT_LOADED)
 
     def close(self) -> None:
         """Lets go of every handle."""
         self._stop_events()
         if self._started:
+            self._free()
             self._started = False
             try:
                 binding.shutdown()
@@ -116,37 +106,63 @@ class Driver:
         binding.init()
         self._started = True
         self._beat()
-        self._host = (
-            _ask_host(binding.driver_version),
-            _ask_host(binding.nvml_version),
-        )
+        self._questions = self._questions or Questions()
+        self._host = _ask_host(Depth.TICK)
         self._enumerate()
 
-    def _look(self, held_generation: int) -> Look:
-        count = _or_gone(binding.count)
-        if count != len(self._devices) + len(self._unreadable) or self._unreadable:
+    def _look(self, held_generation: int, depth: Depth) -> Look:
+        if depth > Depth.TICK:
+            for device in self._devices.values():
+                device.watch_sleep(self._host_root)
+        sleeping = self._sleeping()
+        count = len(self._devices) if sleeping else self._counted()
+        depth = self._depth(held_generation, depth)
+        readings = self._read_all(depth, sleeping)
+        if not sleeping and self._stale():
             self._enumerate()
-        self._suspect = False
-        readings = self._read_all()
-        if self._suspect and self._stale():
-            self._enumerate()
-            readings = self._read_all()
+            depth = self._depth(held_generation, depth)
+            readings = self._read_all(depth, sleeping)
+        if depth is Depth.TICK and any(device.mig_flipped for device in self._devices.values()):
+            depth = Depth.WINDOW
+            readings = self._read_all(depth, sleeping)
+        if depth >= Depth.DAY:
+            self._platform = _ask_host(Depth.DAY)
         self._watch_for_return()
         reloaded, self._was_gone = self._was_gone, False
+        changes, self._changes = self._changes, []
         return Look(
             reloaded=reloaded,
             generation=self._generation,
-            host=(*self._host, count),
-            identities=None
-            if held_generation == self._generation
-            else {uuid: device.identity for uuid, device in self._devices.items()},
+            depth=int(depth),
+            host=[*self._host, count, *(self._platform if depth >= Depth.DAY else ())],
+            uuids=None if held_generation == self._generation else [*self._devices],
             gpus=readings,
             unreadable=self._unreadable,
+            changes=changes,
         )
+
+    def _depth(self, held_generation: int, asked: Depth) -> Depth:
+        """Of GPUs that the agent does not know yet, everything is told."""
+        return asked if held_generation == self._generation else Depth.DAY
+
+    def _sleeping(self) -> frozenset[str]:
+        """GPUs that must not be woken; where no power is managed, no file is read."""
+        return frozenset(
+            uuid
+            for uuid, device in self._devices.items()
+            if device.may_sleep and sleep.asleep(self._host_root, device.bus_id)
+        )
+
+    def _counted(self) -> int:
+        """How many GPUs there are; enumerates anew when that is not what is known."""
+        count = _or_gone(binding.count)
+        if count != len(self._devices) + len(self._unreadable) or self._unreadable:
+            self._enumerate()
+        return count
 
     def _enumerate(self) -> None:
         """Finds every GPU by its UUID: indexes and handles do not outlive a change."""
-        found: dict[str, _Device] = {}
+        found: dict[str, object] = {}
         unreadable: list[int] = []
         for index in range(_or_gone(binding.count)):
             self._beat()
@@ -154,8 +170,8 @@ class Driver:
                 handle = binding.handle_by_index(index)
                 subject = subject_of(binding.uuid(handle))
             except NvmlError as error:
-                if code_of(error) in _GONE:
-                    raise _Gone from error
+                if code_of(error) in GONE:
+                    raise GoneError from error
                 unreadable.append(int(reason_of(code_of(error))))
                 continue
             except UnicodeDecodeError:
@@ -163,78 +179,75 @@ class Driver:
             if subject is None or subject.hex() in found:
                 unreadable.append(int(Reason.INVALID_VALUE))
             else:
-                found[subject.hex()] = _Device(handle, subject.hex())
+                found[subject.hex()] = handle
         self._unreadable = tuple(unreadable)
-        if _handles(found) != _handles(self._devices):
+        before = {uuid: address_of(device.handle) for uuid, device in self._devices.items()}
+        if {uuid: address_of(handle) for uuid, handle in found.items()} != before:
             self._adopt(found)
 
-    def _adopt(self, found: dict[str, _Device]) -> None:
+    def _adopt(self, found: dict[str, object]) -> None:
+        if self._questions is None:
+            return
         self._stop_events()
-        for device in tuple(found.values()):
-            try:
-                device.identity = self._read(device, Period.START)
-            except _Lost:  # between its UUID and its name: enumerated anew at the next look
-                del found[device.uuid]
-                self._unreadable += (int(Reason.GPU_LOST),)
-        self._devices = found
-        self._generation += 1
-        self._events = Events(
-            [(device.handle, device.uuid) for device in found.values()], self._happened
-        )
-
-    def _read_all(self) -> dict[str, list[Cell]]:
-        readings = {}
-        self._lost = False
-        for uuid, device in self._devices.items():
+        before, lost = self._devices, self._lost
+        self._free()
+        self._devices = {}
+        for uuid, handle in found.items():
+            device = Device(handle, uuid, self._questions, self._beat)
             self._beat()
             try:
-                readings[uuid] = self._read(device, Period.TICK)
-            except _Lost:
-                self._lost = True
+                device.prime()
+            except LostError:  # between its UUID and its name: enumerated anew at the next look
+                self._unreadable += (_LOST,)
+                continue
+            device.watch_sleep(self._host_root)
+            known = before.get(uuid)
+            if known is not None:
+                device.mig.shape = known.mig.shape
+                if uuid not in lost and address_of(known.handle) != address_of(handle):
+                    self._changes.append((len(self._devices), int(EventKind.GPU_RESET), 0))
+            self._devices[uuid] = device
+        self._lost = set()
+        self._generation += 1
+        self._events = Events(
+            [(device.handle, uuid) for uuid, device in self._devices.items()], self._happened
+        )
+        time.sleep(max((device.wait_s() for device in self._devices.values()), default=0.0))
+
+    def _read_all(self, depth: Depth, sleeping: frozenset[str]) -> list[Reading | int]:
+        readings: list[Reading | int] = []
+        lost: set[str] = set()
+        for place, (uuid, device) in enumerate(self._devices.items()):
+            if uuid in sleeping:
+                readings.append(_ASLEEP)
+                continue
+            self._beat()
+            shape, wanted = device.mig.shape, device.reset_required
+            try:
+                readings.append(device.read(depth))
+            except LostError:
+                lost.add(uuid)
+                readings.append(_LOST)
+                continue
+            if wanted and not device.reset_required:
+                self._changes.append((place, int(EventKind.GPU_RESET), 0))
+            if device.mig.shape != shape and None not in (device.mig.shape, shape):
+                count = len(device.mig.shape or ())
+                self._changes.append((place, int(EventKind.MIG_CHANGED), count))
+        self._lost = lost
         return readings
 
-    def _read(self, device: _Device, period: Period) -> list[Cell]:
-        cells: list[Cell] = []
-        for call, function in _FUNCTIONS[period]:
-            try:
-                answer = function(device.handle, *call.arguments)
-            except NvmlError as error:
-                answer = self._failed(device, call, code_of(error))
-            except UnicodeDecodeError:
-                answer = Reason.INVALID_VALUE
-            if isinstance(answer, Reason):
-                cells.extend([cell(answer)] * len(call.fields))
-            else:
-                cells.extend(cell(admit(item, item.take(answer))) for item in call.fields)
-        return cells
-
-    def _failed(self, device: _Device, call: Call, code: int) -> object:
-        """Why the call has no answer, or the answer of the older function."""
-        if code in _GONE:
-            raise _Gone
-        if code == GPU_IS_LOST:
-            raise _Lost
-        if code in _STALE:
-            self._suspect = True
-        if code == FUNCTION_NOT_FOUND and call.otherwise is not None:
-            try:
-                return binding.function(call.otherwise)(device.handle, *call.arguments)
-            except NvmlError as error:
-                code = code_of(error)
-        reason = reason_of(code)
-        if reason is Reason.NOT_SUPPORTED and call.hidden_by_mig and _in_mig_mode(device.handle):
-            return Reason.HIDDEN_BY_MIG
-        return reason
-
     def _stale(self) -> bool:
-        """Whether any handle has stopped naming its GPU."""
+        """Whether any handle has stopped naming its GPU, where a call was answered so."""
+        if not any(device.tick.suspect for device in self._devices.values()):
+            return False
         for device in self._devices.values():
             try:
                 binding.uuid(device.handle)
             except NvmlError as error:
-                if code_of(error) in _GONE:
-                    raise _Gone from error
-                if code_of(error) in _STALE:
+                if code_of(error) in GONE:
+                    raise GoneError from error
+                if code_of(error) in STALE:
                     return True
         return False
 
@@ -252,9 +265,14 @@ class Driver:
             self._abandon_handles()
 
     def _abandon_handles(self) -> None:
+        self._stop_events()
+        self._devices = {}  # what the library held for them went with the driver
         self.close()
-        self._devices = {}
         self._unreadable = ()
+
+    def _free(self) -> None:
+        for device in self._devices.values():
+            device.free()
 
     def _stop_events(self) -> None:
         if self._events is not None:
@@ -262,44 +280,20 @@ class Driver:
             self._events = None
 
 
-_FUNCTIONS: Final = {
-    period: tuple(
-        (call, binding.function(call.function)) for call in CALLS if call.period is period
-    )
-    for period in Period
-}
-
-
 def _or_gone(function: Callable[[], int]) -> int:
     try:
         return function()
     except NvmlError as error:
-        if code_of(error) in _GONE:
-            raise _Gone from error
+        if code_of(error) in GONE:
+            raise GoneError from error
         raise
 
 
-def _ask_host(function: Callable[[], object]) -> Cell:
-    """A version text of the host's driver, bounded as every text is."""
-    try:
-        return cell(admit_text(function()))
-    except NvmlError as error:
-        return cell(reason_of(code_of(error)))
-    except UnicodeDecodeError:
-        return cell(Reason.INVALID_VALUE)
-
-
-def _absent(code: int) -> tuple[Cell, Cell, Cell]:
-    reason: Sample = reason_of(code)
-    return (cell(reason), cell(reason), cell(reason))
-
-
-def _in_mig_mode(handle: object) -> bool:
-    try:
-        return bool(binding.mig_mode(handle)[0])
-    except NvmlError:
-        return False
-
-
-def _handles(devices: dict[str, _Device]) -> dict[str, int | None]:
-    return {uuid: address_of(device.handle) for uuid, device in devices.items()}
+def _ask_host(depth: Depth) -> list[HostCell]:
+    """What the library says of the host."""
+    return [
+        host_cell(sample)
+        for call in HOST_CALLS
+        if call.depth is depth
+        for sample in samples(call, None, False)
+    ]

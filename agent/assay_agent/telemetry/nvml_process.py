@@ -12,6 +12,7 @@ from typing import IO, Final
 import msgspec
 import structlog
 
+from assay_agent.telemetry.reading import Depth
 from assay_agent.telemetry.wire import LINE_BYTES_MAX, Ask, Beat, Happened, Look, Told
 
 COMMAND: Final = (sys.executable, "-P", "-m", "assay_agent.telemetry.nvml_child")
@@ -24,7 +25,7 @@ _COMPLAINTS_BYTES_MAX: Final = 4 * 1024
 class DriverProcess:
     """One driver process. Never killed: it ends itself when it is not inside the driver."""
 
-    def __init__(self, happened: Callable[[Happened], None]) -> None:
+    def __init__(self, happened: Callable[[Happened], None], host_root: str) -> None:
         self._happened: Callable[[Happened], None] | None = happened
         self._loop = asyncio.get_running_loop()
         self._decoder = msgspec.json.Decoder(Told)
@@ -41,7 +42,7 @@ class DriverProcess:
         # A session of its own: ^C at a terminal goes to the agent alone. And nothing of the
         # agent's is inherited: a process left behind would keep open whatever reads our output.
         self._process = subprocess.Popen(  # noqa: S603  # our own module, in our own interpreter
-            COMMAND,
+            (*COMMAND, host_root),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -60,12 +61,12 @@ class DriverProcess:
         """The process's id."""
         return self._process.pid
 
-    def ask_look(self, generation: int) -> None:
+    def ask_look(self, generation: int, depth: Depth) -> None:
         """Asks for a look; one question at a time."""
         self.look = None
         self.asked = True
         self.spoke_s = self._loop.time()
-        self._tell(Ask("look", generation))
+        self._tell(Ask("look", generation, int(depth)))
 
     def ask_close(self) -> None:
         """Tells it to let go of the driver and end, as soon as it is out of any call."""

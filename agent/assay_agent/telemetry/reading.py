@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from assay_core.header import Source
 from assay_core.leaves import DriverState, EventKind, MigInstance, Reason
+
+if TYPE_CHECKING:  # what it brings has no place in the driver's process
+    from assay_core.header import Source
 
 Sample = int | str | tuple[int, ...] | tuple[str, ...] | tuple[MigInstance, ...] | Reason
 """A field at one instant, in the unit its schema gives it; a list has an item for each link."""

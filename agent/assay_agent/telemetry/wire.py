@@ -1,21 +1,31 @@
 """What the agent and its driver process say to each other: one JSON object a line.
 
-A field's samples travel as a list in the order of fields.START_NAMES or fields.TICK_NAMES: a
-number, a text, or `[n]` for the Reason numbered n.
+A GPU's samples travel as numbers in the order of fields.names(): those of every tick, then what is
+read deeper, where a list or a text may stand. A field without a value is 0 there, and has its
+place and its Reason in a list beside them; place and 0 where it was not due.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
-from assay_core.leaves import Reason
+from assay_agent.telemetry.reading import Sample
+from assay_core.leaves import MigInstance, Reason
 
-LINE_BYTES_MAX: Final = 1024 * 1024
+LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 
-Cell = int | str | tuple[int]
-"""A sample on the wire."""
+Cell = int | str | list[int | list[int]]
+"""A deeper sample: a list has an item for each link, or for each MIG instance."""
+HostCell = int | str | tuple[int]
+"""A sample of the host; `[n]` for the Reason numbered n."""
+Reading = tuple[list[int], list[Cell], list[int]]
+"""A GPU's samples of every tick, its deeper ones, and place and Reason of those that are absent."""
+
+_REASONS: Final = {int(reason): reason for reason in Reason}
+_ACTIVITIES: Final = 5
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,23 +33,26 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     do: Literal["look", "close"]
     generation: int = 0
-    """The enumeration whose identities the agent already holds."""
+    """The enumeration that the agent knows: of another one it is told everything."""
+    depth: int = 1
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """A driver call has returned since the last beat."""
 
 
-class Happened(msgspec.Struct, frozen=True, tag="xid"):
-    """An Xid event, as soon as the driver delivered it."""
+class Happened(msgspec.Struct, frozen=True, tag="event"):
+    """An event, as soon as the driver delivered it."""
 
     subject: str
     """The GPU's UUID as 32 hexadecimal digits; empty when the driver did not say which."""
+    kind: int
+    """An EventKind; 0: GPUs came or went, which the next look will show."""
     code: int
     at_ms: int
 
 
-class Look(msgspec.Struct, frozen=True, tag="look", kw_only=True):
+class Look(msgspec.Struct, frozen=True, tag="look", kw_only=True, omit_defaults=True):
     """The answer to "look"."""
 
     code: int = 0
@@ -48,25 +61,84 @@ class Look(msgspec.Struct, frozen=True, tag="look", kw_only=True):
     """The process ends now: only a new one could find another library."""
     reloaded: bool = False
     """The driver had gone, and is back."""
+    asleep: bool = False
+    """A GPU sleeps, and the driver was not opened: that would have woken it."""
     generation: int = 0
-    host: tuple[Cell, Cell, Cell] = ((4,), (4,), (4,))
-    """driver_version, nvml_version, gpu_count."""
-    identities: dict[str, list[Cell]] | None = None
-    """By UUID; None when the agent holds this generation's already."""
-    gpus: dict[str, list[Cell]] = {}
-    """By UUID: the GPUs that answered."""
+    depth: int = 1
+    """How deep it was; no less than asked."""
+    host: list[HostCell] = []
+    """fields.HOST_NAMES; a look of depth DAY has PLATFORM_NAMES after them."""
+    uuids: list[str] | None = None
+    """Whose readings follow; None where the agent knows this generation's already."""
+    gpus: list[Reading | int] = []
+    """By their place in the enumeration; a number is the Reason of all of a GPU's fields."""
     unreadable: tuple[int, ...] = ()
     """A Reason for each GPU that is enumerated and cannot be named."""
+    changes: list[tuple[int, int, int]] = []
+    """What was found to have happened: a GPU's place, an EventKind and a code."""
 
 
 Told = Beat | Happened | Look
 
 
-def cell(sample: int | str | Reason) -> Cell:
-    """A sample for the wire."""
-    return (int(sample),) if isinstance(sample, Reason) else sample
+def cells(samples: Sequence[Sample], first: int, absent: list[int]) -> list[Cell]:
+    """Deeper samples for the wire; what is absent is added by its place, counted from `first`."""
+    result: list[Cell] = []
+    for place, sample in enumerate(samples, first):
+        if isinstance(sample, Reason):
+            absent += (place, int(sample))
+            result.append(0)
+        elif isinstance(sample, tuple):
+            result.append([_item(item) for item in sample if not isinstance(item, str)])
+        else:
+            result.append(sample)
+    return result
 
 
-def sample(cell: Cell) -> int | str | Reason:
-    """A sample off the wire. Raises ValueError for a reason that there is not."""
-    return Reason(cell[0]) if isinstance(cell, tuple) else cell
+def _item(item: int | MigInstance) -> int | list[int]:
+    if not isinstance(item, MigInstance):
+        return item
+    activity = item.activity
+    shares = [int(activity)] if isinstance(activity, Reason) else [*activity]
+    return [item.gpu_instance_id, item.memory_mib, *shares]
+
+
+def values(names: Sequence[str], reading: Reading) -> dict[str, Sample]:
+    """A GPU's samples by name. Raises ValueError and KeyError for what no reading can be."""
+    ticks, deeper, absent = reading
+    result: dict[str, Sample] = dict(zip(names, ticks, strict=not deeper))
+    for name, cell in zip(names[len(ticks) :], deeper, strict=True):
+        result[name] = _tuple(cell) if isinstance(cell, list) else cell
+    for place, number in zip(absent[::2], absent[1::2], strict=True):
+        if number == 0:
+            del result[names[place]]
+        else:
+            result[names[place]] = _REASONS[number]
+    return result
+
+
+def _tuple(items: list[int | list[int]]) -> tuple[int, ...] | tuple[MigInstance, ...]:
+    whole = [item for item in items if isinstance(item, int)]
+    if len(whole) == len(items):
+        return tuple(whole)
+    return tuple(_instance(item) for item in items if isinstance(item, list))
+
+
+def _instance(cell: list[int]) -> MigInstance:
+    number, memory_mib, *rest = cell
+    if len(rest) != _ACTIVITIES:
+        return MigInstance(number, memory_mib, _REASONS[rest[0]])
+    graphics, sm, occupancy, tensor, dram = rest
+    return MigInstance(number, memory_mib, (graphics, sm, occupancy, tensor, dram))
+
+
+def host_cell(sample: Sample) -> HostCell:
+    """A sample of the host for the wire."""
+    if isinstance(sample, Reason):
+        return (int(sample),)
+    return sample if isinstance(sample, int | str) else (int(Reason.INVALID_VALUE),)
+
+
+def host_sample(cell: HostCell) -> Sample:
+    """A sample of the host off the wire. Raises KeyError for a reason that there is not."""
+    return _REASONS[cell[0]] if isinstance(cell, tuple) else cell
