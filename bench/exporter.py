@@ -1,7 +1,8 @@
 """A host's fields as text over plain HTTP, as an exporter shows them; what Prometheus scrapes.
 
-240 fields of 8 GPUs: per GPU the 23 that a health and a use leaf hold, and the largest sample of
-the 7 gauges of use. Values wander from scrape to scrape, as they would.
+Of 8 GPUs, per GPU what a health and a use leaf hold, and the largest sample of the gauges of use;
+or of these only so many as make 240 fields, the page that the budget was set with. Values wander
+from scrape to scrape, as they would.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from assay_core.leaves import Content, Counter, Gauge
+from assay_core.leaves import Content, Counter, Gauge, Reason
 from tests.fakes.host import FakeGpu
 
-FIELDS: Final = 240
 GPUS: Final = 8
+FIELDS: Final = 240
+"""Of the smaller page."""
 POLLS: Final = 60
 PAGES: Final = 64
 """How many pages are made before the first scrape, to be shown in turn."""
@@ -30,6 +32,7 @@ class Exporter:
         self._pages: Final = pages
         self._lock: Final = threading.Lock()
         self._scrapes = 0
+        self.fields: Final = count(pages[0])
         self.port = 0
 
     @property
@@ -44,17 +47,17 @@ class Exporter:
             return self._pages[self._scrapes % len(self._pages)]
 
 
-def pages() -> tuple[bytes, ...]:
-    """Pages of 240 fields, in Prometheus's text format."""
+def pages(fields: int | None) -> tuple[bytes, ...]:
+    """Pages of so many fields, or of all that there are, in Prometheus's text format."""
     chance = random.Random(11)
     gpus = [FakeGpu(chance.randbytes(16), chance) for _ in range(GPUS)]
-    return tuple(_page(gpus) for _ in range(PAGES))
+    return tuple(_page(gpus, fields) for _ in range(PAGES))
 
 
 @contextmanager
-def serving() -> Iterator[Exporter]:
+def serving(fields: int | None) -> Iterator[Exporter]:
     """The exporter on a free loopback port, in threads of this process."""
-    exporter = Exporter(pages())
+    exporter = Exporter(pages(fields))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # scrapes keep their connection, as Prometheus wants
@@ -82,20 +85,27 @@ def serving() -> Iterator[Exporter]:
             thread.join()
 
 
-def _page(gpus: list[FakeGpu]) -> bytes:
+def _page(gpus: list[FakeGpu], fields: int | None) -> bytes:
     families: dict[str, list[str]] = {}
+    each = None if fields is None else fields // len(gpus)
     for index, gpu in enumerate(gpus):
         labels = f'gpu="{index}",uuid="GPU-{gpu.uuid.hex()}",model="NVIDIA H100 80GB HBM3"'
-        for content in (gpu.health(POLLS), gpu.use()):
-            for name, value in _samples(content):
-                families.setdefault(name, []).append(f"{name}{{{labels}}} {value}")
+        shown = [one for content in (gpu.use(), gpu.health(POLLS)) for one in _samples(content)]
+        for name, value in shown[:each]:
+            families.setdefault(name, []).append(f"{name}{{{labels}}} {value}")
     lines = []
     for name, samples in families.items():
         kind = "counter" if name.endswith("_total") else "gauge"
         lines += [f"# HELP {name} As in window.proto.", f"# TYPE {name} {kind}", *samples]
-    if (found := sum(len(samples) for samples in families.values())) != FIELDS:
-        raise ValueError(f"{found} fields, not {FIELDS}: the schema has changed")
+    found = sum(len(samples) for samples in families.values())
+    if fields is not None and found != fields:
+        raise ValueError(f"{found} fields, not {fields}: the schema has changed")
     return ("\n".join(lines) + "\n").encode()
+
+
+def count(page: bytes) -> int:
+    """Number of samples on a page."""
+    return sum(not line.startswith(b"#") for line in page.splitlines())
 
 
 def _samples(content: Content) -> Iterator[tuple[str, int]]:
@@ -107,5 +117,5 @@ def _samples(content: Content) -> Iterator[tuple[str, int]]:
                 yield f"gpu_{name}_max", value.max
         elif isinstance(value, Counter):
             yield f"gpu_{name}_total", value.total
-        elif isinstance(value, int):
+        elif isinstance(value, int) and not isinstance(value, Reason):
             yield f"gpu_{name}", value

@@ -36,19 +36,24 @@ _TARGET: Final = '      - {{targets: ["127.0.0.1:{port}"], labels: {{host: host-
 class Scrapes:
     """User and system time of Prometheus for one scrape, microseconds, in the round that took least.
 
-    `count` is how many scrapes all rounds had.
+    `count` is how many scrapes all rounds had, each of `fields` samples.
     """
 
     count: int
+    fields: int
     cpu_us_each: float
 
 
-def measure(folder: Path, say: Callable[[str], None]) -> Scrapes:
-    """Runs Prometheus over 60 hosts of 8 GPUs. Raises MeasurementFailed."""
+def measure(folder: Path, say: Callable[[str], None], fields: int | None) -> Scrapes:
+    """Runs Prometheus over 60 hosts of 8 GPUs with so many fields each, or all that there are.
+
+    Raises MeasurementFailed.
+    """
     program = tools.locate("prometheus")
     if isinstance(program, tools.Missing):
         raise MeasurementFailed(f"no Prometheus to compare with: {program.why}")
-    with exporter.serving() as host:
+    with exporter.serving(fields) as host:
+        folder.mkdir()
         config = folder / "prometheus.yml"
         rows = [_TARGET.format(port=host.port, one=one) for one in range(TARGETS)]
         config.write_text(_CONFIG.format(targets="\n".join(rows)))
@@ -62,13 +67,17 @@ def measure(folder: Path, say: Callable[[str], None]) -> Scrapes:
             "--log.level=warn",
         ]
         with processes.running(command, log) as process:
-            say("Prometheus scrapes 60 hosts: warming up")
+            say(f"Prometheus scrapes 60 hosts of {host.fields} fields: warming up")
             processes.wait_for_port(port, process, log)
             _wait(lambda: host.scrapes >= 2 * TARGETS)
             time.sleep(WARM_S)
-            say("Prometheus scrapes 60 hosts: measuring")
+            say(f"Prometheus scrapes 60 hosts of {host.fields} fields: measuring")
             rounds = [_round(process, host, log) for _ in range(ROUNDS)]
-    return Scrapes(sum(count for count, _ in rounds), min(each_us for _, each_us in rounds))
+    return Scrapes(
+        count=sum(count for count, _ in rounds),
+        fields=host.fields,
+        cpu_us_each=min(each_us for _, each_us in rounds),
+    )
 
 
 def _round(process: subprocess.Popen[bytes], host: Exporter, log: Path) -> tuple[int, float]:

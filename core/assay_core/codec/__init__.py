@@ -4,10 +4,9 @@ Decoding is strict: bytes that this schema's own writer would not have produced 
 or reordered fields, padded varints, trailing data) are refused.
 """
 
+from assay_core.codec.checks import EVENTS_MAX, ITEMS_MAX, check_leaves
 from assay_core.codec.headers import decode_gap, decode_header, encode_gap, encode_header
 from assay_core.codec.leaves import (
-    EVENTS_MAX,
-    check_leaves,
     decode_leaf,
     encode_leaf,
     fields_of,
@@ -17,6 +16,7 @@ from assay_core.codec.strict import TEXT_BYTES_MAX, TIME_MS_MAX, Malformed
 
 __all__ = [
     "EVENTS_MAX",
+    "ITEMS_MAX",
     "TEXT_BYTES_MAX",
     "TIME_MS_MAX",
     "Malformed",
