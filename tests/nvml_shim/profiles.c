@@ -264,6 +264,9 @@ static const struct setting B200_LOADED[] = {
     {K_nvlink_rx_mibps, 118000},   END,
 };
 
+/* What a model says when nothing is known of it: the defaults of keys.def, and no texts. */
+static const struct setting NOTHING[] = {END};
+
 static const struct profile PROFILES[] = {
     {"h100",
      {[T_name] = "NVIDIA H100 80GB HBM3",
@@ -310,6 +313,7 @@ static const struct profile PROFILES[] = {
      L40S_FIXED,
      {L40S_IDLE, L40S_LOADED},
      {NULL, NULL}},
+    {"bare", {NULL}, NULL, NOTHING, {NOTHING, NOTHING}, {NULL, NULL}},
     {"b200",
      {[T_name] = "NVIDIA B200",
       [T_board_part_number] = "692-2G999-0000-000",
