@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from assay_agent import config
 from assay_agent.config import SourceConfig
-from assay_agent.telemetry.fields import FIELDS, uuid_of
-from assay_agent.telemetry.reading import GpuReading, Poll, Sample
+from assay_agent.telemetry.fields import uuid_of
+from assay_agent.telemetry.reading import Depth, GpuReading, Poll, Sample
 from assay_agent.telemetry.sources import make_source
+from assay_core import codec
+from assay_core.errors import FileError
 from assay_core.header import Source
-from assay_core.leaves import DriverState, Reason
-
-if TYPE_CHECKING:
-    from rich.console import JustifyMethod as Justify
-    from rich.table import Table
+from assay_core.leaves import DriverState, Group, MigInstance, Reason
 
 Json = int | str | dict[str, "Json"] | list["Json"]
 
-_COLUMNS: Final = {
-    "name": "model",
-    "serial": "serial",
-    "temperature_mc": "°C",
-    "gpu_utilisation_bps": "busy %",
-    "memory_used_bytes": "GiB",
-    "power_mw": "W",
-    "ecc_uncorrected_aggregate": "ECC",
-    "remap_failed": "remap",
-    "recovery_action": "action",
-}
-_SHOWN_IN: Final = {
-    "temperature_mc": (1_000, 0),
-    "gpu_utilisation_bps": (100, 0),
-    "memory_used_bytes": (1024**3, 1),
-    "power_mw": (1_000, 0),
-}
-"""What a value is divided by, and its decimal places."""
-_MAKER: Final = "NVIDIA "
-_MODEL_WIDTH_MIN: Final = 8
+GROUPS: Final = (Group.IDENTITY, Group.HEALTH, Group.CONDITION, Group.USE)
+"""The groups of a GPU, in the order in which they are shown."""
+HOST_GROUPS: Final = (Group.HOST, Group.PLATFORM)
+WINDOWS: Final = frozenset(
+    {
+        "polls",
+        "events",
+        "incidents",
+        "energy_lifetime_mj",
+        "maintenance_until_ms",
+        "missing_gpus",
+        "clock_step_ms",
+        "health_rules",
+    }
+)
+"""Fields that no single look can know: the agent adds them up for its windows."""
+_GPM_WAIT_MS: Final = 250
+"""Performance is measured between two looks, which must lie over 100 ms apart."""
+_NAME_BYTES_MIN: Final = 4
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,22 +48,35 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "read",
         help="read the GPUs once and show what they say",
-        description="Reads every GPU once. Needs no enrolment and no configuration. In JSON a field "
-        'is its value or {"reason": "..."}, never null. A GPU is named by its place on the PCI bus: '
-        "the driver's numbers change. Exit status 1: the driver did not answer, or not for each GPU.",
-        epilog="example: assay-agent read --json",
+        description="Reads everything of every GPU once: a line a GPU, or with --gpu every field of "
+        "one. Needs no enrolment and no configuration. In JSON a field is its value or "
+        '{"reason": "..."}, never null. A GPU is named by its place on the PCI bus, its serial or '
+        "its UUID: the driver's numbers change. Exit status 1: the driver did not answer, or not "
+        "for each GPU.",
+        epilog="example: assay-agent read --gpu 1b:00 --json",
     )
     parser.add_argument("--json", action="store_true", help="for machines; every field")
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        metavar="NAME",
+        help="only this GPU, and every field of it; PCI address, serial or UUID, or the end or "
+        "beginning of one; may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Reads and prints."""
     kind, poll = asyncio.run(_read(config.load(args.config).source))
+    problem = _problem(poll)
+    if args.gpu:
+        poll = dataclasses.replace(poll, gpus=_chosen(poll, args.gpu))
     if args.json:
         print(json.dumps(document(kind, poll), indent=2))
     else:
-        _print_table(kind, poll)
-    problem = _problem(poll)
+        from assay_agent.cli import read_table  # noqa: PLC0415 - JSON does without rich
+
+        read_table.show(kind, poll, whole=bool(args.gpu))
     if problem is None:
         return 0
     print(f"assay-agent: {problem}; assay-agent check says what to do", file=sys.stderr)
@@ -75,115 +86,114 @@ def run(args: argparse.Namespace) -> int:
 def _problem(poll: Poll) -> str | None:
     """What keeps this from being the whole host; None where nothing does."""
     if poll.driver is not DriverState.RUNNING:
+        version = poll.host.get("driver_version", Reason.NOT_SAMPLED)
         reasons = {sample for sample in poll.host.values() if isinstance(sample, Reason)}
-        if Reason.NO_PERMISSION in reasons:
+        if Reason.NO_PERMISSION in reasons and isinstance(version, Reason):
             return "this user may not use the GPUs' driver (no_permission)"
-        labels = ", ".join(sorted(reason.label for reason in reasons)) or "reason unknown"
-        return f"the driver is {poll.driver.name.lower()} ({labels})"
+        why = version.label if isinstance(version, Reason) else "reason unknown"
+        return f"the driver is {poll.driver.name.lower()} ({why})"
     count = poll.host["gpu_count"]
-    if not isinstance(count, Reason) and int(count) > len(poll.gpus):
-        return (
-            f"{int(count) - len(poll.gpus)} of {count} GPUs answer nothing, not even who they are"
-        )
+    if isinstance(count, int) and not isinstance(count, Reason) and count > len(poll.gpus):
+        return f"{count - len(poll.gpus)} of {count} GPUs answer nothing, not even who they are"
     return None
 
 
+def _chosen(poll: Poll, names: list[str]) -> tuple[GpuReading, ...]:
+    """The GPUs that are named. Raises FileError for a name of none, or of several."""
+    chosen: list[GpuReading] = []
+    for name in names:
+        found = [gpu for gpu in poll.gpus if _is_named(gpu, name)]
+        if len(found) != 1 or len(name) < _NAME_BYTES_MIN:
+            known = ", ".join(
+                str(gpu.values.get("pci_bus_id", uuid_of(gpu.subject))) for gpu in poll.gpus
+            )
+            many = "more than one GPU" if len(found) > 1 else "no GPU"
+            raise FileError(f"--gpu {name}: {many} is called that; here are {known or 'none'}")
+        if found[0] not in chosen:
+            chosen.append(found[0])
+    return tuple(chosen)
+
+
+def _is_named(gpu: GpuReading, name: str) -> bool:
+    name = name.lower()
+    address = str(gpu.values.get("pci_bus_id", "")).lower()
+    serial = str(gpu.values.get("serial", "")).lower()
+    uuid = uuid_of(gpu.subject).lower()
+    return (
+        name in (serial, uuid, uuid.removeprefix("gpu-"))
+        or address.endswith(name)
+        or address.removesuffix(".0").endswith(name)
+        or uuid.startswith(name)
+        or uuid.removeprefix("gpu-").startswith(name)
+    )
+
+
 def document(kind: Source, poll: Poll) -> dict[str, Json]:
-    """The poll for machines: {"source": ..., "host": {...}, "gpus": [{...}, ...]}."""
-    host: dict[str, Json] = {name: _json(sample) for name, sample in poll.host.items()}
-    gpus: list[Json] = [
-        {"uuid": uuid_of(gpu.subject), **{name: _json(gpu.values[name]) for name in FIELDS}}
-        for gpu in poll.gpus
-    ]
+    """The poll for machines: the source, host, platform and each GPU's groups, every field of each.
+
+    What only a window can know is {"reason": "not_sampled"}.
+    """
+    host: dict[str, Json] = {
+        "driver_state": poll.driver.name.lower(),
+        "abandoned_processes": poll.abandoned_processes,
+    }
+    gpus: list[Json] = []
+    for gpu in poll.gpus:
+        said: dict[str, Json] = {"uuid": uuid_of(gpu.subject)}
+        for group in GROUPS:
+            said[group.value] = _group(group, gpu.values)
+        gpus.append(said)
     return {
         "source": kind.name.lower(),
-        "host": {"driver_state": poll.driver.name.lower(), **host},
+        "host": {**_group(Group.HOST, poll.host), **host},
+        "platform": _group(Group.PLATFORM, poll.host),
         "gpus": gpus,
     }
 
 
+def _group(group: Group, values: Mapping[str, Sample]) -> dict[str, Json]:
+    return {name: _json(values.get(name, Reason.NOT_SAMPLED)) for name in codec.fields_of(group)}
+
+
+def _json(sample: Sample) -> Json:
+    if isinstance(sample, Reason):
+        return {"reason": sample.label}
+    if isinstance(sample, int | str):
+        return sample
+    return [_instance(item) if isinstance(item, MigInstance) else item for item in sample]
+
+
+def _instance(instance: MigInstance) -> Json:
+    activity = instance.activity
+    names = ("graphics", "sm", "sm_occupancy", "tensor", "dram")
+    return {
+        "gpu_instance_id": instance.gpu_instance_id,
+        "memory_mib": instance.memory_mib,
+        "activity_pct": {"reason": activity.label}
+        if isinstance(activity, Reason)
+        else dict(zip(names, activity, strict=True)),
+    }
+
+
 async def _read(settings: SourceConfig) -> tuple[Source, Poll]:
+    """Everything, and then once more what is measured between two looks."""
     source = make_source(settings)
     try:
-        return source.kind, await source.poll(0)
+        first = await source.poll(0, Depth.DAY)
+        if source.kind is not Source.NVML or first.driver is not DriverState.RUNNING:
+            return source.kind, first
+        await asyncio.sleep(_GPM_WAIT_MS / 1_000)
+        return source.kind, _joined(first, await source.poll(0, Depth.TICK))
     finally:
         await source.close()
 
 
-def _json(sample: Sample) -> Json:
-    return {"reason": sample.label} if isinstance(sample, Reason) else sample
-
-
-def _print_table(kind: Source, poll: Poll) -> None:
-    """One line a GPU whatever the width: what gives way is the model's name, never a serial."""
-    from rich.console import Console  # noqa: PLC0415 - JSON does without it
-
-    console = Console(highlight=False)
-    others = console.measure(_table(poll, 0)).maximum
-    label = "" if kind is Source.NVML else f"{kind.name} READINGS. "
-    version = poll.host["driver_version"]
-    driver = f"none: {version.label}" if isinstance(version, Reason) else version
-    count = poll.host["gpu_count"]
-    of = "" if isinstance(count, Reason) or count == len(poll.gpus) else f" of {count}"
-    console.print(f"{label}{len(poll.gpus)}{of} GPUs, driver {driver}", soft_wrap=True)
-    if not poll.gpus:
-        return
-    table = _table(poll, max(console.width - others, _MODEL_WIDTH_MIN))
-    # A terminal that is narrower still breaks the lines itself, and cuts nothing.
-    console.print(table, width=max(console.width, console.measure(table).maximum), soft_wrap=True)
-    for line in _absences(poll):
-        console.print(line, soft_wrap=True)
-
-
-def _table(poll: Poll, model_width: int) -> Table:
-    from rich import box  # noqa: PLC0415 - JSON does without it
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("PCI", no_wrap=True)
-    for name, heading in _COLUMNS.items():
-        shown = heading[:model_width] if name == "name" else heading
-        justify: Justify = "left" if name in ("name", "serial") else "right"
-        table.add_column(shown, justify=justify, no_wrap=True)
-    for gpu in poll.gpus:
-        cells = {name: _text(name, gpu.values[name]) for name in _COLUMNS}
-        cells["name"] = _shortened(cells["name"], model_width)
-        table.add_row(_place(gpu), *cells.values())
-    return table
-
-
-def _shortened(model: str, width: int) -> str:
-    model = model.removeprefix(_MAKER)
-    return model if len(model) <= width else model[: max(width - 1, 0)] + "…" * min(width, 1)
-
-
-def _text(name: str, sample: Sample) -> str:
-    if isinstance(sample, Reason):
-        return "none"
-    if isinstance(sample, int) and name in _SHOWN_IN:
-        divisor, places = _SHOWN_IN[name]
-        return f"{sample / divisor:.{places}f}"
-    return str(sample)
-
-
-def _absences(poll: Poll) -> Iterator[str]:
-    """Why each "none" of the table is one: "serial: none, no_permission (GPU 1B:00)"."""
-    for name, heading in _COLUMNS.items():
-        found: dict[str, list[str]] = {}
-        for gpu in poll.gpus:
-            sample = gpu.values[name]
-            if isinstance(sample, Reason):
-                found.setdefault(sample.label, []).append(_place(gpu))
-        for label, places in found.items():
-            every = len(places) == len(poll.gpus)
-            which = "every GPU" if every else f"GPU {', '.join(places)}"
-            yield f"{heading}: none, {label} ({which})"
-
-
-def _place(gpu: GpuReading) -> str:
-    """Where it sits: the PCI address, less a domain and a function of zero; else its UUID's head."""
-    address = gpu.values["pci_bus_id"]
-    if not isinstance(address, str):
-        return uuid_of(gpu.subject)[:12]
-    domain, _, rest = address.partition(":")
-    return (address if domain.strip("0") else rest).removesuffix(".0")
+def _joined(first: Poll, then: Poll) -> Poll:
+    """The later look, with what it did not read again taken from the earlier one."""
+    if then.driver is not DriverState.RUNNING:
+        return then
+    known = {gpu.subject: gpu.values for gpu in first.gpus}
+    gpus = tuple(
+        GpuReading(gpu.subject, {**known.get(gpu.subject, {}), **gpu.values}) for gpu in then.gpus
+    )
+    return dataclasses.replace(then, host={**first.host, **then.host}, gpus=gpus)
