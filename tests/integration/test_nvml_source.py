@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from assay_agent.telemetry.fields import FIELDS, in_bounds
+from assay_agent.telemetry.fields import FIELDS, in_bounds, names
 from assay_agent.telemetry.nvml import ABANDONED_MAX, NvmlSource
-from assay_agent.telemetry.reading import GpuReading, Poll
+from assay_agent.telemetry.reading import Depth, GpuReading, Poll, Sample
+from assay_agent.telemetry.table import GPM
 from assay_core.header import Source
 from assay_core.leaves import HOST, DriverState, EventKind, Reason
 from tests.fakes.shim import ShimScenario, build_shim
@@ -21,6 +22,9 @@ from tests.fakes.shim import ShimScenario, build_shim
 TIMEOUT_MS = 2_000
 FAST_MS = 500
 RESTART_MS = (50, 200)
+
+BETWEEN_SAMPLES = {field.name for _, field in GPM}
+"""What is left out of a poll that comes too soon after another."""
 
 Story = Callable[[NvmlSource], Awaitable[None]]
 
@@ -84,12 +88,23 @@ def is_lost(gpu: GpuReading) -> bool:
     return set(gpu.values.values()) == {Reason.GPU_LOST}
 
 
+def number(poll: Poll, place: int, name: str) -> int:
+    value = poll.gpus[place].values[name]
+    assert isinstance(value, int)
+    return value
+
+
+def every_sample(poll: Poll) -> set[Sample]:
+    return {sample for gpu in poll.gpus for sample in gpu.values.values()}
+
+
 def check(poll: Poll) -> None:
     """What holds of every poll that reached a driver."""
     assert len({gpu.subject for gpu in poll.gpus}) == len(poll.gpus)
     for gpu in poll.gpus:
         assert len(gpu.subject) == 16
-        assert gpu.values.keys() == FIELDS.keys()
+        assert any(gpu.values.keys() <= set(names(depth)) for depth in Depth)
+        assert set(names(Depth.TICK)) - gpu.values.keys() <= BETWEEN_SAMPLES
         for name, sample in gpu.values.items():
             assert in_bounds(FIELDS[name], sample), (name, sample)
 
@@ -106,6 +121,12 @@ def test_reads_eight_gpus_each_field_a_value_or_a_reason(shim: ShimScenario) -> 
             "driver_version": "590.48.01",
             "nvml_version": "13.590.48.01",
             "gpu_count": 8,
+            "cc_environment": 0,
+            "cc_feature": 0,
+            "cc_devtools": 0,
+            "cc_multi_gpu_mode": 0,
+            "cc_gpus_ready": 0,
+            "cuda_driver_version": 13_010,
         }
         values = slot(poll, 0).values
         assert values["name"] == "NVIDIA H100 80GB HBM3"
@@ -118,10 +139,18 @@ def test_reads_eight_gpus_each_field_a_value_or_a_reason(shim: ShimScenario) -> 
         assert values["sm_clock_mhz"] == 1_980
         assert values["pci_device_id"] == 0x233010DE
         assert values["recovery_action"] == 0
-        assert not [name for name, sample in values.items() if isinstance(sample, Reason)]
-        again = await source.poll(20)
-        assert slot(again, 0).values["serial"] == values["serial"]
-        assert int(slot(again, 0).values["energy_mj"]) >= int(values["energy_mj"])
+        assert values["graphics_activity_pct"] == 100
+        assert values["power_limit_mw"] == 700_000
+        assert values["nvlink_speeds_mbps"] == (26_562,) * 18
+        assert values["tlimit_shutdown_mc"] == -8_000
+        assert values["remap_banks_max"] == 2_560
+        assert values.keys() == FIELDS.keys()
+        ticks = {name: values[name] for name in names(Depth.TICK)}
+        assert not [name for name, sample in ticks.items() if isinstance(sample, Reason)]
+        again = await source.poll(150)
+        assert slot(again, 0).values.keys() == ticks.keys()
+        assert number(again, 0, "energy_mj") >= number(poll, 0, "energy_mj")
+        assert again.host.keys() == {"driver_version", "nvml_version", "gpu_count"}
 
     play(story)
     assert len(shim.calls("nvmlDeviceGetSerial")) == 8, "identity is read once"
@@ -174,7 +203,7 @@ def test_a_call_that_fails_gives_its_reason(shim: ShimScenario, code: int, reaso
             check(poll)
             values = slot(poll, 3).values
             assert values["power_mw"] is reason
-            assert values["serial"] is reason
+            assert values.get("serial", reason) is reason
             assert values["memory_temperature_mc"] is reason
             assert values["temperature_mc"] == 41_000
 
@@ -294,9 +323,7 @@ def test_a_gpu_that_may_not_be_opened_is_not_called_lost(shim: ShimScenario) -> 
         poll = await source.poll(0)
         check(poll)
         assert EventKind.GPU_LOST not in {event.kind for event in poll.events}
-        assert {sample for gpu in poll.gpus for sample in gpu.values.values()} == {
-            Reason.NO_PERMISSION
-        }
+        assert every_sample(poll) == {Reason.NO_PERMISSION}
 
     play(story)
 
@@ -562,7 +589,9 @@ def test_a_driver_that_answers_nothing_but_errors(shim: ShimScenario) -> None:
         fine = shim.path.read_text()
         shim.write_text("nonsense")  # every call answers NVML_ERROR_UNKNOWN
         poll = await source.poll(0)
-        assert (poll.driver, poll.gpus) == (DriverState.ABSENT, ())
+        check(poll)
+        assert (poll.driver, len(poll.gpus), poll.events) == (DriverState.RUNNING, 8, ())
+        assert every_sample(poll) == {Reason.DRIVER_ERROR}
         assert set(poll.host.values()) == {Reason.DRIVER_ERROR}
         shim.write_text(fine)
         poll = await source.poll(0)
@@ -576,15 +605,18 @@ STARTS_ANEW = """
 import sys, time
 from assay_agent.telemetry.nvml_driver import Driver
 
-driver = Driver(lambda: None, lambda uuid, code: None, (0.1, 0.2))
-print(len(driver.look(0).gpus), flush=True)
+def read(look):
+    return len([gpu for gpu in look.gpus if isinstance(gpu, tuple)])
+
+driver = Driver(lambda: None, lambda uuid, kind, code: None, (0.1, 0.2))
+print(read(driver.look(0)), flush=True)
 sys.stdin.readline()
 for _ in range(3):
     look = driver.look(1)
-    print(look.code, len(look.gpus), look.reloaded, flush=True)
+    print(look.code, read(look), look.reloaded, look.changes, flush=True)
     time.sleep(0.3)
 sys.stdin.readline()
-print(len(driver.look(1).gpus), flush=True)
+print(read(driver.look(1)), flush=True)
 driver.close()
 """
 
@@ -603,7 +635,7 @@ def test_while_a_gpu_is_lost_the_driver_is_now_and_then_started_anew(shim: ShimS
     assert asked.stdout.readline() == "8\n"
     shim.gpu(2).lose()
     asked.stdin.write("\n")
-    assert [asked.stdout.readline() for _ in range(3)] == ["0 7 False\n"] * 3
+    assert [asked.stdout.readline() for _ in range(3)] == ["0 7 False []\n"] * 3
     starts = [call.outcome for call in shim.calls("nvmlInitWithFlags")]
     assert len(starts) >= 2
     assert set(starts) == {"0"}

@@ -29,7 +29,8 @@ from assay_core.leaves import Group, Reason
 
 _NVLINK_COUNT: Final = next(entry for entry in ENTRIES if entry.field.name == "nvlink_count")
 _PCI: Final = Call(Group.IDENTITY, "nvmlDeviceGetPciInfo_v3", (), "36x32s")
-_HIGH: Final = tuple(field.high for _, field in GPM)
+_GPM_LIMITS: Final = tuple(field.high + 0.5 for _, field in GPM)
+"""What is above these before it is rounded half up cannot be."""
 
 
 class Questions:
@@ -138,16 +139,29 @@ class Device:
             return [0] * len(GPM), self._no_metrics(0)
         if isinstance(answer, int):
             return [0] * len(GPM), self._no_metrics(int(why(answer, self.mig.read_mode())))
-        values: list[int] = []
+        codes, values = answer
+        found = [
+            int(value + 0.5) if 0 <= value < limit else None
+            for value, limit in zip(values, _GPM_LIMITS, strict=True)
+        ]
+        if any(codes) or None in found:
+            return self._some(found, codes)
+        return found, []  # type: ignore[return-value]  # none of them is None
+
+    def _some(
+        self, found: Sequence[int | None], codes: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """As above, where a metric has its own code, or is no number, or an absurd one."""
         missing: list[int] = []
-        for code, value, high in zip(*answer, _HIGH, strict=True):
-            sample = gpm.rounded(value, high) if code == 0 else why(code, self.mig.on)
-            if isinstance(sample, Reason):
-                missing += (CELLS + len(values), int(sample))
-                values.append(0)
-            else:
-                values.append(sample)
-        return values, missing
+        for place, (value, code) in enumerate(zip(found, codes, strict=True), CELLS):
+            if code != 0:
+                missing += (place, int(why(code, self.mig.on)))
+            elif value is None:
+                missing += (place, int(Reason.INVALID_VALUE))
+        return [
+            value if value is not None and code == 0 else 0
+            for value, code in zip(found, codes, strict=True)
+        ], missing
 
     @staticmethod
     def _no_metrics(number: int) -> list[int]:

@@ -42,6 +42,9 @@ REINIT_S: Final = (60.0, 900.0)
 _LOST: Final = int(Reason.GPU_LOST)
 _ASLEEP: Final = int(Reason.ASLEEP)
 
+_GPUS_MAX: Final = 64
+"""More than this no host holds: a library that says so is not believed."""
+
 Change = tuple[int, int, int]
 
 
@@ -66,6 +69,7 @@ class Driver:
         self._was_gone = False
         self._generation = 0
         self._lost: set[str] = set()
+        self._returned = False
         self._changes: list[Change] = []
         self._reinit_s = reinit_s
         self._reinit_wait_s = reinit_s[0]
@@ -122,8 +126,9 @@ class Driver:
             self._enumerate()
             depth = self._depth(held_generation, depth)
             readings = self._read_all(depth, sleeping)
-        if depth is Depth.TICK and any(device.mig_flipped for device in self._devices.values()):
-            depth = Depth.WINDOW
+        deeper = self._deeper(depth)
+        if deeper > depth:
+            depth = deeper
             readings = self._read_all(depth, sleeping)
         if depth >= Depth.DAY:
             self._platform = _ask_host(Depth.DAY)
@@ -134,12 +139,26 @@ class Driver:
             reloaded=reloaded,
             generation=self._generation,
             depth=int(depth),
-            host=[*self._host, count, *(self._platform if depth >= Depth.DAY else ())],
+            host=[
+                *self._host,
+                count if count <= _GPUS_MAX else (int(Reason.INVALID_VALUE),),
+                *(self._platform if depth >= Depth.DAY else ()),
+            ],
             uuids=None if held_generation == self._generation else [*self._devices],
             gpus=readings,
             unreadable=self._unreadable,
             changes=changes,
         )
+
+    def _deeper(self, depth: Depth) -> Depth:
+        """How deep to look again, for what the look has found."""
+        if self._returned:
+            self._returned = False
+            self._generation += 1
+            return Depth.DAY
+        if any(device.mig_flipped for device in self._devices.values()):
+            return max(depth, Depth.WINDOW)
+        return depth
 
     def _depth(self, held_generation: int, asked: Depth) -> Depth:
         """Of GPUs that the agent does not know yet, everything is told."""
@@ -156,7 +175,7 @@ class Driver:
     def _counted(self) -> int:
         """How many GPUs there are; enumerates anew when that is not what is known."""
         count = _or_gone(binding.count)
-        if count != len(self._devices) + len(self._unreadable) or self._unreadable:
+        if min(count, _GPUS_MAX) != len(self._devices) + len(self._unreadable) or self._unreadable:
             self._enumerate()
         return count
 
@@ -164,7 +183,7 @@ class Driver:
         """Finds every GPU by its UUID: indexes and handles do not outlive a change."""
         found: dict[str, object] = {}
         unreadable: list[int] = []
-        for index in range(_or_gone(binding.count)):
+        for index in range(min(_or_gone(binding.count), _GPUS_MAX)):
             self._beat()
             try:
                 handle = binding.handle_by_index(index)
@@ -229,6 +248,7 @@ class Driver:
                 lost.add(uuid)
                 readings.append(_LOST)
                 continue
+            self._returned = self._returned or uuid in self._lost
             if wanted and not device.reset_required:
                 self._changes.append((place, int(EventKind.GPU_RESET), 0))
             if device.mig.shape != shape and None not in (device.mig.shape, shape):
@@ -267,6 +287,7 @@ class Driver:
     def _abandon_handles(self) -> None:
         self._stop_events()
         self._devices = {}  # what the library held for them went with the driver
+        self._generation += 1
         self.close()
         self._unreadable = ()
 

@@ -95,7 +95,7 @@ class Tick:
             raw * scale if low <= raw <= high else None
             for raw, (low, high, scale) in zip(flat[2:heads:3] + flat[heads:], _LIMITS, strict=True)
         ]
-        if not self._absent and None not in cells:
+        if not self._absent and not self._otherwise and None not in cells:
             return cells, self._absent  # type: ignore[return-value]  # none of them is None
         return self._completed(cells)
 
