@@ -1,59 +1,74 @@
-"""What a field's samples come to over a period: statistics, counter deltas, last values, events."""
+"""What a field's samples come to over a period, as data: each field of the schema has its kind.
+
+Rules:
+
+1. A field that was read at least once in the period has a value; otherwise the reason that came
+   last says why not. A field that was not due brings neither.
+2. What is read less often than once a window is kept over windows until it is read again. A
+   failure that passes does not replace it; that it cannot be read any more does.
+3. A counter's increases are counted from the last reading before the period, so that how time is
+   cut into windows never loses one. A counter that went down starts anew from its new total.
+"""
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from google.protobuf.descriptor import FieldDescriptor
 
 from assay_agent.telemetry.reading import Sample
 from assay_core import codec
-from assay_core.leaves import Counter, Event, EventKind, Gauge, Reason, Value
+from assay_core.codec.leaves import ITEMS_MAX
+from assay_core.leaves import ON_CHANGE, Counter, Gauge, Group, MigInstance, Reason, Value
 from assay_core.units import mean_half_up
 
 U32_MAX: Final = 2**32 - 1
-_U64_MAX: Final = 2**64 - 1
+U64_MAX: Final = 2**64 - 1
 
+PASSING: Final = frozenset(
+    {
+        Reason.GPU_LOST,
+        Reason.DRIVER_UNRESPONSIVE,
+        Reason.DRIVER_ABSENT,
+        Reason.IN_MAINTENANCE,
+        Reason.NOT_SAMPLED,
+        Reason.DRIVER_ERROR,
+        Reason.ASLEEP,
+        Reason.PASSED_THROUGH,
+    }
+)
+"""Reasons that say nothing of what a GPU is or has: they do not make what was read untrue."""
 
-class Events:
-    """Events by kind and code. What one leaf cannot hold waits for the next."""
+_COUNTED: Final = frozenset({"polls", "events", "incidents", "energy_lifetime_mj"})
+"""What no source reads: the window counts it."""
 
-    def __init__(self) -> None:
-        self._events: dict[tuple[EventKind, int], Event] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._events)
-
-    def add(self, kind: EventKind, code: int, at_ms: int) -> None:
-        """Counts one occurrence, UTC milliseconds."""
-        code = min(max(code, 0), U32_MAX)
-        old = self._events.get((kind, code))
-        if old is None:
-            self._events[kind, code] = Event(kind, code, at_ms, at_ms, 1)
-        else:
-            self._events[kind, code] = Event(
-                kind,
-                code,
-                min(old.first_ms, at_ms),
-                max(old.last_ms, at_ms),
-                min(old.count + 1, U32_MAX),
-            )
-
-    def value(self) -> tuple[Event, ...]:
-        """As many as one leaf holds, in the order in which they first came."""
-        return tuple(self._events.values())[: codec.EVENTS_MAX]
-
-    def restart(self) -> None:
-        """Forgets those that `value` gave."""
-        for event in self.value():
-            del self._events[event.kind, event.code]
+LIFETIME: Final = frozenset(
+    {
+        "ecc_corrected_aggregate",
+        "ecc_uncorrected_aggregate",
+        "remapped_rows_corrected",
+        "remapped_rows_uncorrected",
+        "ecc_sram_corrected",
+        "ecc_sram_uncorrected_parity",
+        "ecc_sram_uncorrected_secded",
+        "ecc_dram_corrected",
+        "ecc_dram_uncorrected",
+        "retired_pages_single_bit",
+        "retired_pages_double_bit",
+        "odometer_s",
+    }
+)
+"""Totals over the life of the board: no reload, reset or reboot excuses their going down."""
 
 
 class Field(Protocol):
     """One field over the period."""
 
-    def add(self, sample: Sample) -> None:
-        """Takes a sample, or why there was none."""
+    def add(self, sample: Sample) -> bool:
+        """Takes a sample, or why there was none. True: a counter ran backwards, unexcused."""
         ...
 
     def value(self) -> Value:
@@ -64,9 +79,28 @@ class Field(Protocol):
         """Begins the next period."""
         ...
 
+    def anew(self) -> None:
+        """The driver was reloaded, or may have been: a counter may start from 0 again."""
+        ...
 
-class _GaugeField:
-    __slots__ = ("_count", "_high", "_low", "_reason", "_total")
+
+class _Base:
+    """What most fields do: a sample that cannot be is a reason, and a reload is none of theirs."""
+
+    __slots__ = ("_reason",)
+
+    _reason: Reason
+
+    def anew(self) -> None:
+        return
+
+    def _refuse(self, sample: Sample) -> bool:
+        self._reason = reason_of(sample)
+        return False
+
+
+class _GaugeField(_Base):
+    __slots__ = ("_count", "_high", "_low", "_total")
 
     def __init__(self) -> None:
         self.restart()
@@ -75,16 +109,19 @@ class _GaugeField:
         self._count = self._total = self._low = self._high = 0
         self._reason = Reason.NOT_SAMPLED
 
-    def add(self, sample: Sample) -> None:
-        if sample.__class__ is not int or not 0 <= sample <= _U64_MAX:
-            self._reason = _reason(sample)
-            return
-        number = int(sample)
-        if not self._count or number < self._low:
+    def add(self, sample: Sample) -> bool:
+        if sample.__class__ is not int or not 0 <= sample <= U64_MAX:
+            return self._refuse(sample)
+        number: int = sample
+        if not self._count:
+            self._low = self._high = number
+        elif number < self._low:
             self._low = number
-        self._high = max(self._high, number)
+        elif number > self._high:
+            self._high = number
         self._count += 1
         self._total += number
+        return False
 
     def value(self) -> Value:
         if not self._count:
@@ -92,11 +129,24 @@ class _GaugeField:
         return Gauge(self._low, mean_half_up(self._total, self._count), self._high)
 
 
-class _CounterField:
-    __slots__ = ("_delta", "_reason", "_seen", "_total")
+class _MeanField(_GaugeField):
+    """The mean alone."""
 
-    def __init__(self) -> None:
+    __slots__ = ()
+
+    def value(self) -> Value:
+        if not self._count:
+            return self._reason
+        return min(mean_half_up(self._total, self._count), U32_MAX)
+
+
+class _CounterField(_Base):
+    __slots__ = ("_anew", "_delta", "_lifetime", "_seen", "_total")
+
+    def __init__(self, *, lifetime: bool = False) -> None:
         self._total: int | None = None
+        self._lifetime = lifetime
+        self._anew = False
         self.restart()
 
     def restart(self) -> None:
@@ -104,89 +154,356 @@ class _CounterField:
         self._seen = False
         self._reason = Reason.NOT_SAMPLED
 
-    def add(self, sample: Sample) -> None:
-        if sample.__class__ is not int or not 0 <= sample <= _U64_MAX:
-            self._reason = _reason(sample)
-            return
-        number = int(sample)
-        if self._total is not None and number > self._total:
-            self._delta += number - self._total
-        self._total = number
-        self._seen = True
+    def anew(self) -> None:
+        self._anew = not self._lifetime
+
+    def add(self, sample: Sample) -> bool:
+        if sample.__class__ is not int or not 0 <= sample <= U64_MAX:
+            return self._refuse(sample)
+        number: int = sample
+        before, self._total, self._seen = self._total, number, True
+        if before is None or number == before:
+            self._anew = False
+            return False
+        if number > before:
+            self._delta += number - before
+            self._anew = False
+            return False
+        fell, self._anew = not self._anew, False
+        return fell
 
     def value(self) -> Value:
         if not self._seen or self._total is None:
             return self._reason
-        return Counter(min(self._delta, _U64_MAX), self._total)
+        return Counter(min(self._delta, U64_MAX), self._total)
 
 
-class _LastField:
-    """A number or a text as last read."""
+class _IncreaseField(_CounterField):
+    """A driver's total of which only the increase is told; such totals wrap, and may."""
 
-    __slots__ = ("_max", "_value")
+    __slots__ = ()
 
-    def __init__(self, most: int | None) -> None:
-        self._max = most
+    def add(self, sample: Sample) -> bool:
+        super().add(sample)
+        return False
+
+    def value(self) -> Value:
+        return min(self._delta, U64_MAX) if self._seen else self._reason
+
+
+class _LastField(_Base):
+    """A value as last read within the period."""
+
+    __slots__ = ("_admit", "_value")
+
+    def __init__(self, admit: _Admit) -> None:
+        self._admit = admit
         self.restart()
 
     def restart(self) -> None:
         self._value: Sample = Reason.NOT_SAMPLED
 
-    def add(self, sample: Sample) -> None:
-        clean = _text(sample) if self._max is None else integer(sample, self._max)
+    def add(self, sample: Sample) -> bool:
+        clean = self._admit(sample)
         if clean.__class__ is not Reason or self._value.__class__ is Reason:
             self._value = clean
+        return False
 
     def value(self) -> Value:
         return self._value
 
 
-class _BitsField:
+class _KeptField(_LastField):
+    """A value as last read, in whatever period that was."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, admit: _Admit) -> None:
+        self._kept = False
+        super().__init__(admit)
+
+    def restart(self) -> None:
+        if not self._kept:
+            super().restart()
+
+    def add(self, sample: Sample) -> bool:
+        clean = self._admit(sample)
+        if clean.__class__ is not Reason or clean not in PASSING:
+            self._value, self._kept = clean, True
+        elif not self._kept:
+            self._value = clean
+        return False
+
+
+class _TotalField(_KeptField):
+    """A total over the life of the board, as last read."""
+
+    __slots__ = ()
+
+    def add(self, sample: Sample) -> bool:
+        before = self._value
+        super().add(sample)
+        now = self._value
+        return before.__class__ is int and now.__class__ is int and now < before
+
+
+class _ExtremeField(_LastField):
+    """The largest sample of the period, or the least."""
+
+    __slots__ = ("_least",)
+
+    def __init__(self, admit: _Admit, *, least: bool) -> None:
+        self._least = least
+        super().__init__(admit)
+
+    def add(self, sample: Sample) -> bool:
+        clean = self._admit(sample)
+        now = self._value
+        if now.__class__ is not int:
+            self._value = clean
+        elif clean.__class__ is int and (clean < now) is self._least:
+            self._value = clean
+        return False
+
+
+class _BitsField(_LastField):
     """Every bit that was ever set."""
 
-    __slots__ = ("_bits",)
+    __slots__ = ()
+
+    def add(self, sample: Sample) -> bool:
+        clean = self._admit(sample)
+        if self._value.__class__ is not int:
+            self._value = clean
+        elif clean.__class__ is int:
+            self._value |= clean
+        return False
+
+
+class _Instance:
+    """One instance over the period."""
+
+    __slots__ = ("count", "memory_mib", "reason", "sums")
+
+    def __init__(self, memory_mib: int) -> None:
+        self.memory_mib = memory_mib
+        self.sums = [0, 0, 0, 0, 0]
+        self.count = 0
+        self.reason = Reason.NOT_SAMPLED
+
+
+class _InstancesField(_Base):
+    """The instances at the last look, each with the means of its samples."""
+
+    __slots__ = ("_instances", "_latest")
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        self._bits: int | Reason = Reason.NOT_SAMPLED
+        self._instances: dict[int, _Instance] = {}
+        self._latest: tuple[int, ...] | None = None
+        self._reason = Reason.NOT_SAMPLED
 
-    def add(self, sample: Sample) -> None:
-        clean = integer(sample, _U64_MAX)
-        if self._bits.__class__ is Reason:
-            self._bits = clean
-        elif clean.__class__ is not Reason:
-            self._bits |= clean
+    def add(self, sample: Sample) -> bool:
+        admitted = _instances(sample)
+        if isinstance(admitted, Reason):
+            return self._refuse(admitted)
+        self._latest = tuple(sorted(one.gpu_instance_id for one in admitted))
+        for one in admitted:
+            kept = self._instances.get(one.gpu_instance_id)
+            if kept is None or kept.memory_mib != one.memory_mib:  # cut anew under an old number
+                kept = self._instances[one.gpu_instance_id] = _Instance(one.memory_mib)
+            if isinstance(one.activity, Reason):
+                kept.reason = one.activity
+                continue
+            kept.count += 1
+            for index, share in enumerate(one.activity):
+                kept.sums[index] += share
+        return False
 
     def value(self) -> Value:
-        return self._bits
+        if self._latest is None:
+            return self._reason
+        return tuple(self._instance(number) for number in self._latest)
+
+    def _instance(self, number: int) -> MigInstance:
+        one = self._instances[number]
+        if not one.count:
+            return MigInstance(number, one.memory_mib, one.reason)
+        a, b, c, d, e = (mean_half_up(total, one.count) for total in one.sums)
+        return MigInstance(number, one.memory_mib, (a, b, c, d, e))
 
 
-def field_of(field: FieldDescriptor) -> Field:
+class LifetimeEnergy:
+    """Energy since the installation first saw a GPU, millijoules: the driver's counter, which
+    starts from 0 when the driver loads, put together over reloads, reboots and our own restarts.
+    """
+
+    __slots__ = ("_doubt", "_reloaded", "lifetime_mj", "total_mj")
+
+    def __init__(
+        self, total_mj: int | None, lifetime_mj: int | None, *, same_boot: bool = True
+    ) -> None:
+        self.total_mj = total_mj
+        """The driver's counter as last read."""
+        self.lifetime_mj = lifetime_mj
+        self._reloaded = not same_boot
+        self._doubt = True
+
+    def reloaded(self) -> None:
+        """The driver was loaded anew: all of the next total is new."""
+        self._reloaded = True
+
+    def unwatched(self) -> None:
+        """The driver may have been loaded anew: a total below the last one is all new."""
+        self._doubt = True
+
+    def add(self, sample: Sample | None) -> None:
+        """Takes the driver's counter; a fall that nothing explains adds nothing."""
+        if sample.__class__ is not int or not 0 <= sample <= U64_MAX:
+            return
+        number: int = sample
+        before, lifetime = self.total_mj, self.lifetime_mj
+        if before is None or lifetime is None:
+            lifetime = 0
+        elif self._reloaded or (self._doubt and number < before):
+            lifetime += number
+        else:
+            lifetime += max(0, number - before)
+        self.total_mj, self.lifetime_mj = number, min(lifetime, U64_MAX)
+        self._reloaded = self._doubt = False
+
+
+_Admit = Callable[[Sample], Sample]
+
+_MEANS: Final = ("_activity_pct", "_occupancy_pct", "_mibps")
+_BOUNDS: Final = MappingProxyType(
+    {
+        FieldDescriptor.CPPTYPE_UINT32: (0, U32_MAX),
+        FieldDescriptor.CPPTYPE_UINT64: (0, U64_MAX),
+        FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+        FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+        FieldDescriptor.CPPTYPE_ENUM: (1, 2**31 - 1),
+    }
+)
+_SPECIAL: Final[Mapping[str, Callable[[_Admit], Field]]] = MappingProxyType(
+    {
+        "clocks_event_reasons": _BitsField,
+        "power_instant_max_mw": lambda admit: _ExtremeField(admit, least=False),
+        "pcie_generation": lambda admit: _ExtremeField(admit, least=False),
+        "pcie_width": lambda admit: _ExtremeField(admit, least=True),
+        "temperature_margin_min_mc": lambda admit: _ExtremeField(admit, least=True),
+        "pcie_tx_bytes": lambda _: _IncreaseField(),
+        "pcie_rx_bytes": lambda _: _IncreaseField(),
+        "mig_instances": lambda _: _InstancesField(),
+    }
+)
+"""Fields that come to something else than their type says."""
+_AT_LAST_LOOK: Final = frozenset({"pci_gpu_count", "hidden_gpus", "phantom_gpus"})
+"""Fields of the host that are kept until the next look."""
+
+
+def read_names(group: Group) -> tuple[str, ...]:
+    """The fields of a group that a source reads, in the schema's order."""
+    return tuple(name for name in codec.fields_of(group) if name not in _COUNTED)
+
+
+def field_of(group: Group, name: str) -> Field:
     """The accumulator for a field of the schema."""
+    field = codec.fields_of(group)[name]
+    admit = admitted(field)
+    if name in _SPECIAL:
+        return _SPECIAL[name](admit)
+    if field.message_type is not None and not field.is_repeated:
+        if field.message_type.name == "Gauge":
+            return _GaugeField()
+        return _CounterField(lifetime=name in LIFETIME)
+    if group is Group.USE and name.endswith(_MEANS):
+        return _MeanField()
+    if group in ON_CHANGE or name in _AT_LAST_LOOK:
+        return _TotalField(admit) if name in LIFETIME else _KeptField(admit)
+    return _LastField(admit)
+
+
+def admitted(field: FieldDescriptor) -> _Admit:
+    """What lets a field's samples in: as they are where they can be, else the reason why not."""
     if field.message_type is not None:
-        return _GaugeField() if field.message_type.name == "Gauge" else _CounterField()
-    if field.name == "clocks_event_reasons":
-        return _BitsField()
+        return _instances if field.message_type.name == "MigInstance" else _whole
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return _LastField(None)
-    return _LastField(U32_MAX if field.cpp_type == FieldDescriptor.CPPTYPE_UINT32 else _U64_MAX)
+        return _texts if field.is_repeated else _text
+    least, most = _BOUNDS[field.cpp_type]
+    if field.is_repeated:
+        return lambda sample: _integers(sample, least, most)
+    return lambda sample: integer(sample, least, most)
 
 
-def _reason(sample: Sample) -> Reason:
+def counter_code(group: Group, name: str) -> int:
+    """How an event names a counter: 1000 times its leaf's body and its field, by their numbers."""
+    field = codec.fields_of(group)[name]
+    body = field.containing_type
+    if body is None:
+        raise TypeError(f"{name} is not in a body")
+    leaf = body.file.message_types_by_name["Leaf"]
+    return 1_000 * int(leaf.fields_by_name[group.value].number) + int(field.number)
+
+
+def reason_of(sample: Sample) -> Reason:
     """The reason a sample is, or that it is none of its field's values."""
     return sample if isinstance(sample, Reason) else Reason.INVALID_VALUE
 
 
-def integer(sample: Sample, most: int) -> int | Reason:
-    """The sample where it is a number of 0 to `most`; else the reason why not."""
-    if sample.__class__ is int and 0 <= sample <= most:
-        return int(sample)
-    return _reason(sample)
-
-
-def _text(sample: Sample) -> str | Reason:
-    if isinstance(sample, str) and len(sample.encode(errors="replace")) <= codec.TEXT_BYTES_MAX:
+def integer(sample: Sample, least: int, most: int) -> int | Reason:
+    """The sample where it is a number of `least` to `most`; else the reason why not."""
+    if sample.__class__ is int and least <= sample <= most:
         return sample
-    return _reason(sample)
+    # Enumerations of the schema, Tenancy say, are whole numbers too; a Reason is none.
+    if isinstance(sample, enum.IntEnum) and not isinstance(sample, Reason):
+        return integer(int(sample), least, most)
+    return reason_of(sample)
+
+
+def _whole(sample: Sample) -> Sample:
+    return integer(sample, 0, U64_MAX)
+
+
+def _integers(sample: Sample, least: int, most: int) -> Sample:
+    if not isinstance(sample, tuple) or len(sample) > ITEMS_MAX:
+        return reason_of(sample)
+    whole = [item for item in sample if item.__class__ is int and least <= item <= most]
+    return sample if len(whole) == len(sample) else Reason.INVALID_VALUE
+
+
+def _text(sample: Sample) -> Sample:
+    return sample if _is_text(sample) else reason_of(sample)
+
+
+def _texts(sample: Sample) -> Sample:
+    if not isinstance(sample, tuple) or len(sample) > ITEMS_MAX:
+        return reason_of(sample)
+    return sample if all(map(_is_text, sample)) else Reason.INVALID_VALUE
+
+
+def _is_text(sample: object) -> bool:
+    if not isinstance(sample, str):
+        return False
+    try:
+        return len(sample.encode()) <= codec.TEXT_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+def _instances(sample: Sample) -> tuple[MigInstance, ...] | Reason:
+    if not isinstance(sample, tuple) or len(sample) > ITEMS_MAX:
+        return reason_of(sample)
+    instances = tuple(one for one in sample if isinstance(one, MigInstance) and _can_be(one))
+    numbers = {one.gpu_instance_id for one in instances}
+    return instances if len(numbers) == len(sample) else Reason.INVALID_VALUE
+
+
+def _can_be(one: MigInstance) -> bool:
+    shares = () if isinstance(one.activity, Reason) else one.activity
+    if not isinstance(shares, tuple) or len(shares) not in (0, 5):
+        return False
+    numbers = (one.gpu_instance_id, one.memory_mib, *shares)
+    return all(number.__class__ is int and 0 <= number <= U32_MAX for number in numbers)

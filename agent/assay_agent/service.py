@@ -12,25 +12,20 @@ import structlog
 
 from assay_agent import VERSION, control, enroll, host
 from assay_agent.config import AgentConfig
+from assay_agent.cutting import WINDOW_MS_LEAST, WINDOW_MS_MOST, Cutter, Plan
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
 from assay_agent.metrics import AgentMetrics
 from assay_agent.spool import Spool, SpoolFull
-from assay_agent.telemetry.reading import GpuSource, Happening, Poll
+from assay_agent.telemetry.reading import Depth, GpuSource, Happening, Poll
 from assay_agent.uplink.session import first_of
 from assay_agent.uplink.uplink import Pace, Uplink
 from assay_agent.window import Aggregator
 from assay_core.errors import AssayError, HostError
 from assay_core.header import CloseReason
-from assay_core.instants import HOUR_MS, MINUTE_MS, SECOND_MS, format_duration, format_instant
+from assay_core.instants import HOUR_MS, SECOND_MS, format_duration, format_instant
 from assay_core.leaves import HOST, DriverState, EventKind
 
-WINDOW_MS_LEAST: Final = SECOND_MS
-WINDOW_MS_MOST: Final = 15 * MINUTE_MS
-EVENT_WINDOW_MS_LEAST: Final = SECOND_MS
-"""Least time between two windows closed by events: a storm of events fills one window."""
-SEAL_AGAIN_MS: Final = 10 * SECOND_MS
-"""After a write that failed; the period goes on meanwhile."""
 PAUSE_MS_MOST: Final = 24 * HOUR_MS
 """The longest maintenance that a valuer counts as announced."""
 STORM_BREATH_S: Final = 0.2
@@ -39,6 +34,7 @@ FLUSH_S: Final = 2.0
 LAST_LOOK_S: Final = 2.0
 RENEWAL_PACE: Final = Pace(least_s=30.0, most_s=900.0)
 RENEWAL_LOOK_S: Final = 60.0
+_ANSWERING: Final = frozenset({DriverState.RUNNING, DriverState.RELOADED})
 
 
 @dataclass(slots=True)
@@ -73,15 +69,15 @@ class Service:
             keys, spool, metrics, proxy=config.proxy, clock=clock.utc_ms, pace=pace
         )
         self._aggregator = Aggregator(
-            spool.known_gpus(),
+            spool.known(),
             begin_utc_ms=clock.utc_ms(),
             begin_boottime_ms=clock.boottime_ms(),
+            boot_id=spool.boot_id,
         )
         self._stopping = asyncio.Event()
         self._sealed = asyncio.Event()
         self._pause = _Pause()
-        self._not_before_ms = 0
-        self._event_not_before_ms = 0
+        self._cutter = Cutter()
         self._turned_ms = clock.boottime_ms()
         self._dropped = 0
         self._log = structlog.get_logger("agent")
@@ -134,31 +130,28 @@ class Service:
         if self._aggregator.polls == 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_LOOK_S):
-                    self._take(await self._source.poll(0))
+                    self._take(await self._source.poll(0, Depth.WINDOW))
 
     async def _stopped(self) -> None:
         await self._stopping.wait()
 
     async def _sample(self) -> None:
-        timeout_ms = 0  # the first look at once
         while True:
-            self._take(await self._source.poll(timeout_ms))
+            plan = self._plan()
+            poll = await self._source.poll(plan.wait_ms, plan.depth)
+            self._cutter.polled(poll.at_boottime_ms, plan.depth, answered=poll.driver in _ANSWERING)
+            self._take(poll)
             await self._end_pause_when_due()
             reason = self._close_reason()
             if reason is not None:
                 self._seal(reason)
             if self._aggregator.has_events:
                 await asyncio.sleep(STORM_BREATH_S)
-            timeout_ms = self._wait_ms()
 
     def _take(self, poll: Poll) -> None:
         self._aggregator.add(poll)
         self._turned_ms = self._clock.boottime_ms()
-        self._metrics.polls.inc()
-        self._metrics.set_driver(poll.driver)
-        count = poll.host.get("gpu_count")
-        self._metrics.gpus.set(count if count.__class__ is int else 0)
-        self._metrics.abandoned_processes.set(poll.abandoned_processes)
+        self._metrics.take(poll)
         if isinstance(self._aggregator.missing, tuple):
             self._metrics.missing_gpus.set(len(self._aggregator.missing))
         if poll.driver is DriverState.PAUSED and self._pause.unsealed:
@@ -172,26 +165,29 @@ class Service:
             return self._config.window_ms
         return min(max(wished, WINDOW_MS_LEAST), WINDOW_MS_MOST)
 
-    def _due_ms(self) -> int:
-        """When the next window closes, on the boot clock."""
-        due_ms = self._aggregator.begin_boottime_ms + self._window_ms
-        if self._aggregator.has_events:
-            due_ms = min(due_ms, self._event_not_before_ms)
-        return max(due_ms, self._not_before_ms)
-
-    def _wait_ms(self) -> int:
-        """How long the next poll may wait for events."""
-        left_ms = self._due_ms() - self._clock.boottime_ms()
-        if self._pause.until_ms is not None:
-            left_ms = min(left_ms, self._pause.until_ms - self._clock.utc_ms())
-        return min(max(left_ms, 0), self._config.poll_ms)
+    def _plan(self) -> Plan:
+        """How long the next poll may wait for events, and how deep it looks."""
+        plan = self._cutter.plan(
+            self._clock.boottime_ms(),
+            begin_ms=self._aggregator.begin_boottime_ms,
+            window_ms=self._window_ms,
+            poll_ms=self._config.poll_ms,
+            has_events=self._aggregator.has_events,
+        )
+        if self._pause.until_ms is None:
+            return plan
+        left_ms = max(self._pause.until_ms - self._clock.utc_ms(), 0)
+        return Plan(min(plan.wait_ms, left_ms), plan.depth)
 
     def _close_reason(self) -> CloseReason | None:
-        if self._aggregator.polls == 0 or self._clock.boottime_ms() < self._due_ms():
-            return None
-        if self._pause.until_ms is not None:
-            return CloseReason.MAINTENANCE
-        return CloseReason.EVENT if self._aggregator.has_events else CloseReason.PERIOD
+        return self._cutter.reason(
+            self._clock.boottime_ms(),
+            begin_ms=self._aggregator.begin_boottime_ms,
+            window_ms=self._window_ms,
+            polls=self._aggregator.polls,
+            has_events=self._aggregator.has_events,
+            paused=self._pause.until_ms is not None,
+        )
 
     def _seal(self, reason: CloseReason) -> bool:
         """Seals the period; False where the spool took no write, and then the period goes on."""
@@ -211,13 +207,14 @@ class Service:
                 now_ms=now_ms,
             )
         except SpoolFull as error:
-            self._not_before_ms = self._clock.boottime_ms() + SEAL_AGAIN_MS
+            self._cutter.failed(self._clock.boottime_ms())
             self._metrics.seal_failures.inc()
             self._log.error("not sealed", detail=str(error), polls=polls)
             return False
         self._aggregator.restart(draft)
         self._uplink.control.challenge = b""
-        self._event_not_before_ms = draft.period.end_boottime_ms + EVENT_WINDOW_MS_LEAST
+        self._cutter.closed(draft.period.end_boottime_ms)
+        self._metrics.sealed_window(draft)
         self._uplink.wake()
         self._sealed.set()
         self._sealed = asyncio.Event()

@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Final
 
 from assay_agent import VERSION, spool_file
+from assay_agent.known import Known, Told
 from assay_agent.spool_data import (
     pack_envelope,
-    pack_identity,
+    pack_known,
     pack_window,
     unpack_envelope,
-    unpack_identity,
+    unpack_known,
     unpack_window,
 )
 from assay_agent.spool_file import DiskFull, SpoolDamaged, SpoolFull
-from assay_agent.window import Draft, KnownGpu
+from assay_agent.window import Draft
+from assay_core import codec
 from assay_core.errors import HostError
 from assay_core.header import GapCause, GapRecord, Head, Source
+from assay_core.leaves import ON_CHANGE, Group
 from assay_core.seal import (
     SECRET_BYTES,
     Envelope,
@@ -39,7 +42,7 @@ from assay_core.seal import (
     seal_window,
 )
 
-__all__ = ["Chain", "Forked", "Outgoing", "Spool", "SpoolDamaged", "SpoolFull", "known_gpus"]
+__all__ = ["Chain", "Forked", "Outgoing", "Spool", "SpoolDamaged", "SpoolFull", "known"]
 
 _EVICT_AT_ONCE: Final = 16
 _FORGET_AT_ONCE: Final = 1_000
@@ -128,8 +131,13 @@ class Spool:
         query = "SELECT count(*) FROM record WHERE acknowledged_ms IS NULL AND kind <> 'gap'"
         return int(self._db.execute(query).fetchone()[0])
 
-    def known_gpus(self) -> tuple[KnownGpu, ...]:
-        """Every GPU this installation has seen, with its identity if sealed in this boot."""
+    @property
+    def boot_id(self) -> bytes:
+        """The boot in which windows are sealed now."""
+        return self._boot_id
+
+    def known(self) -> tuple[Known, ...]:
+        """The host and every GPU this installation has seen, with what was told in this boot."""
         return _known(self._db, self._boot_id)
 
     def paused_until_ms(self) -> int | None:
@@ -188,7 +196,7 @@ class Spool:
             self._db.execute(
                 "UPDATE chain SET next_sequence = ?, head_hash = ?", (self._next + 1, sealed.hash)
             )
-            self._remember(draft.known)
+            self._remember(draft, sealed)
             self._expire(now_ms)
             return self._evict()
 
@@ -325,19 +333,24 @@ class Spool:
         )
         self._db.execute("INSERT INTO body VALUES (?, ?)", (row[2], data))
 
-    def _remember(self, known: Iterable[KnownGpu]) -> None:
+    def _remember(self, draft: Draft, sealed: Sealed) -> None:
+        """What the next run of the agent goes on from, as of this window."""
         self._db.executemany(
-            "INSERT INTO gpu VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE SET "
-            "last_seen_ms = excluded.last_seen_ms, identity = excluded.identity, "
-            "boot_id = excluded.boot_id",
+            "INSERT OR REPLACE INTO known VALUES (?, ?, ?)",
+            [(one.subject, self._boot_id, pack_known(one)) for one in draft.known],
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
             [
                 (
-                    gpu.subject,
-                    gpu.last_seen_ms,
-                    None if gpu.identity is None else pack_identity(gpu.identity),
+                    content.subject,
+                    content.group.value,
                     self._boot_id,
+                    draft.period.end_boottime_ms,
+                    leaf,
                 )
-                for gpu in known
+                for content, leaf in zip(draft.contents, sealed.leaves, strict=True)
+                if content.group in ON_CHANGE
             ],
         )
 
@@ -389,8 +402,8 @@ class Spool:
         return len(found)
 
 
-def known_gpus(path: Path, boot_id: bytes) -> tuple[KnownGpu, ...]:
-    """The GPUs a spool knows, read beside a running agent. None where there is no spool."""
+def known(path: Path, boot_id: bytes) -> tuple[Known, ...]:
+    """What a spool knows, read beside a running agent. None where there is no spool."""
     if not path.exists():
         return ()
     try:
@@ -403,13 +416,14 @@ def known_gpus(path: Path, boot_id: bytes) -> tuple[KnownGpu, ...]:
         raise HostError(f"{path} cannot be read: {error}") from error
 
 
-def _known(db: sqlite3.Connection, boot_id: bytes) -> tuple[KnownGpu, ...]:
-    rows = db.execute("SELECT subject, last_seen_ms, identity, boot_id FROM gpu").fetchall()
+def _known(db: sqlite3.Connection, boot_id: bytes) -> tuple[Known, ...]:
+    told: dict[bytes, dict[Group, Told]] = {}
+    for subject, body, boottime_ms, leaf in db.execute(
+        "SELECT subject, body, boottime_ms, leaf FROM told WHERE boot_id = ?", (boot_id,)
+    ):
+        values = codec.decode_leaf(leaf).content.values
+        told.setdefault(subject, {})[Group(body)] = Told(values, boottime_ms)
     return tuple(
-        KnownGpu(
-            subject,
-            last_seen_ms,
-            unpack_identity(identity) if identity is not None and boot == boot_id else None,
-        )
-        for subject, last_seen_ms, identity, boot in rows
+        unpack_known(subject, data, told.get(subject, {}), same_boot=boot == boot_id)
+        for subject, boot, data in db.execute("SELECT subject, boot_id, data FROM known")
     )

@@ -1,11 +1,14 @@
-"""How the spool's file holds windows, gap records and identities: exact bytes, in MessagePack."""
+"""How the spool's file holds windows, gap records and what is known of GPUs, in MessagePack."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from assay_agent.window import Identity
-from assay_core.leaves import Reason, Value
+from assay_agent.known import Energy, Known, Told
+from assay_core import health
+from assay_core.leaves import Group
 from assay_core.seal import Envelope, Sealed, Signature
 
 
@@ -20,8 +23,10 @@ class _WindowData(msgspec.Struct, frozen=True, array_like=True):
     leaves: list[bytes]
 
 
-class _Absent(msgspec.Struct, frozen=True):
-    reason: int
+class _KnownData(msgspec.Struct, frozen=True, array_like=True):
+    last_seen_ms: int
+    energy_mj: tuple[int, int] | None
+    health: bytes
 
 
 def _envelope_data(envelope: Envelope) -> _EnvelopeData:
@@ -56,20 +61,21 @@ def unpack_envelope(data: bytes) -> Envelope:
     return _envelope(msgspec.msgpack.decode(data, type=_EnvelopeData))
 
 
-def pack_identity(identity: Identity) -> bytes:
-    """The identity a GPU was last sealed with, as JSON."""
-    values = {
-        name: _Absent(int(value)) if isinstance(value, Reason) else value
-        for name, value in identity.items()
-    }
-    return msgspec.json.encode(values)
+def pack_known(known: Known) -> bytes:
+    """What is known of a GPU, without what was told of it: that stands in its leaves."""
+    energy = known.energy
+    data = _KnownData(
+        known.last_seen_ms,
+        None if energy is None else (energy.total_mj, energy.lifetime_mj),
+        health.pack(known.health),
+    )
+    return msgspec.msgpack.encode(data)
 
 
-def unpack_identity(data: bytes) -> Identity:
-    """What `pack_identity` made."""
-    values = msgspec.json.decode(data, type=dict[str, int | str | _Absent])
-    found: dict[str, Value] = {
-        name: Reason(value.reason) if isinstance(value, _Absent) else value
-        for name, value in values.items()
-    }
-    return found
+def unpack_known(
+    subject: bytes, data: bytes, told: Mapping[Group, Told], *, same_boot: bool
+) -> Known:
+    """What `pack_known` made, with what was told in this boot."""
+    known = msgspec.msgpack.decode(data, type=_KnownData)
+    energy = None if known.energy_mj is None else Energy(*known.energy_mj, same_boot=same_boot)
+    return Known(subject, known.last_seen_ms, told, energy, health.unpack(known.health))

@@ -54,11 +54,18 @@ CREATE TABLE body (
     data BLOB NOT NULL                    -- exact bytes of the window or gap record
 ) STRICT;
 CREATE INDEX record_acknowledged ON record (acknowledged_ms, sequence);
-CREATE TABLE gpu (
-    subject BLOB PRIMARY KEY,
-    last_seen_ms INTEGER NOT NULL,
-    identity BLOB,                        -- as last sealed, JSON
-    boot_id BLOB                          -- in which boot
+CREATE TABLE known (
+    subject BLOB PRIMARY KEY,             -- a GPU; empty: the host
+    boot_id BLOB NOT NULL,                -- in which it was last sealed
+    data BLOB NOT NULL                    -- when it was last seen, its energy, its incidents
+) STRICT, WITHOUT ROWID;
+CREATE TABLE told (                       -- leaves that travel on change, as last sealed
+    subject BLOB NOT NULL,
+    body TEXT NOT NULL,
+    boot_id BLOB NOT NULL,
+    boottime_ms INTEGER NOT NULL,
+    leaf BLOB NOT NULL,
+    PRIMARY KEY (subject, body)
 ) STRICT, WITHOUT ROWID;
 """
 _VERSION: Final = 1

@@ -1,15 +1,15 @@
-"""From polls to the contents of a window: statistics, counter deltas, reasons and events.
+"""From polls to the contents of a window: statistics, counter deltas, reasons, events, incidents.
 
-Rules:
+Rules (those of single fields stand in fields.py):
 
-1. A field that was read at least once in the period has a value; otherwise the reason that came
-   last says why not. Nothing is carried over from an earlier period but a counter's baseline.
-2. A counter's increases are counted from the last reading before the period, so that how time is
-   cut into windows never loses one. A counter that went down was reset: it starts anew.
-3. A GPU that was ever seen by this installation stays in the window: present, or the reason why
+1. Leaves of the groups in ON_CHANGE travel when they say something else than the last one that
+   was sealed in this boot, at each boot and once a day; the others travel in every window.
+2. A GPU that was ever seen by this installation stays in the window: present, or the reason why
    not. One that the driver no longer enumerates is lost.
-4. Looking is not closing: `draft` changes nothing, and `restart` begins the next period once the
+3. Looking is not closing: `draft` changes nothing, and `restart` begins the next period once the
    draft is sealed and durable. Until then the period goes on.
+4. Incidents are followed from window to window by the rules in core, from what the window says
+   and from nothing else: whoever has the windows comes to the same.
 """
 
 from __future__ import annotations
@@ -19,36 +19,63 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from assay_agent.fields import U32_MAX, Events, Field, field_of, integer
+from assay_agent.events import Events
+from assay_agent.fields import (
+    U32_MAX,
+    Field,
+    LifetimeEnergy,
+    counter_code,
+    field_of,
+    integer,
+    read_names,
+    reason_of,
+)
+from assay_agent.known import Energy, Known, Told
 from assay_agent.telemetry.reading import GpuReading, Happening, Poll
-from assay_core import codec
+from assay_core import health
+from assay_core.codec.leaves import ITEMS_MAX
 from assay_core.header import CloseReason, Period
+from assay_core.health import HealthState
 from assay_core.leaves import (
     HOST,
+    ON_CHANGE,
     SUBJECT_BYTES,
     Content,
     DriverState,
+    EventKind,
     Group,
+    Incident,
     Reason,
     Value,
 )
 
 GPUS_MAX: Final = 64
-"""Most GPUs in one window: three leaves each and the host's are the most a valuer takes."""
+"""Most GPUs in one window: four leaves each and the host's two are the most a valuer takes."""
+CLOCK_STEP_MS: Final = 1_000
+"""Between two polls the wall clock and the boot clock differ by no more, unless one is stepped."""
 
-_PASSING: Final = frozenset(
+_OF_GPU: Final = (Group.IDENTITY, Group.HEALTH, Group.USE, Group.CONDITION)
+_HOST_COUNTED: Final = frozenset(
     {
-        Reason.GPU_LOST,
-        Reason.DRIVER_UNRESPONSIVE,
-        Reason.DRIVER_ABSENT,
-        Reason.IN_MAINTENANCE,
-        Reason.NOT_SAMPLED,
-        Reason.DRIVER_ERROR,
-        Reason.ASLEEP,
+        "driver_state",
+        "gpu_count",
+        "abandoned_processes",
+        "maintenance_until_ms",
+        "missing_gpus",
+        "clock_step_ms",
     }
 )
-"""Reasons that say nothing of who a GPU is: they alone do not make an identity a changed one."""
-
+"""Fields of the host leaf that the window works out of whole polls."""
+_REACHING: Final = tuple(
+    name
+    for group in (Group.HEALTH, Group.USE)
+    for name in read_names(group)
+    if name != "tenancy"  # the bus tells it, not the GPU
+)
+"""Fields that only a GPU that was reached can give."""
+_CODES: Final = MappingProxyType(
+    {name: counter_code(group, name) for group in _OF_GPU for name in read_names(group)}
+)
 _DRIVER_REASONS: Final = MappingProxyType(
     {
         DriverState.UNRESPONSIVE: Reason.DRIVER_UNRESPONSIVE,
@@ -57,18 +84,10 @@ _DRIVER_REASONS: Final = MappingProxyType(
     }
 )
 """Why no GPU could be read, by the driver's state; a driver that answers has lost the GPU."""
-
-Identity = Mapping[str, Value]
-"""The values of an identity leaf: integers, texts and reasons."""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownGpu:
-    """A GPU this installation has seen. `identity` is as last sealed in this boot, or None."""
-
-    subject: bytes
-    last_seen_ms: int
-    identity: Identity | None = None
+_UNWATCHED: Final = frozenset(
+    {EventKind.GPU_LOST, EventKind.GPU_RETURNED, EventKind.GPU_RESET, EventKind.MIG_CHANGED}
+)
+"""What may have come with a reset: a counter of the GPU may start anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +97,42 @@ class Draft:
     contents: tuple[Content, ...]
     period: Period
     close_reason: CloseReason
-    known: tuple[KnownGpu, ...]
+    known: tuple[Known, ...]
 
 
 class Aggregator:
     """Gathers polls until a window is closed. No I/O, no clock."""
 
     def __init__(
-        self, known: Iterable[KnownGpu], *, begin_utc_ms: int, begin_boottime_ms: int
+        self,
+        known: Iterable[Known],
+        *,
+        begin_utc_ms: int,
+        begin_boottime_ms: int,
+        boot_id: bytes = bytes(16),
     ) -> None:
-        self._gpus = {gpu.subject: _Gpu(gpu) for gpu in known}
+        remembered = {one.subject: one for one in known}
+        self._told = dict(remembered.pop(HOST, Known(HOST, 0)).told)
+        self._gpus = {subject: _Gpu(one) for subject, one in remembered.items()}
         self._host = {
-            name: field_of(field)
-            for name, field in codec.fields_of(Group.HOST).items()
-            if name in ("driver_version", "nvml_version")
+            name: field_of(Group.HOST, name)
+            for name in read_names(Group.HOST)
+            if name not in _HOST_COUNTED
         }
+        self._platform = {
+            name: field_of(Group.PLATFORM, name) for name in read_names(Group.PLATFORM)
+        }
+        self._platform["health_rules"].add(health.RULES_SHA256_8)
+        self._add_host = {name: field.add for name, field in (self._host | self._platform).items()}
         self._host_events = Events()
+        self._boot_id = boot_id
         self._begin_utc_ms = begin_utc_ms
         self._begin_boottime_ms = begin_boottime_ms
         self._polls = 0
         self._driver = DriverState.RUNNING
         self._last: Poll | None = None
+        self._clock_offset_ms: int | None = None
+        self._clock_step_ms = 0
         self._missing: tuple[bytes, ...] | Reason = Reason.NOT_SAMPLED
 
     @property
@@ -126,19 +160,26 @@ class Aggregator:
         self._polls += 1
         self._driver = max(self._driver, poll.driver)
         self._last = poll
-        for name, field in self._host.items():
-            field.add(poll.host.get(name, Reason.NOT_SAMPLED))
+        self._check_clock(poll)
+        for name, sample in poll.host.items():
+            add = self._add_host.get(name)
+            if add is not None:
+                add(sample)
+        if poll.events or poll.driver is DriverState.RELOADED:
+            self._expect_resets(poll)
         unread = _DRIVER_REASONS.get(poll.driver)
-        lost = {
-            reading.subject
-            for reading in poll.gpus
-            if self._gpu(reading.subject).add(reading, poll.at_utc_ms) is Reason.GPU_LOST
-        }
-        listed = {reading.subject for reading in poll.gpus}
-        for subject, gpu in self._gpus.items():
-            if subject not in listed:
-                gpu.miss(unread or Reason.GPU_LOST)
-        self._missing = unread or tuple(sorted(lost | (self._gpus.keys() - listed)))
+        seen: set[bytes] = set()
+        lost: set[bytes] = set()
+        for reading in poll.gpus:
+            seen.add(reading.subject)
+            if self._gpu(reading.subject).add(reading, poll.at_utc_ms) is Reason.GPU_LOST:
+                lost.add(reading.subject)
+        if len(seen) < len(self._gpus):
+            for subject, gpu in self._gpus.items():
+                if subject not in seen:
+                    gpu.miss(unread or Reason.GPU_LOST)
+                    lost.add(subject)
+        self._missing = unread or tuple(sorted(lost))[:ITEMS_MAX]
         for happening in poll.events:
             self.happen(happening)
 
@@ -164,23 +205,25 @@ class Aggregator:
         """
         if self._last is None or self._polls == 0:
             raise ValueError("a window needs at least one poll")
+        at_boottime_ms = max(at_boottime_ms, self._begin_boottime_ms)
         latest = sorted(self._gpus.values(), key=lambda gpu: (-gpu.last_seen_ms, gpu.subject))
         shown = sorted(latest[:GPUS_MAX], key=lambda gpu: gpu.subject)
-        contents = [self._host_content(self._last, maintenance_until_ms)]
+        host = self._host_content(self._last, maintenance_until_ms)
+        contents = [host]
+        told = dict(self._told)
+        platform = _values(self._platform)
+        if _travels(told.get(Group.PLATFORM), platform, at_boottime_ms):
+            contents.append(Content(HOST, Group.PLATFORM, platform))
+            told[Group.PLATFORM] = Told(platform, at_boottime_ms)
+        known = {HOST: Known(HOST, at_utc_ms, told)}
+        known |= {gpu.subject: gpu.known() for gpu in latest[GPUS_MAX:]}
         for gpu in shown:
-            contents.extend(gpu.contents())
-        period = Period(
-            self._begin_utc_ms,
-            at_utc_ms,
-            self._begin_boottime_ms,
-            max(at_boottime_ms, self._begin_boottime_ms),
-        )
-        travelling = {c.subject: c.values for c in contents if c.group is Group.IDENTITY}
-        known = tuple(
-            KnownGpu(gpu.subject, gpu.last_seen_ms, travelling.get(gpu.subject, gpu.identity))
-            for gpu in self._gpus.values()
-        )
-        return Draft(tuple(contents), period, close_reason, known)
+            leaves, known[gpu.subject] = gpu.draft(
+                host, at_utc_ms=at_utc_ms, at_boottime_ms=at_boottime_ms, boot_id=self._boot_id
+            )
+            contents.extend(leaves)
+        period = Period(self._begin_utc_ms, at_utc_ms, self._begin_boottime_ms, at_boottime_ms)
+        return Draft(tuple(contents), period, close_reason, tuple(known.values()))
 
     def restart(self, draft: Draft) -> None:
         """Begins the next period where `draft`, now sealed, ended."""
@@ -188,32 +231,56 @@ class Aggregator:
         self._begin_boottime_ms = draft.period.end_boottime_ms
         self._polls = 0
         self._driver = DriverState.RUNNING
-        told = {c.subject for c in draft.contents}
-        identities = {gpu.subject: gpu.identity for gpu in draft.known}
-        for field in self._host.values():
+        self._clock_step_ms = 0
+        for field in (*self._host.values(), *self._platform.values()):
             field.restart()
         self._host_events.restart()
-        for subject, gpu in self._gpus.items():
-            gpu.restart(identities.get(subject), told=subject in told)
+        told = {content.subject for content in draft.contents}
+        for one in draft.known:
+            if one.subject == HOST:
+                self._told = dict(one.told)
+            else:
+                self._gpus[one.subject].restart(one, told=one.subject in told)
+
+    def _check_clock(self, poll: Poll) -> None:
+        """The boot clock never steps: where the two drift apart, the wall clock did."""
+        offset_ms = poll.at_utc_ms - poll.at_boottime_ms
+        before_ms, self._clock_offset_ms = self._clock_offset_ms, offset_ms
+        if before_ms is not None and abs(offset_ms - before_ms) > CLOCK_STEP_MS:
+            self._clock_step_ms += offset_ms - before_ms
+            self._host_events.add(EventKind.CLOCK_STEPPED, 0, poll.at_utc_ms)
+
+    def _expect_resets(self, poll: Poll) -> None:
+        """Counters may start anew where the poll tells of a reload or of a reset."""
+        reloaded = poll.driver is DriverState.RELOADED or any(
+            happening.kind is EventKind.DRIVER_RELOADED for happening in poll.events
+        )
+        if reloaded:
+            for gpu in self._gpus.values():
+                gpu.reloaded()
+        for happening in poll.events:
+            if happening.kind in _UNWATCHED and happening.subject in self._gpus:
+                self._gpus[happening.subject].unwatched()
 
     def _gpu(self, subject: bytes) -> _Gpu:
-        if len(subject) != SUBJECT_BYTES:
-            raise ValueError("a GPU's subject is the 16 bytes of its UUID")
         gpu = self._gpus.get(subject)
         if gpu is None:  # not setdefault: that would build a GPU's fields at every poll
-            gpu = self._gpus[subject] = _Gpu(KnownGpu(subject, 0))
+            if len(subject) != SUBJECT_BYTES:
+                raise ValueError("a GPU's subject is the 16 bytes of its UUID")
+            gpu = self._gpus[subject] = _Gpu(Known(subject, 0))
         return gpu
 
     def _host_content(self, last: Poll, maintenance_until_ms: int | None) -> Content:
-        values: dict[str, Value] = {name: field.value() for name, field in self._host.items()}
+        values = _values(self._host)
         values["driver_state"] = int(self._driver)
-        values["gpu_count"] = integer(last.host.get("gpu_count", Reason.NOT_SAMPLED), U32_MAX)
+        values["gpu_count"] = integer(last.host.get("gpu_count", Reason.NOT_SAMPLED), 0, U32_MAX)
         values["polls"] = min(self._polls, U32_MAX)
-        values["abandoned_processes"] = integer(last.abandoned_processes, U32_MAX)
+        values["abandoned_processes"] = integer(last.abandoned_processes, 0, U32_MAX)
         values["maintenance_until_ms"] = (
             Reason.NOT_SAMPLED if maintenance_until_ms is None else maintenance_until_ms
         )
         values["missing_gpus"] = self._missing
+        values["clock_step_ms"] = self._clock_step_ms
         values["events"] = self._host_events.value()
         return Content(HOST, Group.HOST, values)
 
@@ -221,77 +288,153 @@ class Aggregator:
 class _Gpu:
     """One GPU over the period."""
 
-    def __init__(self, known: KnownGpu) -> None:
+    def __init__(self, known: Known) -> None:
         self.subject = known.subject
         self.last_seen_ms = known.last_seen_ms
-        self.identity = known.identity
         self.events = Events()
+        self._told = dict(known.told)
+        self._health = known.health
         self._polls = 0
         self._reason: Reason = Reason.NOT_SAMPLED
         self._groups: dict[Group, dict[str, Field]] = {
-            group: {
-                name: field_of(field)
-                for name, field in codec.fields_of(group).items()
-                if name not in ("polls", "events")
-            }
-            for group in (Group.IDENTITY, Group.HEALTH, Group.USE)
+            group: {name: field_of(group, name) for name in read_names(group)} for group in _OF_GPU
         }
-        self._fields = [item for fields in self._groups.values() for item in fields.items()]
-        self._read = (*self._groups[Group.HEALTH], *self._groups[Group.USE])
+        self._fields = [field for fields in self._groups.values() for field in fields.values()]
+        self._add = {
+            name: field.add for fields in self._groups.values() for name, field in fields.items()
+        }
+        self._energy = (
+            LifetimeEnergy(None, None)
+            if known.energy is None
+            else LifetimeEnergy(
+                known.energy.total_mj,
+                known.energy.lifetime_mj,
+                same_boot=known.energy.same_boot,
+            )
+        )
 
     def add(self, reading: GpuReading, at_utc_ms: int) -> Reason | None:
         """Takes one reading; None where it reached the GPU, else why it did not."""
-        values = reading.values
-        for name, field in self._fields:
-            field.add(values.get(name, Reason.NOT_SAMPLED))
-        for name in self._read:
-            sample = values.get(name, Reason.NOT_SAMPLED)
-            if not isinstance(sample, Reason):
+        values, add = reading.values, self._add
+        for name, sample in values.items():
+            if add[name](sample):
+                self.events.add(EventKind.COUNTER_FELL, _CODES[name], at_utc_ms)
+        self._energy.add(values.get("energy_mj"))
+        for name in _REACHING:
+            found = values.get(name)
+            if found is None:
+                continue
+            if found.__class__ is not Reason:
                 self._polls += 1
                 self.last_seen_ms = max(self.last_seen_ms, at_utc_ms)
                 return None
-            self._reason = sample
+            self._reason = reason_of(found)
+        if values:
+            self.unwatched()
         return self._reason
 
     def miss(self, reason: Reason) -> None:
         """Takes a poll that did not reach the GPU."""
         self._reason = reason
-        for _, field in self._fields:
+        self.unwatched()
+        for field in self._fields:
             field.add(reason)
 
-    def contents(self) -> list[Content]:
-        """Its leaves: identity where it travels, health, use."""
-        leaves: list[Content] = []
-        if self._polls:
-            identity = self._values(Group.IDENTITY)
-            if _changed(self.identity, identity):
-                leaves.append(Content(self.subject, Group.IDENTITY, identity))
-        health = self._values(Group.HEALTH)
-        health["polls"] = min(self._polls, U32_MAX)
-        # Where nothing was seen of a GPU, "no event" is not known either.
-        health["events"] = self.events.value() if self._polls or self.events else self._reason
-        leaves.append(Content(self.subject, Group.HEALTH, health))
-        leaves.append(Content(self.subject, Group.USE, self._values(Group.USE)))
-        return leaves
+    def reloaded(self) -> None:
+        """The driver was loaded anew."""
+        self._energy.reloaded()
+        for field in self._fields:
+            field.anew()
 
-    def restart(self, identity: Identity | None, *, told: bool) -> None:
-        self.identity = identity
+    def unwatched(self) -> None:
+        """The driver may have been loaded anew, or the GPU reset."""
+        self._energy.unwatched()
+        for field in self._fields:
+            field.anew()
+
+    def draft(
+        self, host: Content, *, at_utc_ms: int, at_boottime_ms: int, boot_id: bytes
+    ) -> tuple[list[Content], Known]:
+        """Its leaves: identity where it travels, health, use, condition where it travels."""
+        told = dict(self._told)
+        slow: dict[Group, Content] = {}
+        for group, fields in self._groups.items():
+            if group in ON_CHANGE and self._polls:
+                values = _values(fields)
+                if _travels(told.get(group), values, at_boottime_ms):
+                    slow[group] = Content(self.subject, group, values)
+                    told[group] = Told(values, at_boottime_ms)
+        seen = self._health_content(())
+        state = health.follow(
+            self._health,
+            health.observe(
+                host,
+                seen,
+                slow.get(Group.CONDITION),
+                at_ms=at_utc_ms,
+                boot_id=boot_id,
+                identity=slow.get(Group.IDENTITY),
+            ),
+            health.DEFAULT,
+        )
+        leaves = {
+            Group.IDENTITY: slow.get(Group.IDENTITY),
+            Group.HEALTH: self._health_content(health.told(state)),
+            Group.USE: Content(self.subject, Group.USE, self._use_values()),
+            Group.CONDITION: slow.get(Group.CONDITION),
+        }
+        found = [content for content in leaves.values() if content is not None]
+        return found, self.known(told, state)
+
+    def known(
+        self, told: Mapping[Group, Told] | None = None, state: HealthState | None = None
+    ) -> Known:
+        """What to remember of it."""
+        energy = self._energy
+        return Known(
+            self.subject,
+            self.last_seen_ms,
+            self._told if told is None else told,
+            None
+            if energy.total_mj is None or energy.lifetime_mj is None
+            else Energy(energy.total_mj, energy.lifetime_mj),
+            self._health if state is None else state,
+        )
+
+    def restart(self, known: Known, *, told: bool) -> None:
+        """Begins the next period, remembering what was sealed."""
+        self._told = dict(known.told)
+        self._health = known.health
         self._polls = 0
         self._reason = Reason.NOT_SAMPLED
-        for _, field in self._fields:
+        for field in self._fields:
             field.restart()
         if told:
             self.events.restart()
 
-    def _values(self, group: Group) -> dict[str, Value]:
-        return {name: field.value() for name, field in self._groups[group].items()}
+    def _health_content(self, incidents: tuple[Incident, ...]) -> Content:
+        values = _values(self._groups[Group.HEALTH])
+        values["polls"] = min(self._polls, U32_MAX)
+        # Where nothing was seen of a GPU, "no event" is not known either.
+        values["events"] = self.events.value() if self._polls or self.events else self._reason
+        values["incidents"] = incidents
+        return Content(self.subject, Group.HEALTH, values)
+
+    def _use_values(self) -> dict[str, Value]:
+        values = _values(self._groups[Group.USE])
+        counted = values["energy_mj"]
+        values["energy_lifetime_mj"] = (
+            counted
+            if isinstance(counted, Reason) or self._energy.lifetime_mj is None
+            else self._energy.lifetime_mj
+        )
+        return values
 
 
-def _changed(sealed: Identity | None, now: Identity) -> bool:
-    """Whether an identity must travel: it is another one, or was not yet told in this boot."""
-    return sealed is None or any(
-        # A Reason is an integer too: 1 and NOT_SUPPORTED are not the same.
-        (sealed.get(name).__class__, sealed.get(name)) != (value.__class__, value)
-        for name, value in now.items()
-        if not (isinstance(value, Reason) and value in _PASSING)
-    )
+def _values(fields: Mapping[str, Field]) -> dict[str, Value]:
+    return {name: field.value() for name, field in fields.items()}
+
+
+def _travels(told: Told | None, now: Mapping[str, Value], at_boottime_ms: int) -> bool:
+    """Whether a leaf that travels on change must, being another one, or not told in this boot."""
+    return told is None or told.is_due(now, at_boottime_ms)

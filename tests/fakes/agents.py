@@ -15,7 +15,7 @@ from assay_agent.keys import KeyStore
 from assay_agent.metrics import AgentMetrics
 from assay_agent.service import Service
 from assay_agent.spool import Chain, Spool
-from assay_agent.telemetry.reading import Happening, Poll
+from assay_agent.telemetry.reading import Depth, Happening, Poll
 from assay_agent.uplink.uplink import Pace, Uplink
 from assay_core.header import Source
 from assay_core.leaves import DriverState, EventKind, Reason
@@ -105,6 +105,7 @@ class FakeSource:
         self._wake = asyncio.Event()
         self._paused = False
         self.polls = 0
+        self.depths: list[Depth] = []
         self.pauses = 0
         self.closed = False
 
@@ -112,13 +113,14 @@ class FakeSource:
         self._events.append(Happening(uuid(number), kind, code, now_ms()))
         self._wake.set()
 
-    async def poll(self, timeout_ms: int) -> Poll:
+    async def poll(self, timeout_ms: int, depth: Depth = Depth.TICK) -> Poll:
         if not self._events:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout_ms / 1_000)
         self._wake.clear()
         events, self._events = tuple(self._events), []
         self.polls += 1
+        self.depths.append(depth)
         names = ("driver_version", "nvml_version", "gpu_count")
         return Poll(
             at_utc_ms=now_ms(),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from assay_agent import spool_file
-from assay_agent.spool import Chain, Forked, Spool, SpoolDamaged, known_gpus
-from assay_core import codec
+from assay_agent.known import Energy
+from assay_agent.spool import Chain, Forked, Spool, SpoolDamaged, known
+from assay_agent.window import Aggregator
+from assay_core import codec, health
 from assay_core.errors import HostError
-from assay_core.header import Head, Source, header_hash
-from assay_core.leaves import Group
+from assay_core.header import CloseReason, Head, Source, header_hash
+from assay_core.leaves import ON_CHANGE, EventKind, IncidentKind
 from tests.fakes import spools
-from tests.fakes.readings import START_MS, uuid
+from tests.fakes.readings import BOOT_MS, START_MS, happening, poll, reading, uuid
 from tests.fakes.spools import append, create, draft, drain, gaps, open_spool, windows
 
 
@@ -159,20 +161,49 @@ def test_acknowledged_windows_are_kept_for_14_days_and_the_head_for_ever(spool):
     assert windows(sent) == [4]
 
 
-def test_known_gpus_outlive_a_restart_and_their_identity_a_boot_does_not(path):
+def test_what_is_known_outlives_a_restart_and_what_was_told_a_boot_does_not(path):
     spool = open_spool(path)
     append(spool, 1, gpus=2)
     spool.close()
     again = open_spool(path)
-    known = {gpu.subject: gpu for gpu in again.known_gpus()}
-    assert set(known) == {uuid(1), uuid(2)}
-    identity = next(c for c in draft().contents if c.group is Group.IDENTITY)
-    assert known[identity.subject].identity == identity.values
-    assert known_gpus(path, spools.BOOT_ID) == again.known_gpus()
+    known_again = {one.subject: one for one in again.known()}
+    assert set(known_again) == {b"", uuid(1), uuid(2)}
+    told = {(c.subject, c.group): c.values for c in draft().contents if c.group in ON_CHANGE}
+    assert {
+        (subject, group): each.values
+        for subject, one in known_again.items()
+        for group, each in one.told.items()
+    } == told
+    assert {each.at_boottime_ms for each in known_again[b""].told.values()} == {BOOT_MS + 1_000}
+    assert known(path, spools.BOOT_ID) == again.known()
     again.close()
     rebooted = open_spool(path, boot_id=bytes(16))
-    assert {gpu.identity for gpu in rebooted.known_gpus()} == {None}
+    assert not any(one.told for one in rebooted.known())
+    energies = [one.energy for one in rebooted.known() if one.subject]
+    assert energies == [Energy(7, 0, same_boot=False)] * 2
+    assert known_again[uuid(1)].energy == Energy(7, 0)
     rebooted.close()
+
+
+def test_incidents_and_energy_are_remembered_as_of_the_last_sealed_window(path):
+    spool = open_spool(path)
+    found = Aggregator((), begin_utc_ms=START_MS, begin_boottime_ms=BOOT_MS)
+    fell = (happening(1, EventKind.XID, 79),)
+    found.add(poll(reading(1, energy_mj=2**62), events=fell))
+    found.add(poll(reading(1, energy_mj=2**63 - 1)))
+    last = found.draft(
+        at_utc_ms=START_MS + 1, at_boottime_ms=BOOT_MS + 1, close_reason=CloseReason.EVENT
+    )
+    spool.append(last, source=Source.NVML, answered_challenge=b"", now_ms=START_MS)
+    spool.close()
+    again = open_spool(path)
+    one = next(one for one in again.known() if one.subject)
+    assert one == next(one for one in last.known if one.subject)
+    assert one.energy == Energy(2**63 - 1, 2**62 - 1)
+    assert [(each.kind, each.code) for each in health.told(one.health)] == [
+        (IncidentKind.XID, 79)
+    ]
+    again.close()
 
 
 def test_a_pause_is_remembered(path):

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(settings: AgentConfig, keys: KeyStore) -> None:
     clock = Clock()
     enrolled = keys.host()
-    source = make_source(settings.source)
+    source = make_source(settings.source, keys.state_dir)
     spool = Spool(
         keys.state_dir / spool_file.FILE,
         chain=Chain(enrolled.host_id, enrolled.incarnation),

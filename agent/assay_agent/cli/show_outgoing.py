@@ -6,16 +6,43 @@ import argparse
 import asyncio
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from assay_agent import config, host, spool, spool_file
 from assay_agent.config import AgentConfig
 from assay_agent.host import Clock
+from assay_agent.telemetry.reading import Depth
 from assay_agent.telemetry.sources import make_source
 from assay_agent.window import Aggregator, Draft
 from assay_core.header import CloseReason, Source
-from assay_core.leaves import HOST, Content, Counter, DriverState, Event, Gauge, Reason, Value
+from assay_core.leaves import (
+    HOST,
+    Content,
+    Counter,
+    DriverState,
+    Event,
+    Gauge,
+    Incident,
+    MigInstance,
+    Reason,
+    Tenancy,
+    Value,
+)
+
+_NAMED: Final[Mapping[str, type[DriverState] | type[Tenancy]]] = MappingProxyType(
+    {"driver_state": DriverState, "tenancy": Tenancy}
+)
+"""Numbers that stand for words."""
+_ACTIVITIES: Final = (
+    "graphics_activity_pct",
+    "sm_activity_pct",
+    "sm_occupancy_pct",
+    "tensor_activity_pct",
+    "dram_activity_pct",
+)
 
 Json = int | str | dict[str, "Json"] | list["Json"]
 
@@ -46,13 +73,14 @@ async def _draft(settings: AgentConfig) -> tuple[Source, Draft]:
     clock = Clock()
     source = make_source(settings.source)
     try:
-        known = spool.known_gpus(
-            Path(settings.state_dir) / spool_file.FILE, host.boot_id(source.kind)
-        )
+        boot_id = host.boot_id(source.kind)
         aggregator = Aggregator(
-            known, begin_utc_ms=clock.utc_ms(), begin_boottime_ms=clock.boottime_ms()
+            spool.known(Path(settings.state_dir) / spool_file.FILE, boot_id),
+            begin_utc_ms=clock.utc_ms(),
+            begin_boottime_ms=clock.boottime_ms(),
+            boot_id=boot_id,
         )
-        aggregator.add(await source.poll(0))
+        aggregator.add(await source.poll(0, Depth.DAY))
         draft = aggregator.draft(
             at_utc_ms=clock.utc_ms(),
             at_boottime_ms=clock.boottime_ms(),
@@ -84,20 +112,41 @@ def _json(name: str, value: Value) -> Json:
     if isinstance(value, Counter):
         return {"delta": value.delta, "total": value.total}
     if isinstance(value, tuple):
-        return [_event(item) if isinstance(item, Event) else _uuid(item) for item in value]
-    if name == "driver_state" and isinstance(value, int):
-        return DriverState(value).name.lower()
+        return [_item(item) for item in value]
+    if name in _NAMED and isinstance(value, int):
+        return _NAMED[name](value).name.lower()
     return value
 
 
-def _event(event: Event) -> Json:
-    return {
-        "kind": event.kind.name.lower(),
-        "code": event.code,
-        "first_ms": event.first_ms,
-        "last_ms": event.last_ms,
-        "count": event.count,
-    }
+def _item(item: int | str | bytes | Event | Incident | MigInstance) -> Json:
+    if isinstance(item, Event):
+        return {
+            "kind": item.kind.name.lower(),
+            "code": item.code,
+            "first_ms": item.first_ms,
+            "last_ms": item.last_ms,
+            "count": item.count,
+        }
+    if isinstance(item, Incident):
+        ended: dict[str, Json] = {} if item.end_ms is None else {"end_ms": item.end_ms}
+        return {
+            "kind": item.kind.name.lower(),
+            "code": item.code,
+            "severity": item.severity.label,
+            "begin_ms": item.begin_ms,
+            "last_ms": item.last_ms,
+            **ended,
+            "count": item.count,
+        }
+    if isinstance(item, MigInstance):
+        return {
+            "gpu_instance_id": item.gpu_instance_id,
+            "memory_mib": item.memory_mib,
+            "activity": {"reason": item.activity.label}
+            if isinstance(item.activity, Reason)
+            else dict(zip(_ACTIVITIES, item.activity, strict=True)),
+        }
+    return _uuid(item) if isinstance(item, bytes) else item
 
 
 def _print_table(source: Source, draft: Draft) -> None:
