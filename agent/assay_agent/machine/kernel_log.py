@@ -33,6 +33,8 @@ FILE: Final = "kernel-log.json"
 AGAIN_S: Final = 60.0
 """Before a reader that ended is started again."""
 _FILE_BYTES_MAX: Final = 4096
+_ROUNDING_MS: Final = 2
+"""By how much a time may seem earlier than it was: two clocks, each cut to milliseconds."""
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 Told = Callable[[Mention, int], None]
@@ -73,6 +75,7 @@ class KernelLog:
         state_dir: Path | None,
         utc_ms: Callable[[], int],
         command: str | None = None,
+        again_s: float = AGAIN_S,
     ) -> None:
         """Without a state directory it begins now, and how far it was read is not kept."""
         self._root = root
@@ -85,7 +88,8 @@ class KernelLog:
         self._saved = self._load()
         self._reader: KmsgReader | JournalReader | None = None
         self._not_before_ms = 0
-        self._again_s = 0.0
+        self._again_s = again_s
+        self._again_at_s = 0.0
         self._began = False
         self._closed = False
 
@@ -114,9 +118,9 @@ class KernelLog:
         if self._reader is not None and not self._reader.ended:
             return
         now_s = asyncio.get_running_loop().time()
-        if now_s < self._again_s:
+        if now_s < self._again_at_s:
             return
-        self._again_s = now_s + AGAIN_S
+        self._again_at_s = now_s + self._again_s
         failed = isinstance(self._reader, JournalReader)
         if self._reader is not None:
             self._saved = self._position() or self._saved
@@ -188,7 +192,7 @@ class KernelLog:
         return None
 
     def _tell(self, told: Mention, at_ms: int) -> None:
-        if at_ms >= self._not_before_ms:
+        if at_ms + _ROUNDING_MS >= self._not_before_ms:
             self._told(told, at_ms)
 
     def _tell_since_boot(self, told: Mention, at_us: int) -> None:

@@ -35,7 +35,7 @@ class Origin(enum.IntFlag):
 _BOTH: Final = Origin.NVML | Origin.LOG
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Occurrence:
     at_ms: int
     told: Origin
@@ -67,8 +67,10 @@ class Pairs:
     @staticmethod
     def _add(waiting: deque[_Occurrence], occurrence: _Occurrence, origin: Origin) -> None:
         occurrence.told |= origin
-        # The newest stays though it is complete: words may still be said of it.
-        if occurrence.told & _BOTH == _BOTH:
-            newest = waiting[-1]
-            for one in [one for one in waiting if one.told & _BOTH == _BOTH and one is not newest]:
+        if occurrence.told & _BOTH != _BOTH:
+            return
+        # Complete, it stays until the next is: words may still be said of it.
+        for one in waiting:
+            if one.told & _BOTH == _BOTH and one is not occurrence:
                 waiting.remove(one)
+                return

@@ -18,11 +18,7 @@ _DISPLAY: Final = "0x03"
 def address(bus_id: str) -> str:
     """NVML's "00000000:1B:00.0" as sysfs names it, "0000:1b:00.0"."""
     domain, colon, rest = bus_id.lower().partition(":")
-    return (
-        domain[-4:] + colon + rest
-        if len(domain) == 8 and domain[:4] == "0000"
-        else domain + colon + rest
-    )
+    return f"{domain.lstrip('0'):0>4}{colon}{rest}"
 
 
 def may_sleep(root: str, bus_id: str) -> bool:

@@ -35,7 +35,7 @@ _XID: Final = re.compile(
 )
 _GAP: Final = r"(?:\s|\\x0a)*(?:NVRM: )?"  # a line's end; /dev/kmsg writes it out
 _FALLEN: Final = (
-    re.compile(rf"NVRM: GPU (?:at )?{_PLACE}:? (?:GPU )?has fallen off the bus", re.ASCII),
+    re.compile(rf"NVRM: GPU (?:at )?(?:PCI:)?{_PLACE}:? (?:GPU )?has fallen off the bus", re.ASCII),
     re.compile(
         rf"NVRM: The NVIDIA GPU {_PLACE}{_GAP}(?:\(PCI ID: [0-9a-f]{{4}}:[0-9a-f]{{4}}\){_GAP})?"
         rf"installed in this{_GAP}system has{_GAP}fallen off the bus",
