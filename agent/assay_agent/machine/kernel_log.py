@@ -48,6 +48,8 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: Origin
     at_ms: int = 0
     """When, UTC milliseconds."""
+    not_before_ms: int = 0
+    """Lines older than this are not told."""
     sequence: int = -1
     """Of /dev/kmsg: the last record."""
     cursor: str = ""
@@ -96,9 +98,7 @@ class KernelLog:
     @property
     def origin(self) -> Origin:
         """Where it is read from now."""
-        if self._reader is None or self._reader.ended:
-            return "none"
-        return "kmsg" if isinstance(self._reader, KmsgReader) else "journal"
+        return "none" if self._reader is None or self._reader.ended else self._origin()
 
     @property
     def began(self) -> bool:
@@ -123,7 +123,7 @@ class KernelLog:
         self._again_at_s = now_s + self._again_s
         failed = isinstance(self._reader, JournalReader)
         if self._reader is not None:
-            self._saved = self._position() or self._saved
+            self._saved = self._position()
             self._reader = None
         # A journal that ended at once may end again: the other way is tried in between.
         ways = (self._kmsg, self._journal) if failed else (self._journal, self._kmsg)
@@ -186,7 +186,7 @@ class KernelLog:
             self._not_before_ms = self._utc_ms()
             return None
         if saved.origin == origin:
-            self._not_before_ms = 0
+            self._not_before_ms = saved.not_before_ms
             return saved
         self._not_before_ms = saved.at_ms if saved.boot_id == self._boot_id else 0
         return None
@@ -201,12 +201,23 @@ class KernelLog:
         self._tell(told, self._utc_ms() - max(ago_ms, 0))
 
     def _position(self) -> Position | None:
-        reader = self._reader
-        if isinstance(reader, KmsgReader):
-            return Position(self._boot_id, "kmsg", self._utc_ms(), sequence=reader.sequence)
-        if isinstance(reader, JournalReader):
-            return Position(self._boot_id, "journal", self._utc_ms(), cursor=reader.cursor)
-        return None
+        origin = self._origin()
+        if origin == "none":
+            return None
+        at_ms, reader = self._utc_ms(), self._reader
+        return Position(
+            self._boot_id,
+            origin,
+            at_ms,
+            self._not_before_ms,
+            reader.sequence if isinstance(reader, KmsgReader) else -1,
+            reader.cursor if isinstance(reader, JournalReader) else "",
+        )
+
+    def _origin(self) -> Origin:
+        if self._reader is None:
+            return "none"
+        return "kmsg" if isinstance(self._reader, KmsgReader) else "journal"
 
     def _load(self) -> Position | None:
         if self._file is None:
