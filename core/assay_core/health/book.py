@@ -240,7 +240,7 @@ class Book:
                 for one in self._ended
                 if not one.fresh and now_ms - one.last_ms <= self._recurrence_ms
             ),
-            key=lambda one: (-one.severity, -(one.end_ms or 0), *_rank(one)),
+            key=lambda one: (*_rank(one)[:2], -(one.end_ms or 0), *_rank(one)),
         )[:CLOSED_MAX]
         return (*standing, *fresh, *old)
 
@@ -251,16 +251,19 @@ class Book:
 
     def _over(self, record: Record, rule: Rule, at_ms: int) -> int | None:
         """When an event's incident ended, if by this time it has."""
-        worse = rule.severity is not None and record.severity > rule.severity
-        if rule.ends is Ends.RESTART and record.restart_ms is not None:
-            cured = rule.cure is not Cure.NONE or not (worse and rule.again)
-            if cured:
-                return record.restart_ms
         if rule.ends not in (Ends.QUIET, Ends.RESTART):
             return None
+        ends: list[int] = []
         impaired = record.severity is Severity.IMPAIRED
         quiet_ms = self._recurrence_ms if impaired else self._quiet_ms
-        return record.last_ms + quiet_ms if at_ms - record.last_ms >= quiet_ms else None
+        if at_ms - record.last_ms >= quiet_ms:
+            ends.append(record.last_ms + quiet_ms)
+        # What became impaired because restarts did not keep it away, no restart ends.
+        became = rule.again and rule.severity is not None and record.severity > rule.severity
+        if rule.ends is Ends.RESTART and record.restart_ms is not None:
+            if rule.cure is not Cure.NONE or not became:
+                ends.append(record.restart_ms)
+        return min(ends, default=None)
 
     def _severity(self, record: Record, rule: Rule) -> Severity:
         """By the rule, one class worse from so many occasions on, and never better than it was."""
