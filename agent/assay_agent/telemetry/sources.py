@@ -20,7 +20,7 @@ def make_source(config: SourceConfig, state_dir: Path | None = None) -> GpuSourc
     """
     if config.kind == "nvml":
         return Surroundings(
-            NvmlSource(config.timeout_ms),
+            NvmlSource(config.timeout_ms, host_root=config.host_root),
             utc_ms=Clock().utc_ms,
             root=Path(config.host_root),
             kernel_log=config.kernel_log,
