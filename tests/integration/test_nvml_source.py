@@ -37,11 +37,11 @@ def shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShimScenario:
     return scenario
 
 
-def play(story: Story, timeout_ms: int = TIMEOUT_MS) -> None:
+def play(story: Story, timeout_ms: int = TIMEOUT_MS, host_root: str = "/") -> None:
     """One source, lived through, and let go of; no process of it is left."""
 
     async def whole() -> None:
-        source = NvmlSource(timeout_ms, RESTART_MS)
+        source = NvmlSource(timeout_ms, RESTART_MS, host_root)
         try:
             await story(source)
         finally:

@@ -21,7 +21,6 @@ from assay_agent.telemetry.table import (
     NVLINK_SPEED,
     NVLINK_STATE,
     NVLINK_UP,
-    NVLINKS_MAX,
 )
 from assay_agent.telemetry.tick import CELLS, Tick
 from assay_agent.telemetry.wire import Reading, cells
@@ -169,8 +168,13 @@ class Device:
 
     def _count_links(self) -> None:
         (count,) = entries((_NVLINK_COUNT,), self.handle, False, self._beat)
-        self._links = count if isinstance(count, int) and count <= NVLINKS_MAX else 0
-        self._why_no_links = count if isinstance(count, Reason) else Reason.NOT_SUPPORTED
+        if isinstance(count, Reason):
+            self._links, self._why_no_links = 0, count
+        else:
+            self._links, self._why_no_links = (
+                count if isinstance(count, int) else 0,
+                Reason.NOT_SUPPORTED,
+            )
 
     def _nvlinks(self, links: Sequence[LinkEntry]) -> list[Sample]:
         """A tuple by link for each field; a Reason where any link that is up has no value.
