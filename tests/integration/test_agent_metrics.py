@@ -318,13 +318,56 @@ def test_files_that_do_not_hold_are_refused_at_start(authority, tmp_path, port, 
 # -------------------------------------------------------------------------------------- Prometheus
 
 
-def query(url: str, expression: str) -> list[dict]:
-    address = f"{url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-    try:
-        with urllib.request.urlopen(address, timeout=10) as reply:
-            return json.load(reply)["data"]["result"]
-    except OSError:
-        return []
+class Prometheus:
+    """A real Prometheus on loopback with one job, the agent's."""
+
+    def __init__(self, program: Path, folder: Path, job: dict[str, object]) -> None:
+        config = folder / "prometheus.yml"
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "global": {"scrape_interval": "1s"},
+                    "scrape_configs": [{"job_name": "assay-agent", **job}],
+                }
+            )
+        )
+        self.log = folder / "prometheus.log"
+        self.url = f"http://127.0.0.1:{free_port()}"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    program,
+                    f"--config.file={config}",
+                    f"--storage.tsdb.path={folder / 'data'}",
+                    f"--web.listen-address={self.url.removeprefix('http://')}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def query(self, expression: str) -> list[dict]:
+        """The vector that an instant query returns; empty as long as it is not up."""
+        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        try:
+            with urllib.request.urlopen(address, timeout=10) as reply:
+                return json.load(reply)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            if error.code == 503:
+                return []
+            raise AssertionError(f"{expression}: {error.read().decode()}") from error
+        except OSError:
+            return []
+
+    def eventually(self, expression: str) -> list[dict]:
+        deadline_s = time.monotonic() + 90
+        while not (found := self.query(expression)):
+            assert time.monotonic() < deadline_s, f"{expression}: {self.log.read_text()[-2_000:]}"
+            time.sleep(0.5)
+        return found
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
 
 
 @pytest.mark.parametrize("secured", [False, True])
@@ -332,7 +375,6 @@ def test_a_real_prometheus_takes_it_all(requires_tool, authority, tmp_path, port
     program = requires_tool("prometheus")
     settings = MetricsConfig(listen=f"127.0.0.1:{port}")
     job: dict[str, object] = {
-        "job_name": "assay-agent",
         "static_configs": [{"targets": [f"localhost:{port}" if secured else f"127.0.0.1:{port}"]}],
     }
     if secured:
@@ -342,33 +384,15 @@ def test_a_real_prometheus_takes_it_all(requires_tool, authority, tmp_path, port
             "scheme": "https",
             "tls_config": {"ca_file": authority.pem, "cert_file": certificate, "key_file": key},
         }
-    config = tmp_path / "prometheus.yml"
-    config.write_text(
-        yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]})
-    )
-    url = f"http://127.0.0.1:{free_port()}"
-    with serving(settings) as metrics, (tmp_path / "log").open("wb") as log:
+    with serving(settings) as metrics:
         metrics.sealed_window(draft(A))
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={config}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address={url.removeprefix('http://')}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
+        prometheus = Prometheus(program, tmp_path, job)
         try:
-            deadline_s = time.monotonic() + 90
-            while not query(url, 'assay_gpu_temperature_celsius{job="assay-agent"}'):
-                assert time.monotonic() < deadline_s, (tmp_path / "log").read_text()[-2_000:]
-                time.sleep(0.5)
-            assert query(url, "up")[0]["value"][1] == "1"
-            (scraped,) = query(url, "scrape_samples_scraped")
+            prometheus.eventually('assay_gpu_temperature_celsius{job="assay-agent"}')
+            assert prometheus.query("up")[0]["value"][1] == "1"
+            (scraped,) = prometheus.query("scrape_samples_scraped")
             lines = "".join(metrics.pages(openmetrics=False)).splitlines()
             own = [line for line in lines if not line.startswith("#")]
             assert int(scraped["value"][1]) == len(own)
         finally:
-            process.terminate()
-            process.wait(20)
+            prometheus.close()
