@@ -140,7 +140,7 @@ def test_a_disk_that_takes_no_more_leaves_the_sequence_unused(tmp_path):
         spool = open_spool(path)
         append(spool, 2)
         largest = max(each.stat().st_size for each in tmp_path.glob("spool.db*"))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 30_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 120_000, resource.RLIM_INFINITY))
         try:
             for _ in range(1_000):
                 append(spool)

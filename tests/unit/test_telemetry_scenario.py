@@ -6,11 +6,23 @@ import pytest
 
 from assay_agent.telemetry import scenario
 from assay_agent.telemetry.models import MODELS
+from assay_agent.telemetry.reading import Happening
 from assay_agent.telemetry.scenario import Scenario
 from assay_agent.telemetry.simulated import SimulatedSource
 from assay_agent.telemetry.simulation import gpus_of, hangs, occurrences_of, read
+from assay_agent.window import Aggregator
 from assay_core.errors import FileError
-from assay_core.leaves import HOST, DriverState, EventKind, Reason
+from assay_core.header import CloseReason
+from assay_core.leaves import (
+    HOST,
+    DriverState,
+    EventKind,
+    Group,
+    IncidentKind,
+    Reason,
+    Tenancy,
+)
+from tests.fakes.readings import BOOT_MS, START_MS, poll
 
 STORY = """
 seed: 7
@@ -58,6 +70,10 @@ def story() -> Scenario:
         (STORY + "  - {at_s: 1, kind: return, gpu: 1}", "GPU 1 is not lost"),
         (STORY + "  - {at_s: 15, kind: fall_off_bus, gpu: 0}", "GPU 0 is lost already"),
         (STORY + "  - {at_s: -1, kind: remap_failed, gpu: 0}", "faults.7.at_s"),
+        (STORY + "  - {at_s: 1, kind: nvlink_down, gpu: 2}", "l40s has no NVLink 0"),
+        (STORY + "  - {at_s: 1, kind: hidden, gpu: 0}", "for_s"),
+        (STORY + "  - {at_s: 1, kind: mig, gpu: 0, instances: 8}", "faults.7.instances"),
+        ("seed: 1\nfleets: [{profile: h100, mig: 9}]", "fleets.0.mig"),
     ],
 )
 def test_refused(wrong: str, said: str) -> None:
@@ -110,6 +126,136 @@ def test_faults_show_in_the_fields() -> None:
     assert value(0, "memory_used_bytes", 0) == 9_909 * 1024 * 1024
 
 
+TROUBLES = """
+seed: 7
+fleets: [{profile: h100, count: 8, load: {shape: steady}}, {profile: b200, count: 1}]
+faults:
+  - {at_s: 1, kind: remap_pending, gpu: 0, rows: 2}
+  - {at_s: 1, kind: sram_threshold, gpu: 1}
+  - {at_s: 1, kind: recovery_action, gpu: 0, action: 2}
+  - {at_s: 1, kind: nvlink_down, gpu: 1, link: 17, for_s: 5}
+  - {at_s: 1, kind: pcie_replays, gpu: 1, count: 40}
+  - {at_s: 1, kind: power_brake, gpu: 2, for_s: 2}
+  - {at_s: 2, kind: thermal, gpu: 2, for_s: 3, celsius: 99}
+  - {at_s: 1, kind: hidden, gpu: 3, for_s: 9}
+  - {at_s: 1, kind: passed_through, gpu: 4, for_s: 9}
+  - {at_s: 1, kind: poison, gpu: 5, fatal: true}
+  - {at_s: 1, kind: dram_retirement, gpu: 5, failed: true}
+  - {at_s: 1, kind: unavailable, gpu: 5}
+  - {at_s: 1, kind: unrepairable_memory, gpu: 5}
+  - {at_s: 1, kind: inforom_corrupted, gpu: 5}
+  - {at_s: 1, kind: mig, gpu: 6, instances: 2}
+  - {at_s: 10, kind: reset, gpu: 0}
+"""
+
+
+def trouble(place: int, name: str, after_s: int) -> object:
+    of = scenario.parse(TROUBLES, "")
+    return read(of, gpus_of(of)[place], after_s * 1_000).values[name]
+
+
+def test_each_trouble_shows_and_ends_as_it_should() -> None:
+    assert [trouble(0, "remap_pending", t) for t in (0, 1, 9, 10)] == [0, 1, 1, 0]
+    assert [trouble(0, "remapped_rows_uncorrected", t) for t in (0, 1, 10)] == [0, 2, 2]
+    assert [trouble(0, "remap_banks_max", t) for t in (0, 1)] == [2_560, 2_558]
+    assert [trouble(0, "recovery_action", t) for t in (0, 1, 10)] == [0, 2, 0]
+    assert [trouble(1, "ecc_sram_threshold_exceeded", t) for t in (0, 1)] == [0, 1]
+    states = [trouble(1, "nvlink_states", t) for t in (0, 1, 6)]
+    assert [sum(links) for links in states if isinstance(links, tuple)] == [18, 17, 18]
+    assert [trouble(1, "pcie_replays", t) for t in (0, 1)] == [0, 40]
+    assert [trouble(2, "clocks_event_reasons", t) for t in (0, 1, 2, 4, 5)] == [
+        0,
+        0x80,
+        0xE0,
+        0x60,
+        0,
+    ]
+    assert trouble(2, "slowdown_power_brake_ns", 9) == 2_000_000_000
+    assert trouble(2, "slowdown_hardware_thermal_ns", 3) == 1_000_000_000
+    assert trouble(2, "temperature_margin_min_mc", 3) == 87_000 - 99_000
+    assert trouble(3, "power_mw", 2) is Reason.GPU_LOST
+    assert trouble(3, "tenancy", 2) == Tenancy.HOST
+    assert trouble(4, "power_mw", 2) is Reason.PASSED_THROUGH
+    assert [trouble(4, "tenancy", t) for t in (0, 2, 10)] == [1, 2, 1]
+    assert trouble(5, "unrepairable_memory", 1) == 1
+    assert trouble(5, "inforom_valid", 1) == 0
+    assert trouble(6, "mig_instances", 0) == ()
+    cut = trouble(6, "mig_instances", 1)
+    assert isinstance(cut, tuple)
+    assert [(one.gpu_instance_id, one.memory_mib) for one in cut] == [(0, 40_779), (1, 40_779)]
+    assert trouble(6, "gpu_utilisation_bps", 1) is Reason.HIDDEN_BY_MIG
+    assert trouble(8, "nvlink5_discards", 0) == (0,) * 18
+    assert trouble(0, "nvlink5_discards", 0) is Reason.NOT_SUPPORTED
+
+
+def test_each_trouble_that_the_driver_tells_is_an_event() -> None:
+    of = scenario.parse(TROUBLES, "")
+    places = {gpu.subject: gpu.place for gpu in gpus_of(of)}
+    assert [(places[o.subject], o.kind.name, o.code) for o in occurrences_of(of)] == [
+        (0, "XID", 63),
+        (0, "RECOVERY_ACTION", 2),
+        (1, "XID", 74),
+        (3, "GPU_HIDDEN", 0),
+        (3, "GPU_LOST", 0),
+        (5, "POISON", 1),
+        (5, "DRAM_RETIREMENT", 1),
+        (5, "UNAVAILABLE", 0),
+        (6, "MIG_CHANGED", 2),
+        (3, "GPU_RETURNED", 0),
+        (4, "GPU_RETURNED", 0),
+        (0, "GPU_RESET", 0),
+    ]
+
+
+def test_troubles_become_the_incidents_they_stand_for() -> None:
+    """The whole way: scenario, window, rules."""
+    of = scenario.parse(TROUBLES, "")
+    gpus = gpus_of(of)
+    found = Aggregator((), begin_utc_ms=0, begin_boottime_ms=0)
+    open_now: dict[int, set[IncidentKind]] = {}
+    told = 0
+    for after_ms in range(0, 8_000, 1_000):
+        happened = []
+        for one in occurrences_of(of)[told:]:
+            if one.after_ms > after_ms:
+                break
+            happened.append(Happening(one.subject, one.kind, one.code, one.after_ms))
+            told += 1
+        found.add(
+            poll(
+                *(read(of, gpu, after_ms) for gpu in gpus),
+                after_ms=after_ms,
+                events=tuple(happened),
+            )
+        )
+        draft = found.draft(
+            at_utc_ms=START_MS + after_ms,
+            at_boottime_ms=BOOT_MS + after_ms,
+            close_reason=CloseReason.PERIOD,
+        )
+        found.restart(draft)
+        for gpu in gpus:
+            kinds = {
+                one.kind
+                for content in draft.contents
+                if content.subject == gpu.subject and content.group is Group.HEALTH
+                for one in content.incidents()
+            }
+            open_now.setdefault(gpu.place, set()).update(kinds)
+    assert open_now[0] >= {IncidentKind.REMAP_PENDING, IncidentKind.RECOVERY_ACTION}
+    assert open_now[1] >= {IncidentKind.SRAM_THRESHOLD, IncidentKind.NVLINK_DOWN}
+    assert IncidentKind.GPU_LOST in open_now[3]
+    assert open_now[4] == set(), "a virtual machine has it: nothing is wrong"
+    assert open_now[5] >= {
+        IncidentKind.UNREPAIRABLE_MEMORY,
+        IncidentKind.INFOROM_CORRUPTED,
+        IncidentKind.POISON,
+        IncidentKind.DRAM_RETIREMENT,
+    }
+    assert open_now[7] == set(), "what is well has no incident"
+    assert open_now[8] == set()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_makes_sense(name: str) -> None:
     model = MODELS[name]  # type: ignore[index]  # a key of it
@@ -135,8 +281,11 @@ def test_the_source_returns_at_once_when_something_happens() -> None:
             (EventKind.XID, 79),
             (EventKind.GPU_LOST, 0),
         ]
-        assert set(poll.gpus[1].values.values()) == {Reason.GPU_LOST}
+        lost = dict(poll.gpus[1].values)
+        assert lost.pop("tenancy") == Tenancy.GONE
+        assert set(lost.values()) == {Reason.GPU_LOST}
         assert poll.host["gpu_count"] == 1
+        assert poll.host["pci_gpu_count"] == 1
         assert (await source.poll(0)).events == (), "told once"
         waiting = asyncio.create_task(source.poll(600_000))
         await asyncio.sleep(0)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from assay_agent import config
+from assay_agent import config, host
 from assay_agent.cli.durations import duration_ms
 from assay_agent.config import AgentConfig
+from assay_agent.host import Clock
+from assay_agent.recording import Recorder
 from assay_agent.telemetry.sources import make_source
-from assay_agent.telemetry.trace import TraceWriter
+from assay_core.instants import format_duration
+
+Show = Callable[[int, str], None]
+"""Milliseconds recorded, and what there is of it."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,9 +27,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "record",
         help="record what the GPUs say to a file, for replay",
-        description="Writes every poll to a file, one JSON object a line, until the time is over or "
-        "^C. The file holds serial numbers and usage, as a window does; it stays on this host "
-        "unless you move it. An existing file is never written over.",
+        description="Writes every poll to a file, one JSON object a line, and a line for each "
+        "window that the agent would have closed, until the time is over or ^C. The file holds "
+        "serial numbers and usage, as a window does; it stays on this host unless you move it. An "
+        "existing file is never written over.",
         epilog="example: assay-agent record --out trace.jsonl --for 10m",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new file")
@@ -32,31 +41,77 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Records, and says how much."""
-    recorder = _Recorder(config.load(args.config), args.out)
-    with contextlib.suppress(KeyboardInterrupt):  # how a recording without an end is ended
-        asyncio.run(recorder.record(args.duration_ms))
-    print(f"{args.out}: {recorder.polls} polls")
+    with _progress(args.duration_ms) as show:
+        recorder = asyncio.run(_record(config.load(args.config), args.out, args.duration_ms, show))
+    print(f"{args.out}: {recorder.polls} polls, {recorder.windows} windows")
     return 0 if recorder.polls else 1
 
 
-class _Recorder:
-    def __init__(self, settings: AgentConfig, out: Path) -> None:
-        self._settings = settings
-        self._out = out
-        self.polls = 0
-
-    async def record(self, duration_ms: int | None) -> None:
-        loop = asyncio.get_running_loop()
-        source = make_source(self._settings.source)
-        end_s = None if duration_ms is None else loop.time() + duration_ms / 1_000
-        wait_ms = 0
+async def _record(
+    settings: AgentConfig, out: Path, duration_ms: int | None, show: Show
+) -> Recorder:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    source = make_source(settings.source)
+    try:
+        recorder = Recorder(
+            out,
+            source,
+            poll_ms=settings.poll_ms,
+            window_ms=settings.window_ms,
+            boot_id=host.boot_id(source.kind),
+            clock=Clock(),
+        )
         try:
-            with TraceWriter(self._out, source.kind) as writer:
-                while end_s is None or loop.time() < end_s:
-                    writer.write(await source.poll(wait_ms))
-                    self.polls += 1
-                    wait_ms = self._settings.poll_ms
-                    if end_s is not None:
-                        wait_ms = max(1, min(wait_ms, int((end_s - loop.time()) * 1_000)))
+            await _steps(recorder, stopping, duration_ms, show)
         finally:
-            await source.close()
+            recorder.close()
+        return recorder
+    finally:
+        await source.close()
+
+
+async def _steps(
+    recorder: Recorder, stopping: asyncio.Event, duration_ms: int | None, show: Show
+) -> None:
+    loop = asyncio.get_running_loop()
+    begin_s = loop.time()
+    stopped = asyncio.create_task(stopping.wait())
+    left_ms = duration_ms
+    try:
+        while not stopping.is_set() and (left_ms is None or left_ms > 0):
+            step = asyncio.create_task(recorder.step(left_ms))
+            await asyncio.wait((step, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                step.cancel()
+                await asyncio.wait((step,))
+            if not step.cancelled():
+                step.result()
+            past_ms = int((loop.time() - begin_s) * 1_000)
+            left_ms = None if duration_ms is None else duration_ms - past_ms
+            show(past_ms, f"{recorder.polls} polls, {recorder.windows} windows")
+    finally:
+        stopped.cancel()
+
+
+@contextmanager
+def _progress(duration_ms: int | None) -> Iterator[Show]:
+    """A bar where somebody watches; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _past_ms, _text: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only where it is shown
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    length = "until ^C" if duration_ms is None else f"of {format_duration(duration_ms)}"
+    columns = (
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn(length),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=duration_ms)
+        yield lambda past_ms, text: progress.update(task, completed=past_ms, description=text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from assay_agent.telemetry import trace
-from assay_agent.telemetry.reading import Poll
+from assay_agent.telemetry.reading import Depth, Poll
 from assay_core.header import Source
 from assay_core.leaves import DriverState, Reason
 
@@ -26,9 +26,9 @@ class ReplaySource:
     """
 
     def __init__(self, path: Path, pace: Pace = "real") -> None:
-        for _poll in trace.read(path):  # every line is checked before the first is believed
+        for _line in trace.read(path):  # every line is checked before the first is believed
             pass
-        self._polls: Iterator[Poll] = trace.read(path)
+        self._polls: Iterator[Poll] = (line for line in trace.read(path) if isinstance(line, Poll))
         self._pace = pace
         self._paused = False
         self._before: Poll | None = None
@@ -38,8 +38,11 @@ class ReplaySource:
         """Readings are of another time, and the signed header says so."""
         return Source.REPLAY
 
-    async def poll(self, timeout_ms: int) -> Poll:
-        """See GpuSource. Raises FileError when the file was changed since it was opened."""
+    async def poll(self, timeout_ms: int, depth: Depth = Depth.TICK) -> Poll:  # noqa: ARG002
+        """See GpuSource; as deep as it was recorded, whatever is asked.
+
+        Raises FileError when the file was changed since it was opened.
+        """
         if self._paused:
             await asyncio.sleep(timeout_ms / 1_000)
             return _nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)

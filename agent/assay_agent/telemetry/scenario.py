@@ -19,7 +19,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from assay_agent.telemetry.models import ModelName
+from assay_agent.telemetry.models import MODELS, ModelName
 from assay_core import files
 from assay_core.errors import FileError
 
@@ -27,13 +27,15 @@ GPUS_MAX: Final = 64
 """As many as one window has room for."""
 FAULTS_MAX: Final = 1_000
 CELSIUS_MAX: Final = 150
+MIG_MAX: Final = 7
+NVLINKS_MAX: Final = 18
 
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 Place = Annotated[int, msgspec.Meta(ge=0, lt=GPUS_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 
-Shape = Literal["idle", "steady", "diurnal", "burst", "training"]
+Shape = Literal["idle", "steady", "diurnal", "burst", "training", "measured"]
 
 
 class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,7 +43,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     steady: always at `level_pct`. diurnal: from 0 to it and back, once in `period_s`. burst: at it
     for `duty_pct` of each period, else idle. training: the same, but between two bursts (while a
-    checkpoint is written) at a tenth of it.
+    checkpoint is written) at a tenth of it. measured: as a recorded inference cluster worked, each
+    GPU for itself (shapes.py); it has its own levels and times.
     """
 
     shape: Shape = "idle"
@@ -58,6 +61,8 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     profile: ModelName
     count: Annotated[int, msgspec.Meta(ge=1, le=GPUS_MAX)] = 8
     load: Load = Load()
+    mig: Annotated[int, msgspec.Meta(ge=0, le=MIG_MAX)] = 0
+    """Into how many instances each is cut from the start; 0: into none."""
 
 
 class _Fault(
@@ -108,7 +113,111 @@ class DriverHang(_Fault, frozen=True, kw_only=True, tag="driver_hang"):
     for_s: Seconds
 
 
-Fault = FallOffBus | Return | Xid | Ecc | RemapFailed | Thermal | DriverHang
+class RemapPending(_GpuFault, frozen=True, kw_only=True, tag="remap_pending"):
+    """Xid 63: so many rows wait to be remapped by a reset or a return."""
+
+    rows: Annotated[int, msgspec.Meta(ge=1, le=512)] = 1
+
+
+class SramThreshold(_GpuFault, frozen=True, tag="sram_threshold"):
+    """More uncorrected SRAM errors than a field diagnosis lets pass, for good."""
+
+
+class UnrepairableMemory(_GpuFault, frozen=True, tag="unrepairable_memory"):
+    """The driver calls the memory beyond repair, for good."""
+
+
+class InforomCorrupted(_GpuFault, frozen=True, tag="inforom_corrupted"):
+    """The inforom's checksum does not hold any more."""
+
+
+class RecoveryAction(_GpuFault, frozen=True, kw_only=True, tag="recovery_action"):
+    """The driver asks for an action (1 reset, 2 reboot, 3 drain …) until a reset or a return."""
+
+    action: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
+
+
+class NvlinkDown(_GpuFault, frozen=True, kw_only=True, tag="nvlink_down"):
+    """Xid 74, and a link is inactive for so long; without a time, until a reset or a return."""
+
+    link: Annotated[int, msgspec.Meta(ge=0, lt=NVLINKS_MAX)] = 0
+    for_s: Seconds | None = None
+
+
+class PcieReplays(_GpuFault, frozen=True, kw_only=True, tag="pcie_replays"):
+    """So many packets sent again at once."""
+
+    count: Count
+
+
+class PowerBrake(_GpuFault, frozen=True, kw_only=True, tag="power_brake"):
+    """The power brake slows the clocks down for so long."""
+
+    for_s: Seconds
+
+
+class Hidden(_GpuFault, frozen=True, kw_only=True, tag="hidden"):
+    """On the bus with the driver, and not shown by it, for so long."""
+
+    for_s: Seconds
+
+
+class PassedThrough(_GpuFault, frozen=True, kw_only=True, tag="passed_through"):
+    """A virtual machine has it for so long."""
+
+    for_s: Seconds
+
+
+class Reset(_GpuFault, frozen=True, tag="reset"):
+    """It is reset while the driver stays: what waits for a reset is done."""
+
+
+class Poison(_GpuFault, frozen=True, kw_only=True, tag="poison"):
+    """Poisoned data was met, fatal to what ran or not."""
+
+    fatal: bool = False
+
+
+class DramRetirement(_GpuFault, frozen=True, kw_only=True, tag="dram_retirement"):
+    """Memory was retired, or that failed."""
+
+    failed: bool = False
+
+
+class Unavailable(_GpuFault, frozen=True, tag="unavailable"):
+    """The driver calls the GPU unavailable."""
+
+
+class Mig(_GpuFault, frozen=True, kw_only=True, tag="mig"):
+    """It is cut into so many instances; 0: whole again."""
+
+    instances: Annotated[int, msgspec.Meta(ge=0, le=MIG_MAX)]
+
+
+GpuFault = (
+    FallOffBus
+    | Return
+    | Xid
+    | Ecc
+    | RemapFailed
+    | Thermal
+    | RemapPending
+    | SramThreshold
+    | UnrepairableMemory
+    | InforomCorrupted
+    | RecoveryAction
+    | NvlinkDown
+    | PcieReplays
+    | PowerBrake
+    | Hidden
+    | PassedThrough
+    | Reset
+    | Poison
+    | DramRetirement
+    | Unavailable
+    | Mig
+)
+Fault = GpuFault | DriverHang
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,6 +234,7 @@ def parse(text: str, name: str) -> Scenario:
     count = sum(fleet.count for fleet in scenario.fleets)
     if count > GPUS_MAX:
         raise FileError(f"{name}: fleets: {count} GPUs; a host has at most {GPUS_MAX}")
+    profiles = [fleet.profile for fleet in scenario.fleets for _ in range(fleet.count)]
     lost: set[int] = set()
     for fault in sorted(scenario.faults, key=at_s):
         if isinstance(fault, DriverHang):
@@ -132,6 +242,8 @@ def parse(text: str, name: str) -> Scenario:
         where = f"{name}: faults: {_kind(fault)} at {fault.at_s} s"
         if fault.gpu >= count:
             raise FileError(f"{where}: there is no GPU {fault.gpu}: {count} GPUs, from 0")
+        if isinstance(fault, NvlinkDown) and fault.link >= MODELS[profiles[fault.gpu]].nvlinks:
+            raise FileError(f"{where}: {profiles[fault.gpu]} has no NVLink {fault.link}")
         if isinstance(fault, FallOffBus) and fault.gpu in lost:
             raise FileError(f"{where}: GPU {fault.gpu} is lost already")
         if isinstance(fault, Return) and fault.gpu not in lost:
