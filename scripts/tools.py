@@ -43,6 +43,30 @@ SYSTEMD_PACKAGES: Final = (
     "libcap-ng0",
 )
 
+# NVIDIA's own NVML, as Debian redistributes it in its section non-free: libraries that we did not
+# write. Without a driver each answers "not loaded", which is what a test asks it.
+NVML_SOURCES: Final = """Types: deb
+URIs: {mirror}
+Suites: bookworm trixie
+Components: non-free
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+NVML_LIBRARIES: Final[Mapping[str, tuple[str, str]]] = {
+    "nvml-470": (
+        "libnvidia-tesla-470-ml1=470.256.02-1~deb12u1",
+        "14b876d2da6fc2b3271c2170a4e69f9ce06b67d608016b7bc1c9119883dc95c2",
+    ),
+    "nvml-535": (
+        "libnvidia-ml1=535.261.03-1",
+        "c729da6ab729309dc3f481fe4d38f04ea03b0793154b0962b60117d2f37d082e",
+    ),
+    "nvml-550": (
+        "libnvidia-ml1=550.163.01-2",
+        "01c1b67d511d7f52c6aa60e14ed56a8eb725d5dc85784a08214d6cb0f4fd1f89",
+    ),
+}
+"""Package and version, and the SHA-256 of its amd64 file."""
+
 
 class Unobtainable(Exception):
     """A tool cannot be had here; the message says why."""
@@ -74,6 +98,8 @@ def _candidates(name: str) -> tuple[Path | None, ...]:
             return (ROOT / "build" / "nvml_shim" / "libnvidia-ml.so.1",)
         case "systemd-analyze":
             return (_on_path(name), TOOLS / "systemd" / "systemd-analyze")
+        case name if name in NVML_LIBRARIES:
+            return (TOOLS / name / "libnvidia-ml.so.1",)
         case _:
             return (_on_path(name),)
 
@@ -82,7 +108,8 @@ def locate(name: str) -> Path | Missing:
     """The tool's path, or why there is none.
 
     Names: prometheus, promtool, anvil, solc (its package.json), node, nvml_shim (the library
-    file), systemd-analyze, cc, or any program on PATH.
+    file), nvml-470, nvml-535 and nvml-550 (NVIDIA's library of that driver), systemd-analyze, cc,
+    or any program on PATH.
     """
     for path in _candidates(name):
         if path is not None and path.exists():
@@ -168,6 +195,50 @@ def _fetch_systemd() -> None:
         raise
 
 
+def _debian_mirror() -> str:
+    """Where this machine's apt gets Debian from."""
+    lists = Path("/etc/apt")
+    files = (*sorted(lists.glob("sources.list.d/*")), lists / "sources.list")
+    for file in files:
+        if not file.is_file():
+            continue
+        for line in file.read_text().splitlines():
+            words = [word for word in line.split() if not word.startswith("[")]
+            if len(words) > 1 and words[0] in {"URIs:", "deb"} and words[1].endswith("/debian"):
+                return words[1]
+    raise Unobtainable("apt on this machine names no Debian mirror")
+
+
+def _fetch_nvml(name: str) -> Callable[[], None]:
+    def fetch() -> None:
+        if _run(["dpkg", "--print-architecture"], ROOT).strip() != "amd64":
+            raise Unobtainable("its checksum is pinned for amd64 alone")
+        package, pinned = NVML_LIBRARIES[name]
+        folder = TOOLS / f"download-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "sources").mkdir(parents=True)
+        sources = folder / "sources" / "nvidia.sources"
+        sources.write_text(NVML_SOURCES.format(mirror=_debian_mirror()))
+        options = (
+            *_private_apt(folder),
+            *("-o", "Dir::State::status=/dev/null", "-o", "Dir::Etc::SourceList=/dev/null"),
+            *("-o", f"Dir::Etc::SourceParts={sources.parent}"),
+        )
+        _run(["apt-get", "-q", *options, "update"], folder)
+        _run(["apt-get", "-q", *options, "download", package], folder)
+        (file,) = folder.glob("*.deb")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != pinned:
+            raise Unobtainable(f"{file.name} has SHA-256 {digest}, which is not the pinned one")
+        _run(["dpkg", "-x", str(file), str(folder / "unpacked")], ROOT)
+        (library,) = (folder / "unpacked").rglob("libnvidia-ml.so.1")
+        shutil.rmtree(TOOLS / name, ignore_errors=True)
+        shutil.copytree(library.parent, TOOLS / name, symlinks=True)
+        shutil.rmtree(folder)
+
+    return fetch
+
+
 def _fetch_npm() -> None:
     stamp = NODE_MODULES / ".lock.sha256"
     lock = hashlib.sha256((CONTRACTS / "package-lock.json").read_bytes()).hexdigest()
@@ -191,6 +262,7 @@ FETCHERS: Final[tuple[tuple[tuple[str, ...], Callable[[], None]], ...]] = (
     (("prometheus", "promtool"), _fetch_prometheus),
     (("anvil", "solc"), _fetch_npm),
     (("systemd-analyze",), _fetch_systemd),
+    *(((name,), _fetch_nvml(name)) for name in NVML_LIBRARIES),
     (("node",), _require("node")),
     (("cc",), _require("cc")),
 )

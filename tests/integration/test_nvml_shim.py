@@ -153,6 +153,9 @@ def test_calls_younger_than_the_driver_are_not_there(bench: Bench) -> None:
     hours = "nvmlDeviceGetBBXTimeData_v1(h(0)).timeRun"
     assert probe.error(rows) == FUNCTION_NOT_FOUND
     assert probe.error(hours) == FUNCTION_NOT_FOUND
+    bench.shim.host.set(driver_version="535.261.03")
+    assert probe.error("nvmlDeviceGetPdi(h(0))") == FUNCTION_NOT_FOUND
+    assert probe.value("nvmlDeviceGetName(h(0))") == "NVIDIA H100 80GB HBM3"
     bench.shim.host.set(driver_version="610.10")
     bench.shim.gpu(0).set(remapped_rows_corrected_inactive=4, bbx_time_run_s=7200)
     assert probe.value(f"{rows}.corrInactiveRemaps") == 4
@@ -564,7 +567,8 @@ def test_use_outside_init_and_shutdown(bench: Bench) -> None:
     probe.value("keep('handle', h(0))")
     probe.value("nvmlShutdown()")
     assert probe.error("nvmlDeviceGetName(kept['handle'])") == UNINITIALIZED
-    assert probe.error("nvmlShutdown()") == UNINITIALIZED
+    assert probe.value("nvmlSystemGetNVMLVersion()") == "13.590.48.01"
+    assert probe.error("nvmlSystemGetDriverVersion()") == UNINITIALIZED
 
 
 def test_the_scenario_is_read_again_while_running(bench: Bench) -> None:

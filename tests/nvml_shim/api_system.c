@@ -27,6 +27,7 @@ NVML_API nvmlReturn_t nvmlShutdown(void)
     return driver_shutdown();
 }
 
+/* As NVIDIA's library of 550 says it. */
 NVML_API const char *nvmlErrorString(nvmlReturn_t code)
 {
     static const char *const TEXT[] = {
@@ -46,21 +47,20 @@ NVML_API const char *nvmlErrorString(nvmlReturn_t code)
         "Function Not Found",
         "Corrupted infoROM",
         "GPU is lost",
-        "GPU requires restart",
-        "The operating system has blocked the request.",
-        "RM has detected an NVML/RM version mismatch.",
+        "GPU requires reset",
+        "GPU access blocked by the operating system",
+        "Driver/library version mismatch",
         "In use by another client",
         "Insufficient Memory",
         "No data",
-        "The requested vgpu operation is not available on target device, becasue ECC is enabled",
+        "vGPU ECC not supported",
         "Insufficient Resources",
-        "Frequency Not Supported",
+        "Invalid Frequency",
         "Argument version mismatch",
         "Requested functionality has been deprecated",
-        "System is not ready for the request",
-        "GPU not found",
-        "Invalid state",
-        "Reset type not supported",
+        "System is not in ready state",
+        "No supported GPUs were found",
+        "Resource not in correct state to perform requested operation",
     };
 
     if (code >= 0 && code < (int)(sizeof TEXT / sizeof *TEXT))
@@ -286,13 +286,12 @@ static nvmlReturn_t handle_by(enum function function, finder find, const void *w
                               nvmlDevice_t *device)
 {
     struct call call;
-    nvmlReturn_t result;
+    nvmlReturn_t result = call_begin(&call, function, find, what);
 
-    if (!what || !device)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    result = call_begin(&call, function, find, what);
     if (result != NVML_SUCCESS)
         return result;
+    if (!device)
+        return call_end(&call, NVML_ERROR_INVALID_ARGUMENT);
     *device = handle_of(call.scenario, call.slot, INSTANCE_NONE);
     return call_end(&call, NVML_SUCCESS);
 }
@@ -318,7 +317,7 @@ NVML_API nvmlReturn_t nvmlDeviceGetHandleByUUIDV(const nvmlUUID_t *uuid, nvmlDev
     char text[48];
 
     if (!uuid)
-        return NVML_ERROR_INVALID_ARGUMENT;
+        return handle_by(FN_nvmlDeviceGetHandleByUUIDV, find_uuid, NULL, device);
     if (uuid->version != VERSION_WORD(*uuid, 1))
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     b = uuid->value.bytes;

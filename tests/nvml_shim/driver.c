@@ -178,6 +178,68 @@ void driver_refresh(void)
     free(text);
 }
 
+/* Calls that a library of NVIDIA's lacks, as its symbols say: Debian's 470.256.02, 535.261.03 and
+ * 550.163.01, and the capture of 590.48.01, which has them all. In which driver between two of
+ * these a call came is not known: the first number after the older one stands for it. Two more are
+ * younger than all these, and answer for themselves (api_health.c). */
+static const struct {
+    enum function function;
+    int since;
+} YOUNG[] = {
+    {FN_nvmlSystemGetDriverBranch, 551},
+    {FN_nvmlSystemGetConfComputeState, 471},
+    {FN_nvmlSystemGetConfComputeSettings, 536},
+    {FN_nvmlSystemGetConfComputeCapabilities, 471},
+    {FN_nvmlSystemGetConfComputeGpusReadyState, 471},
+    {FN_nvmlDeviceGetHandleByUUIDV, 551},
+    {FN_nvmlDeviceGetGspFirmwareVersion, 471},
+    {FN_nvmlDeviceGetPciInfoExt, 536},
+    {FN_nvmlDeviceGetPdi, 551},
+    {FN_nvmlDeviceGetModuleId, 471},
+    {FN_nvmlDeviceGetNumGpuCores, 471},
+    {FN_nvmlDeviceGetMemoryBusWidth, 471},
+    {FN_nvmlDeviceGetPlatformInfo, 551},
+    {FN_nvmlDeviceGetConfComputeGpuCertificate, 471},
+    {FN_nvmlDeviceGetJpgUtilization, 471},
+    {FN_nvmlDeviceGetOfaUtilization, 471},
+    {FN_nvmlDeviceGetMemoryInfo_v2, 471},
+    {FN_nvmlDeviceGetTemperatureV, 551},
+    {FN_nvmlDeviceGetMarginTemperature, 551},
+    {FN_nvmlDeviceGetNumFans, 471},
+    {FN_nvmlDeviceGetCurrentClocksEventReasons, 471},
+    {FN_nvmlDeviceGetSupportedClocksEventReasons, 471},
+    {FN_nvmlDeviceGetComputeRunningProcesses_v3, 471},
+    {FN_nvmlDeviceGetGraphicsRunningProcesses_v3, 471},
+    {FN_nvmlDeviceGetMPSComputeRunningProcesses_v3, 471},
+    {FN_nvmlDeviceGetDefaultEccMode, 471},
+    {FN_nvmlDeviceGetSramEccErrorStatus, 471},
+    {FN_nvmlDeviceGetRepairStatus, 551},
+    {FN_nvmlDeviceGetUnrepairableMemoryFlag_v1, 551},
+    {FN_nvmlDeviceGetLastBBXFlushTime, 471},
+    {FN_nvmlDeviceGetGpuMaxPcieLinkGeneration, 471},
+    {FN_nvmlDeviceGetGpuFabricInfo, 471},
+    {FN_nvmlDeviceGetGpuFabricInfoV, 536},
+    {FN_nvmlSystemEventSetCreate, 551},
+    {FN_nvmlSystemEventSetFree, 551},
+    {FN_nvmlSystemRegisterEvents, 551},
+    {FN_nvmlSystemEventSetWait, 551},
+    {FN_nvmlGpmQueryDeviceSupport, 471},
+    {FN_nvmlGpmQueryIfStreamingEnabled, 471},
+    {FN_nvmlGpmSampleAlloc, 471},
+    {FN_nvmlGpmSampleFree, 471},
+    {FN_nvmlGpmSampleGet, 471},
+    {FN_nvmlGpmMigSampleGet, 471},
+    {FN_nvmlGpmMetricsGet, 471},
+};
+
+static bool missing(const struct scenario *scenario, enum function function)
+{
+    for (size_t i = 0; i < sizeof YOUNG / sizeof *YOUNG; i++)
+        if (YOUNG[i].function == function)
+            return driver_major(scenario) < YOUNG[i].since;
+    return false;
+}
+
 int driver_major(const struct scenario *scenario)
 {
     return atoi(scenario->host.driver_version);
@@ -282,10 +344,15 @@ static bool wait_if_told(enum function function, int slot, bool *told, bool *del
     return false;
 }
 
-static nvmlReturn_t ready(void)
+/* What the library says of itself needs no driver: so do NVIDIA's of 535 and 550. */
+static nvmlReturn_t ready(enum function function)
 {
     if (!current)
         return NVML_ERROR_UNKNOWN;
+    if (missing(current, function))
+        return NVML_ERROR_FUNCTION_NOT_FOUND;
+    if (function == FN_nvmlSystemGetNVMLVersion)
+        return NVML_SUCCESS;
     if (init_count == 0 || init_generation != current->host.driver_generation)
         return NVML_ERROR_UNINITIALIZED;
     return NVML_SUCCESS;
@@ -298,7 +365,7 @@ static nvmlReturn_t injected(enum function function, int slot)
 
     if (error)
         return error;
-    if (!current->host.driver_loaded)
+    if (!current->host.driver_loaded && function != FN_nvmlSystemGetNVMLVersion)
         return NVML_ERROR_DRIVER_NOT_LOADED;
     return gpu && gpu->lost ? NVML_ERROR_GPU_IS_LOST : NVML_SUCCESS;
 }
@@ -313,9 +380,9 @@ nvmlReturn_t call_begin(struct call *call, enum function function, finder find, 
     do {
         slot = SLOT_HOST;
         driver_refresh();
-        result = ready();
+        result = ready(function);
         if (result == NVML_SUCCESS && find)
-            result = find(current, what, &slot);
+            result = what ? find(current, what, &slot) : NVML_ERROR_INVALID_ARGUMENT;
     } while (result == NVML_SUCCESS && wait_if_told(function, slot, &told, &delayed));
     if (result == NVML_SUCCESS)
         result = injected(function, slot);
@@ -394,7 +461,7 @@ nvmlReturn_t driver_shutdown(void)
     do
         driver_refresh();
     while (current && wait_if_told(FN_nvmlShutdown, SLOT_HOST, &told, &delayed));
-    result = init_count ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
+    result = NVML_SUCCESS; /* also without any init: so do NVIDIA's libraries */
     if (init_count)
         init_count--;
     log_result(FN_nvmlShutdown, SLOT_HOST, result);
