@@ -6,14 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from assay_core.health import START, HealthState, Record
 from assay_core.instants import DAY_MS, MINUTE_MS, parse_instant
+from assay_core.leaves import IncidentKind, Severity
 from assay_valuer.book import BookSnapshot, Loan, appraise
 from assay_valuer.credit.loan import Currency, LoanFile, Pledged, Repayment, Tranche
 from assay_valuer.market.models import PRODUCTS
 from assay_valuer.market.prices import COLUMNS, PriceSnapshot, read_prices
 from assay_valuer.policy import DEFAULT
 from assay_valuer.standing.silence import Span, merge
-from assay_valuer.standing.types import Asset, Host, Incident, Kind, Severity, Track
+from assay_valuer.standing.types import Asset, Host, Track
 from bench.row import Context, Measurement, MeasurementFailed, Row
 
 FEW: Final = 10_000
@@ -86,16 +88,18 @@ def _snapshot(count: int, prices: PriceSnapshot) -> BookSnapshot:
 
 def _asset(number: int, host: Host) -> Asset:
     seen_ms = host.observed_ms
-    incident = Incident(
-        kind=Kind.XID,
+    begin_ms = _NOW_MS - 30 * MINUTE_MS
+    sick = Record(
+        kind=IncidentKind.XID,
         code=48,
         severity=Severity.DEGRADED,
-        begin_ms=_NOW_MS - 30 * MINUTE_MS,
-        seen_ms=_NOW_MS - 2 * MINUTE_MS,
+        begin_ms=begin_ms,
+        last_ms=_NOW_MS - 2 * MINUTE_MS,
         end_ms=None,
         count=3,
         windows=4,
-        position=number,
+        days=1,
+        day_ms=begin_ms,
     )
     return Asset(
         id=number,
@@ -109,7 +113,7 @@ def _asset(number: int, host: Host) -> Asset:
             first_seen_ms=_NOW_MS - 90 * DAY_MS,
             seen_ms=seen_ms,
             position=number,
-            incidents=(incident,) if number % SICK_ONE_IN == 0 else (),
+            health=HealthState(records=(sick,)) if number % SICK_ONE_IN == 0 else START,
         ),
     )
 

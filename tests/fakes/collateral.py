@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from assay_core.header import Period
+from assay_core.health import HealthState, Record, observe
 from assay_core.instants import DAY_MS, HOUR_MS
-from assay_core.leaves import DriverState
+from assay_core.leaves import (
+    HOST,
+    Content,
+    Counter,
+    DriverState,
+    Event,
+    EventKind,
+    Group,
+    Incident,
+    IncidentKind,
+    Reason,
+    Severity,
+    Tenancy,
+)
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
 from assay_valuer.credit.loan import LoanFile, read_loan
 from assay_valuer.market.prices import PriceSnapshot, read_prices
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.silence import Span, merge
-from assay_valuer.standing.types import Asset, Condition, Host, Sight, Track
+from assay_valuer.standing.types import Asset, Condition, Host, Leaves, Sight, Track
 
 NOW = 1_795_000_000_000  # 2026-11-18T10:26:40Z
 PART = "692-2G520-0200-000"
@@ -40,6 +55,7 @@ def asset(
     name: str | None = "NVIDIA H100 80GB HBM3",
     simulated: bool = False,
     seen: bool = True,
+    incidents: tuple[Record, ...] = (),
     **track: object,
 ) -> Asset:
     seen_ms = NOW - age_ms
@@ -48,6 +64,7 @@ def asset(
         seen_ms=seen_ms,
         position=number,
         condition=Condition(boot_id="aa"),
+        health=HealthState(records=incidents),
     )
     return Asset(
         id=number,
@@ -61,20 +78,98 @@ def asset(
     )
 
 
-def sight(at_ms: int, position: int, **changed: object) -> Sight:
-    seen = Sight(
+def record(
+    severity: Severity = Severity.DEGRADED,
+    kind: IncidentKind = IncidentKind.XID,
+    code: int = 48,
+    *,
+    age_ms: int = HOUR_MS,
+    end_ms: int | None = None,
+    windows: int = 5,
+) -> Record:
+    """An incident as standing follows it: an hour old and confirmed, unless told."""
+    begin_ms = NOW - age_ms
+    return Record(kind, code, severity, begin_ms, NOW, end_ms, 1, windows, 1, begin_ms)
+
+
+SUBJECT = b"\x01" * 16
+"""The GPU that `sight` is of."""
+WINDOW_MS = 1_000
+
+
+def sight(
+    at_ms: int,
+    position: int,
+    *,
+    seen: bool = True,
+    lost: bool = False,
+    passed: bool = False,
+    boot_id: str = "aa",
+    driver: DriverState = DriverState.RUNNING,
+    reset: bool = False,
+    maintenance_until_ms: int | None = None,
+    events: tuple[Event, ...] = (),
+    told: tuple[Incident, ...] = (),
+    condition: dict[str, int] | None = None,
+    use: dict[str, object] | None = None,
+    begin_ms: int | None = None,
+    subject: bytes = SUBJECT,
+    **health: int | Counter | Reason | None,
+) -> Sight:
+    """What a window of a healthy GPU says that ended at `at_ms`; None is a field without a value."""
+    reload = (Event(EventKind.DRIVER_RELOADED, 0, at_ms, at_ms, 1),) if reset else ()
+    host_leaf = Content(
+        HOST,
+        Group.HOST,
+        {
+            "driver_state": int(driver),
+            "missing_gpus": (subject,) if lost else (),
+            "events": reload,
+            "hidden_gpus": (),
+        },
+    )
+    told_of = {"remap_failed": 0, "remap_pending": 0, "recovery_action": 0, **health}
+    rows = told_of.pop("rows_uncorrected", 0)
+    health_leaf = Content(
+        subject,
+        Group.HEALTH,
+        {
+            "polls": 60 if seen else Reason.NOT_SAMPLED,
+            "events": events,
+            "tenancy": int(Tenancy.PASSED_THROUGH if passed else Tenancy.HOST),
+            "remapped_rows_uncorrected": Counter(0, rows) if isinstance(rows, int) else rows,
+            **{
+                name: Reason.NO_PERMISSION if value is None else value
+                for name, value in (told_of if seen else {}).items()
+            },
+        },
+    )
+    leaves = Leaves(
+        health=health_leaf,
+        use=None if use is None else Content(subject, Group.USE, use),  # type: ignore[arg-type]  # test data
+        condition=None if condition is None else Content(subject, Group.CONDITION, condition),
+    )
+    begin = at_ms - WINDOW_MS if begin_ms is None else begin_ms
+    action = told_of["recovery_action"]
+    return Sight(
         observed_ms=at_ms,
         position=position,
-        boot_id="aa",
-        driver=DriverState.RUNNING,
-        seen=True,
-        lost=False,
-        remap_failed=0,
-        remap_pending=0,
-        recovery_action=0,
-        rows_uncorrected=0,
+        driver=driver,
+        period=Period(begin, at_ms, begin, at_ms),
+        health=observe(
+            host_leaf,
+            health_leaf,
+            leaves.condition,
+            at_ms=at_ms,
+            boot_id=bytes.fromhex(boot_id),
+            order=position,
+        ),
+        reset=reset,
+        maintenance_until_ms=maintenance_until_ms,
+        recovery_action=action if isinstance(action, int) else None,
+        leaves=leaves,
+        told=told,
     )
-    return replace(seen, **changed)  # type: ignore[arg-type]  # test data
 
 
 def loan_text(

@@ -6,17 +6,25 @@ import asyncio
 import json
 import time
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from assay_core.health import HealthState, pack
+from assay_core.health.plausibility_view import Known
+from assay_core.health.reconcile import Totals
 from assay_core.instants import format_instant
+from assay_core.leaves import Severity
 from assay_valuer.cli import main
 from assay_valuer.config import load
 from assay_valuer.desk import keep_the_book
 from assay_valuer.service import ServiceContext
+from assay_valuer.standing.notes import CODES, Note, Notes
 from assay_valuer.state import open_state
-from tests.fakes.collateral import PART, PRICES, loan_text
+from assay_valuer.store.schema import ASSET
+from tests.fakes.collateral import NOW, PART, PRICES, loan_text, record
 
+FIRST = ASSET.c.serial == "S0001"
 SERIALS = ["S0001", "S0002"]
 DAY_MS = 86_400_000
 WAIT_MAX_S = 30
@@ -88,6 +96,42 @@ def test_where_the_terminal_is_narrow_nothing_is_cut(valuer, files, monkeypatch)
         shown = valuer(*command)[1]
         assert "\u2026" not in shown
         assert all(serial in shown for serial in SERIALS)
+
+
+def test_one_gpu_is_shown_with_its_incidents_and_what_did_not_hang_together(
+    valuer, files, monkeypatch
+):
+    valuer("loan", "import", files[1])
+    code, shown, _ = valuer("gpu", "show", "S0001")
+    assert (code, "not valued yet" in shown) == (0, True)
+    open_, ended = record(), record(Severity.USER_ERROR, code=31, end_ms=NOW)
+    note = Note(code=CODES[0], detail="Off by 9 J.", first_ms=NOW, last_ms=NOW, count=3)
+    totals = Totals(at_ms=NOW, boot="aa", boottime_ms=1, energy_mj=77, ecc_corrected=5)
+    notes = Notes(known=Known(totals=totals), findings=(note,))
+    kept = {
+        "health": pack(HealthState(records=(open_, ended))),
+        "notes": msgspec.json.encode(notes).decode(),
+    }
+    state = open_state(load(valuer.config))
+    state.database.write(lambda c: c.execute(ASSET.update().where(FIRST).values(**kept)))
+    state.database.close()
+    monkeypatch.setenv("COLUMNS", "200")
+    listed = valuer("gpu", "list")[1]
+    assert "1 degraded" in listed
+    assert "user_error" not in listed
+    shown = valuer("gpu", "show", "S0001")[1]
+    for words in ("Xid 48", "Xid 31", "open", "Off by 9 J.", CODES[0], "energy mj", "77"):
+        assert words in shown
+    assert "boottime" not in shown
+    code, shown, _ = valuer("gpu", "show", "S0001", "--json")
+    (told,) = json.loads(shown)["gpus"]
+    assert [one["severity"] for one in told["incidents"]] == ["degraded", "user_error"]
+    assert told["findings"][0]["count"] == 3
+    assert told["totals"]["ecc_corrected"] == 5
+    monkeypatch.setenv("COLUMNS", "24")
+    assert "\u2026" not in valuer("gpu", "show", "S0001")[1]
+    code, _, said = valuer("gpu", "show", "nobody")
+    assert (code, "there is no GPU nobody" in said) == (1, True)
 
 
 def test_the_service_values_what_there_is_and_tells_prometheus(valuer, files):

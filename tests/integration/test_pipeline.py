@@ -9,15 +9,26 @@ from sqlalchemy import func, select
 from assay_core.errors import FileError
 from assay_core.header import Source
 from assay_core.instants import HOUR_MS, MINUTE_MS
-from assay_core.leaves import Content, DriverState, Event, EventKind, Group, Reason
+from assay_core.leaves import (
+    Content,
+    Counter,
+    DriverState,
+    Event,
+    EventKind,
+    Group,
+    IncidentKind,
+    Reason,
+    Severity,
+    Tenancy,
+)
 from assay_core.money import Usd
 from assay_valuer.credit.position import State
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.pipeline import BookRaced, Pipeline
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.reading import gpu_rows, loan_rows
-from assay_valuer.standing.types import Cause, Kind, Presence, Severity
-from assay_valuer.store.schema import ASSET, INCIDENT, LEDGER_ENTRY, PROJECTION
+from assay_valuer.standing.types import Cause, Presence
+from assay_valuer.store.schema import ASSET, LEDGER_ENTRY, PROJECTION
 from tests.fakes.books import DAY_MS, FakeBooks
 from tests.fakes.collateral import PRICES
 from tests.fakes.host import START_MS, WINDOW_MS, FakeHost
@@ -72,6 +83,10 @@ def edited(host, *, without=(), lost=(), host_values=None, health=None):
 def line(book, host, index):
     (found,) = [one for one in book.lines.values() if one.asset.serial == serials(host)[index]]
     return found
+
+
+def incidents(book):
+    return [one for line in book.lines.values() for one in line.asset.track.health.records]
 
 
 def position(book):
@@ -266,6 +281,82 @@ def test_a_gpu_without_a_serial_is_known_on_its_own_host_and_gets_its_serial_lat
     assert second.lines[bare.id].asset.serial == host.gpus[0].serial
 
 
+def test_a_gpu_that_a_tenant_has_whole_is_there_and_in_time_not_counted(books, host):
+    pledged(books, host)
+    books.take(host, host.seal())
+    seen_ms = host.now_ms
+    away = {0: {"polls": Reason.PASSED_THROUGH, "tenancy": int(Tenancy.PASSED_THROUGH)}}
+    for _ in range(5):
+        books.take(host, host.seal(contents=edited(host, health=away)))
+    one = line(books.tick(host.now_ms), host, 0).standing
+    assert (one.presence, one.counts, one.severity) == (Presence.PASSED_THROUGH, True, None)
+    host.now_ms = seen_ms + 24 * HOUR_MS
+    books.take(host, host.seal(contents=edited(host, health=away)))
+    late = books.tick(host.now_ms)
+    assert not line(late, host, 0).standing.counts
+    assert (position(late).state, position(late).causes) == (State.STALE, (Cause.TENANT,))
+
+
+# ---------------------------------------------------------------------------- findings
+
+
+def lying(host, index, **values):
+    uuid = host.gpus[index].uuid
+    return tuple(
+        Content(one.subject, one.group, {**one.values, **values})
+        if (one.subject, one.group) == (uuid, Group.USE)
+        else one
+        for one in host.contents()
+    )
+
+
+def test_what_does_not_hang_together_is_kept_shown_and_moves_no_value(books, host):
+    pledged(books, host)
+    books.take(host, host.seal())
+    honest = position(books.tick(host.now_ms))
+    for _ in range(3):
+        contents = lying(host, 1, energy_mj=Counter(0, 10**13))
+        books.take(host, host.seal(contents=contents))
+    book = books.tick(host.now_ms)
+    told = line(book, host, 1).standing
+    assert [note.code for note in told.notes] == ["plausibility.energy_and_power"]
+    assert position(book).values == honest.values
+    assert position(book).lendable == honest.lendable
+    assert line(books.restarted().tick(host.now_ms), host, 1).standing.notes == told.notes
+    rows = books.database.read(gpu_rows)
+    (row,) = [one for one in rows if one.serial == serials(host)[1]]
+    assert [(note.code, note.count) for note in row.findings] == [
+        ("plausibility.energy_and_power", 3)
+    ]
+    assert row.result is not None
+    assert "plausibility.energy_and_power" in {one.code for one in row.result.findings}
+    assert not any(one.findings for one in rows if one is not row)
+
+
+def test_hidden_gpus_are_findings_on_every_gpu_of_their_host(books, host):
+    books.take(host, host.seal())
+    hidden = edited(host, host_values={"hidden_gpus": ("0000:99:00.0",)})
+    books.take(host, host.seal(contents=hidden))
+    book = books.tick(host.now_ms)
+    codes = {note.code for one in book.lines.values() for note in one.standing.notes}
+    assert codes == {"plausibility.bus"}
+    assert all(one.standing.notes for one in book.lines.values())
+    assert {one.standing.severity for one in book.lines.values()} == {None}
+
+
+def test_after_windows_that_never_came_counters_are_reconciled(books, host):
+    books.take(host, host.seal())
+    books.tick(host.now_ms)
+    host.gap(12)
+    host.sequence, host.previous = 1, books.pipeline.book.hashes[1]
+    books.take(host, host.seal())
+    book = books.tick(host.now_ms)
+    for one in book.lines.values():
+        (note,) = one.standing.notes
+        assert note.code == "reconciliation.used"
+        assert "hours of full load" in note.detail
+
+
 # ---------------------------------------------------------------------------- exactly once
 
 
@@ -283,11 +374,7 @@ def test_a_restart_at_any_window_gives_the_same_book(books, host):
     again = books.restarted().tick(host.now_ms)
     assert again.lines == straight[-1].lines
     assert again.positions == straight[-1].positions
-    incidents = books.database.read(
-        lambda c: c.execute(select(INCIDENT.c.kind, INCIDENT.c.count, INCIDENT.c.windows)).all()
-    )
-    xid = [row for row in incidents if row.kind == Kind.XID]
-    assert [row.count for row in xid] == [4]
+    assert [one.count for one in incidents(again) if one.kind is IncidentKind.XID] == [4]
 
 
 def test_a_rebuild_from_position_0_gives_what_following_gave(books, host, tmp_path):
@@ -298,10 +385,13 @@ def test_a_rebuild_from_position_0_gives_what_following_gave(books, host, tmp_pa
     followed = books.pipeline.book
 
     def forget(connection):
-        connection.execute(INCIDENT.delete())
         connection.execute(PROJECTION.delete())
         unseen = dict.fromkeys(
-            ("uuid", "name", "host_key", "first_seen_ms", "seen_ms", "position", "health"), None
+            (
+                *("uuid", "name", "host_key", "first_seen_ms", "seen_ms", "position"),
+                *("condition", "health", "notes"),
+            ),
+            None,
         )
         connection.execute(ASSET.update().values(**unseen, missing_since_ms=None))
 
@@ -359,9 +449,8 @@ def test_a_second_valuer_on_the_store_is_noticed_and_nothing_is_taken_twice(book
     second.tick(host.now_ms)
     with pytest.raises(BookRaced):
         first.tick(host.now_ms)
-    first.tick(host.now_ms)
-    count = books.database.read(lambda c: c.execute(select(INCIDENT.c.count)).scalars().all())
-    assert count == [2]
+    book = first.tick(host.now_ms)
+    assert [one.count for one in incidents(book)] == [2]
 
 
 def test_a_policy_is_recorded_when_it_changes_and_not_at_each_start(books, host):

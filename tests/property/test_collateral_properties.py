@@ -9,7 +9,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay_core.health import HealthState
 from assay_core.instants import HOUR_MS, MINUTE_MS
+from assay_core.leaves import Severity
 from assay_core.money import ZERO, Usd
 from assay_valuer.book import appraise
 from assay_valuer.credit.position import Pledge, Position, position
@@ -17,9 +19,9 @@ from assay_valuer.credit.schedule import debt_at
 from assay_valuer.oracle.policy import Content, Published, Trigger, decide
 from assay_valuer.policy import Publishing, ValuerPolicy
 from assay_valuer.standing.silence import Span, merge
-from assay_valuer.standing.types import Condition, Incident, Kind, Severity
+from assay_valuer.standing.types import Condition
 from assay_valuer.valuation.value import Range, Values
-from tests.fakes.collateral import NOW, asset, book, host, loan_file, prices, snapshot
+from tests.fakes.collateral import NOW, asset, book, host, loan_file, prices, record, snapshot
 
 POLICY = ValuerPolicy(credit_simulated=True)
 SEVERITIES = [None, Severity.USER_ERROR, Severity.DEGRADED, Severity.IMPAIRED]
@@ -27,7 +29,7 @@ NAMES = ["NVIDIA H100 80GB HBM3", "NVIDIA B200", "NVIDIA L40S", "NVIDIA H999", N
 
 
 def incident(severity):
-    return Incident(Kind.XID, 48, severity, NOW - HOUR_MS, NOW, None, 1, 5, 1)
+    return record(severity)
 
 
 @st.composite
@@ -91,13 +93,12 @@ def test_worse_health_never_raises_what_is_lent_or_valued(assets, index, severit
     index %= len(assets)
     one = assets[index]
     worst = max(
-        [*(i.severity for i in one.track.incidents), *([severity] if severity else [])],
-        key=lambda s: s.rank,
+        [*(i.severity for i in one.track.health.records), *([severity] if severity else [])],
         default=None,
     )
-    incidents = () if worst is None else (incident(worst),)
+    health = HealthState(records=() if worst is None else (incident(worst),))
     worse = [*assets]
-    worse[index] = replace(one, track=replace(one.track, incidents=incidents))
+    worse[index] = replace(one, track=replace(one.track, health=health))
     before, after = only(appraised(assets)), only(appraised(worse))
     assert after.lendable <= before.lendable
     assert after.coverage_bps <= before.coverage_bps

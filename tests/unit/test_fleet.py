@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from assay_core.leaves import HOST, Content, Group
 from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
-from assay_valuer.policy import Incidents
+from assay_valuer.policy import ValuerPolicy
 from assay_valuer.sights import Identified, WindowSights
 from tests.fakes.collateral import NOW, PART, sight
 
@@ -19,7 +20,7 @@ class Story:
     """Windows of hosts A and B, one after another."""
 
     def __init__(self):
-        self.fleet = Fleet([], {}, Incidents())
+        self.fleet = Fleet([], {}, ValuerPolicy())
         self.position = 0
 
     def window(self, host_key, gpus, missing=(), name="NVIDIA H200"):
@@ -35,12 +36,12 @@ class Story:
                 gpus={
                     uuid: (
                         None if serial is None else identified(serial or None, name),
-                        sight(at_ms, self.position),
+                        sight(at_ms, self.position, subject=uuid),
                     )
                     for uuid, serial in gpus.items()
                 },
                 unnamed=sight(at_ms, self.position, seen=False),
-                missing=frozenset(missing),
+                host=Content(HOST, Group.HOST, {"driver_state": 1, "missing_gpus": tuple(missing)}),
             ),
             f"host-{host_key}",
         )

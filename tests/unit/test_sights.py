@@ -6,10 +6,25 @@ import pytest
 
 from assay_core import codec
 from assay_core.header import Source
-from assay_core.leaves import Content, Event, EventKind, Group, Reason
+from assay_core.health.observation import WELL
+from assay_core.health.plausibility import examine
+from assay_core.leaves import (
+    Content,
+    Counter,
+    Event,
+    EventKind,
+    Group,
+    Incident,
+    IncidentKind,
+    Reason,
+    Severity,
+    Tenancy,
+)
 from assay_valuer.ledger.read import StoredWindow
 from assay_valuer.sights import sights
 from tests.fakes.host import FakeHost
+
+U = b"\x09" * 16
 
 
 def stored(host, sealed):
@@ -62,9 +77,13 @@ def test_a_window_says_who_was_seen_and_what_was_read():
     identity, sight = window.gpus[host.gpus[0].uuid]
     assert identity is not None
     assert identity.serial == host.gpus[0].serial
-    assert (sight.seen, sight.lost, sight.remap_failed) == (True, False, 0)
+    assert (sight.seen, sight.lost, sight.told) == (True, False, ())
+    assert sight.health.levels[IncidentKind.REMAP_FAILED] == WELL
+    assert sight.leaves.condition is not None
     later = sights(stored(host, host.seal()))
-    assert later.gpus[host.gpus[0].uuid][0] is None  # identity travels when it changes
+    identity, sight = later.gpus[host.gpus[0].uuid]
+    assert identity is None  # identity travels when it changes, and so does condition
+    assert sight.leaves.condition is None
 
 
 def test_a_field_without_a_value_is_none_and_never_zero():
@@ -77,7 +96,9 @@ def test_a_field_without_a_value_is_none_and_never_zero():
         polls=Reason.GPU_LOST,
     )
     _, sight = sights(stored(host, host.seal(contents=contents))).gpus[host.gpus[0].uuid]
-    assert (sight.seen, sight.remap_failed, sight.rows_uncorrected) == (False, None, None)
+    assert not sight.seen
+    absent = {IncidentKind.REMAP_FAILED, IncidentKind.ROWS_EXHAUSTED}
+    assert not absent & sight.health.levels.keys()
 
 
 def test_a_loss_that_was_followed_by_a_return_is_none():
@@ -89,6 +110,44 @@ def test_a_loss_that_was_followed_by_a_return_is_none():
         contents = changed(host, Group.HEALTH, events=events)
         window = sights(stored(host, host.seal(contents=contents)))
         assert window.gpus[uuid][1].lost is gone
+
+
+def test_an_honest_window_has_no_findings_and_a_lie_in_it_has_one():
+    host = FakeHost(gpu_count=2)
+    told = sights(stored(host, host.seal())).told
+    assert told is not None
+    assert examine(told.contents, told.boot, told.period, {}) == ()
+    uuid = host.gpus[1].uuid
+    contents = changed(host, Group.USE, uuid, energy_mj=Counter(0, 1))
+    told = sights(stored(host, host.seal(contents=contents))).told
+    assert told is not None
+    (found,) = examine(told.contents, told.boot, told.period, {})
+    assert (found.subject, found.code) == (uuid, "plausibility.energy_and_power")
+
+
+def test_what_its_host_concluded_and_who_has_the_gpu_are_told():
+    host = FakeHost(gpu_count=1)
+    incident = Incident(IncidentKind.XID, 48, Severity.USER_ERROR, 1, 2, None, 3)
+    contents = changed(
+        host,
+        Group.HEALTH,
+        polls=Reason.PASSED_THROUGH,
+        tenancy=int(Tenancy.PASSED_THROUGH),
+        incidents=(incident,),
+    )
+    _, sight = sights(stored(host, host.seal(contents=contents))).gpus[host.gpus[0].uuid]
+    assert sight.told == (incident,)
+    assert (sight.seen, sight.lost, sight.health.passed) == (False, False, True)
+
+
+def test_a_gpu_that_has_no_leaf_is_unseen_and_lost_where_the_host_misses_it():
+    host = FakeHost(gpu_count=1)
+    window = sights(stored(host, host.seal(contents=changed(host, Group.HOST, missing_gpus=(U,)))))
+    lost, unseen = window.of_unnamed(U), window.of_unnamed(b"\x08" * 16)
+    assert lost is not None
+    assert unseen is not None
+    assert (lost.seen, lost.lost) == (False, True)
+    assert (unseen.seen, unseen.lost) == (False, False)
 
 
 @pytest.mark.parametrize("told", ["S\x1b[2J", "S\n2", "S\u202e1", "S\x00", "x" * 65, " ", ""])

@@ -7,15 +7,24 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from assay_core.health.state import CLOSED_MAX, OPEN_MAX
 from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS
-from assay_core.leaves import DriverState, Event, EventKind
-from assay_valuer.policy import Incidents, Persistence, ValuerPolicy
-from assay_valuer.standing.rules import RULES as RULES_OF_XIDS
+from assay_core.leaves import (
+    Counter,
+    DriverState,
+    Event,
+    EventKind,
+    Incident,
+    IncidentKind,
+    Severity,
+)
+from assay_valuer.policy import Findings, Persistence, Silence, ValuerPolicy
+from assay_valuer.standing.notes import CODES, Found, Note, noted
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.stand import INCIDENTS_SAID_MAX, scene, stand
-from assay_valuer.standing.track import CLOSED_KEPT_MAX, OPEN_MAX, observe
-from assay_valuer.standing.types import Cause, Condition, Kind, Presence, Severity, Track
-from tests.fakes.collateral import NOW, asset, host, sight
+from assay_valuer.standing.track import observe
+from assay_valuer.standing.types import Cause, Condition, Presence, Track
+from tests.fakes.collateral import NOW, asset, host, record, sight
 
 POLICY = ValuerPolicy()
 ALWAYS = merge([Span(NOW - 90 * DAY_MS, NOW + DAY_MS)])
@@ -143,11 +152,10 @@ def test_a_claim_by_another_host_disputes_and_still_counts():
 
 # ---------------------------------------------------------------------------- incidents
 
-RULES = Incidents()
 T0 = NOW - 10 * DAY_MS
 
 
-def follow(*sights, policy=RULES):
+def follow(*sights, policy=POLICY):
     track = Track()
     for position, (offset_ms, changed) in enumerate(sights):
         track = observe(track, sight(T0 + offset_ms, position, **changed), policy)
@@ -176,10 +184,10 @@ def test_a_failed_remap_is_impaired_from_the_second_window_on():
 
 def test_a_condition_that_clears_ends_and_one_without_a_value_neither_stands_nor_ends():
     track = follow((0, {"remap_pending": 1}), (1000, {"remap_pending": None}))
-    (incident,) = track.incidents
+    (incident,) = track.health.records
     assert (incident.open, incident.windows) == (True, 1)
-    track = observe(track, sight(T0 + 2000, 5, remap_pending=0), RULES)
-    assert track.incidents[0].end_ms == T0 + 2000
+    track = observe(track, sight(T0 + 2000, 5, remap_pending=0), POLICY)
+    assert track.health.records[0].end_ms == T0 + 2000
 
 
 def test_the_drivers_own_verdict_confirms_at_once():
@@ -191,14 +199,14 @@ def test_the_same_xid_again_is_one_incident_that_grows():
     track = follow(
         (0, {"events": (xid(31, count=3),)}), (1000, {"events": (xid(31, T0 + 900, 2),)})
     )
-    (incident,) = track.incidents
+    (incident,) = track.health.records
     assert (incident.count, incident.windows, incident.severity) == (5, 2, Severity.USER_ERROR)
 
 
 def test_windows_that_did_not_see_the_gpu_confirm_nothing():
     paused = {"seen": False, "driver": DriverState.PAUSED, "maintenance_until_ms": NOW}
     track = follow((0, {"events": (xid(48),)}), (1000, paused), (2000, paused))
-    assert [one.windows for one in track.incidents] == [1]
+    assert [one.windows for one in track.health.records] == [1]
 
 
 def test_a_reset_ends_a_degraded_xid_and_its_return_within_a_month_is_impaired():
@@ -207,23 +215,23 @@ def test_a_reset_ends_a_degraded_xid_and_its_return_within_a_month_is_impaired()
         (1000, {"reset": True}),
         (2000, {"events": (xid(48, T0 + 2000),)}),
     )
-    first, again = track.incidents
+    again, first = track.health.records
     assert (first.open, first.severity) == (False, Severity.DEGRADED)
     assert (again.open, again.severity) == (True, Severity.IMPAIRED)
 
 
 def test_a_reset_does_not_end_an_impaired_xid():
     track = follow((0, {"events": (xid(64),)}), (1000, {"reset": True}), (2 * DAY_MS, {}))
-    assert [one.open for one in track.incidents] == [True]
+    assert [one.open for one in track.health.records] == [True]
 
 
 def test_a_quiet_day_ends_an_xid_and_an_unknown_xid_is_degraded():
     track = follow((0, {"events": (xid(999),)}))
-    assert track.incidents[0].severity is Severity.DEGRADED
-    track = observe(track, sight(T0 + DAY_MS - 1, 8), RULES)
-    assert track.incidents[0].open
-    track = observe(track, sight(T0 + DAY_MS, 9), RULES)
-    assert not track.incidents[0].open
+    assert track.health.records[0].severity is Severity.DEGRADED
+    track = observe(track, sight(T0 + DAY_MS - 1, 8), POLICY)
+    assert track.health.records[0].open
+    track = observe(track, sight(T0 + DAY_MS, 9), POLICY)
+    assert not track.health.records[0].open
 
 
 def test_a_flood_of_made_up_xids_is_bounded_and_hides_nothing_that_is_known():
@@ -231,15 +239,15 @@ def test_a_flood_of_made_up_xids_is_bounded_and_hides_nothing_that_is_known():
         (at_ms, {"events": tuple(xid(10_000 + at_ms + n, T0 + at_ms) for n in range(256))})
         for at_ms in range(0, 1_000, 256)
     ]
-    known = {code for rule in RULES_OF_XIDS for code in rule.codes}
-    real = {"events": tuple(xid(code, T0 + 2_000) for code in known), "remap_failed": 1}
+    grave = (64, 157, 165, 168)
+    real = {"events": tuple(xid(code, T0 + 2_000) for code in grave), "remap_failed": 1}
     track = follow(*flood, (2_000, real), (3_000, {"seen": False, "lost": True}))
-    assert len(track.incidents) == OPEN_MAX
-    followed = {(one.kind, one.code) for one in track.incidents}
-    assert {code for kind, code in followed if kind is Kind.XID} >= known
-    assert {(Kind.REMAP_FAILED, 0), (Kind.GPU_LOST, 0)} <= followed
-    ended = follow(*flood, (2_000, real), (9_000, {"boot_id": "bb"}))
-    assert len(ended.incidents) <= OPEN_MAX + CLOSED_KEPT_MAX
+    assert len(track.health.open) == OPEN_MAX
+    followed = {(one.kind, one.code) for one in track.health.open}
+    assert {(IncidentKind.XID, code) for code in grave} <= followed
+    assert {(IncidentKind.REMAP_FAILED, 0), (IncidentKind.GPU_LOST, 0)} <= followed
+    ended = follow(*flood, (2_000, real), (9_000, {"boot_id": "bb"}), (10_000, {"boot_id": "bb"}))
+    assert len(ended.health.records) <= OPEN_MAX + CLOSED_MAX
 
 
 def test_of_many_incidents_the_worst_are_said_and_the_others_counted():
@@ -255,22 +263,22 @@ def test_of_many_incidents_the_worst_are_said_and_the_others_counted():
 
 
 def test_xid_154_is_only_a_pointer():
-    assert follow((0, {"events": (xid(154),)})).incidents == ()
+    assert follow((0, {"events": (xid(154),)})).health.records == ()
 
 
 def test_a_lost_gpu_is_missing_at_once_degraded_and_impaired_after_a_day_or_a_restart():
     lost = {"seen": False, "lost": True}
     track = follow((0, {}), (1000, lost))
     assert (track.missing_since_ms, track.seen_ms) == (T0 + 1000, T0)
-    assert track.incidents[0].kind is Kind.GPU_LOST
+    assert track.health.records[0].kind is IncidentKind.GPU_LOST
     now = T0 + 2000
     assert severity_of(track, now_ms=now) is Severity.DEGRADED
     assert severity_of(track, now_ms=T0 + 1000 + DAY_MS) is Severity.IMPAIRED
-    restarted = observe(track, sight(now, 9, boot_id="bb", **lost), RULES)
+    restarted = observe(track, sight(now, 9, boot_id="bb", **lost), POLICY)
     assert severity_of(restarted, now_ms=now) is Severity.IMPAIRED
-    back = observe(restarted, sight(now + 1, 10, boot_id="bb"), RULES)
+    back = observe(restarted, sight(now + 1, 10, boot_id="bb"), POLICY)
     assert back.missing_since_ms is None
-    assert not any(one.open for one in back.incidents)
+    assert not back.health.open
 
 
 def test_maintenance_says_nothing_of_a_gpu():
@@ -320,11 +328,159 @@ def test_a_driver_that_hung_may_be_mended_in_announced_maintenance():
 def test_history_restores_incidents_and_not_presence():
     track = follow((0, {}), (2000, {"seen": True}))
     assert track.seen_ms == T0 + 2000
-    late = observe(track, sight(T0 + 1000, 9, events=(xid(48, T0 + 1000),)), RULES)
+    late = observe(track, sight(T0 + 1000, 9, events=(xid(48, T0 + 1000),)), POLICY)
     assert late.seen_ms == T0 + 2000
-    assert len(late.incidents) == 1
+    assert len(late.health.records) == 1
 
 
 def test_a_condition_reads_back_from_json():
     condition = follow((0, {"temperature_mc": 55_000})).condition
     assert msgspec.json.decode(msgspec.json.encode(condition), type=Condition) == condition
+
+
+# ---------------------------------------------------------------------------- passed through
+
+
+def passed(*offsets_ms):
+    return [(at_ms, {"seen": False, "passed": True}) for at_ms in offsets_ms]
+
+
+def test_a_gpu_that_a_virtual_machine_has_is_never_missing_and_counts_for_its_own_grace():
+    track = follow((0, {}), *passed(MINUTE_MS, HOUR_MS))
+    assert (track.missing_since_ms, track.health.records) == (None, ())
+    one = replace(asset(), track=track)
+    for age_ms, counts in ((2 * HOUR_MS, True), (24 * HOUR_MS, True), (24 * HOUR_MS + 1, False)):
+        now_ms = T0 + age_ms
+        here = [replace(host(), observed_ms=now_ms)]
+        standing = judge(one, here, now_ms=now_ms)
+        assert (standing.presence, standing.cause) == (Presence.PASSED_THROUGH, Cause.TENANT)
+        assert (standing.counts, standing.severity) == (counts, None)
+    short = ValuerPolicy(silence=Silence(passed_through_grace_s=60))
+    here = [replace(host(), observed_ms=T0 + 2 * MINUTE_MS)]
+    assert not judge(one, here, short, now_ms=T0 + 2 * MINUTE_MS).counts
+
+
+def test_a_gpu_comes_back_from_a_virtual_machine_or_is_gone_after_all():
+    away = follow((0, {}), *passed(1000))
+    back = observe(away, sight(T0 + 2000, 7), POLICY)
+    assert (back.condition.passed_through, back.missing_since_ms) == (False, None)
+    gone = observe(away, sight(T0 + 2000, 7, seen=False, lost=True), POLICY)
+    assert (gone.condition.passed_through, gone.missing_since_ms) == (False, T0 + 2000)
+    lost_first = follow((0, {}), (1000, {"seen": False, "lost": True}), *passed(2000))
+    assert (lost_first.missing_since_ms, lost_first.health.open) == (None, ())
+
+
+def test_a_host_that_is_silent_speaks_for_no_virtual_machine():
+    track = follow((0, {}), *passed(1000))
+    one = replace(asset(), track=track)
+    standing = judge(one, [replace(host(), observed_ms=T0)], now_ms=T0 + 7 * HOUR_MS)
+    assert (standing.presence, standing.counts) == (Presence.SILENT, False)
+
+
+# ---------------------------------------------------------------------------- what its host says
+
+
+def told(code, begin_ms, last_ms, end_ms=None, severity=Severity.USER_ERROR):
+    return Incident(IncidentKind.XID, code, severity, begin_ms, last_ms, end_ms, 4)
+
+
+def test_what_its_host_says_only_adds_and_our_rules_say_how_bad_it_is():
+    track = follow((0, {}), (HOUR_MS, {"told": (told(64, T0 + 1, T0 + 2),)}))
+    (added,) = track.health.open
+    assert (added.code, added.severity, added.begin_ms) == (64, Severity.IMPAIRED, T0 + 1)
+    ours = follow((0, {"events": (xid(64),)}), (1000, {"told": (told(64, T0, T0, T0 + 1),)}))
+    assert [(one.severity, one.open) for one in ours.health.records] == [(Severity.IMPAIRED, True)]
+    reading = Incident(IncidentKind.REMAP_FAILED, 0, Severity.IMPAIRED, T0, T0, None, 1)
+    assert follow((0, {"told": (reading,)})).health.records == ()
+    assert follow((0, {"told": (told(154, T0, T0),)})).health.records == ()
+
+
+# ---------------------------------------------------------------------------- findings and gaps
+
+
+def used(energy_mj, **more):
+    return {"use": {"energy_mj": Counter(0, energy_mj)}, **more}
+
+
+def codes_of(track):
+    return [note.code for note in track.notes.findings]
+
+
+def test_windows_that_follow_on_each_other_are_no_gap():
+    track = follow((1_000, used(10)), (2_000, used(20)), (3_000, used(30)))
+    assert track.notes.findings == ()
+    assert track.notes.known.totals.energy_mj == 30
+
+
+@pytest.mark.parametrize(
+    ("story", "verdict"),
+    [
+        ([(HOUR_MS, used(10**9, reset=True))], "used"),
+        ([(HOUR_MS, used(5, boot_id="bb"))], "reset"),
+        ([(HOUR_MS, used(1_000_010))], "idle"),
+        ([(HOUR_MS, used(10**9))], "used"),
+        ([(MINUTE_MS, {"seen": False, "lost": True}), (2 * MINUTE_MS, used(20))], "idle"),
+        ([(MINUTE_MS, {"seen": False, "passed": True}), (2 * MINUTE_MS, used(20))], "idle"),
+        ([(HOUR_MS, {})], "unknown"),
+        ([(HOUR_MS, used(30, rows_uncorrected=0))], "impossible"),
+    ],
+)
+def test_after_any_gap_lifetime_counters_are_reconciled(story, verdict):
+    first = {} if verdict == "unknown" else used(10, rows_uncorrected=3)
+    if verdict != "impossible":
+        first |= {"rows_uncorrected": 0}
+    track = follow((0, first), *story)
+    assert codes_of(track) == [f"reconciliation.{verdict}"]
+    one = replace(asset(), track=replace(track, seen_ms=NOW, missing_since_ms=None))
+    standing = judge(one, [host()])
+    assert standing.counts
+    assert standing.severity is None
+    assert f"reconciliation.{verdict}" in codes(standing)
+
+
+def test_a_gap_is_said_once_and_the_newest_verdict_stands():
+    day = DAY_MS
+    track = follow(
+        (0, used(10)), (day, used(20)), (day + 1000, used(21)), (2 * day, used(3 * 10**10))
+    )
+    assert codes_of(track) == ["reconciliation.used"]
+    bad = follow(
+        (0, used(10, rows_uncorrected=3)),
+        (day, used(20, rows_uncorrected=1)),
+        (2 * day, used(30, rows_uncorrected=1)),
+    )
+    assert sorted(codes_of(bad)) == ["reconciliation.idle", "reconciliation.impossible"]
+
+
+def test_findings_are_kept_once_for_each_code_counted_and_in_time_forgotten():
+    one, other = CODES[:2]
+    notes = noted((), [Found(one, "First."), Found(other, "Other.")], 5, 100)
+    notes = noted(notes, [Found(one, "Again.")], 50, 100)
+    assert notes == (
+        Note(code=one, detail="Again.", first_ms=5, last_ms=50, count=2),
+        Note(code=other, detail="Other.", first_ms=5, last_ms=5, count=1),
+    )
+    assert [note.code for note in noted(notes, [], 106, 100)] == [one]
+    many = noted((), [Found(code, ".") for code in CODES for _ in range(9)], 1, 10)
+    assert len(many) <= len(CODES)
+
+
+def test_a_finding_is_said_with_its_times_and_moves_no_value():
+    track = follow((0, {}))
+    found = replace(sight(T0 + 1000, 9), found=(Found(CODES[0], "Off by much."),))
+    again = replace(sight(T0 + 2000, 10), found=(Found(CODES[0], "Off by more."),))
+    noticed = observe(observe(track, found, POLICY), again, POLICY)
+    one = replace(asset(), track=replace(noticed, seen_ms=NOW))
+    standing = judge(one, [host()])
+    (said,) = [finding for finding in standing.findings if finding.code == CODES[0]]
+    assert said.detail.startswith("Off by more. Found 2 times since 20")
+    assert said.detail.endswith("It moves no value.")
+    assert (standing.counts, standing.severity, said.effect_bps) == (True, None, None)
+    forgetful = ValuerPolicy(findings=Findings(keep_s=60))
+    assert CODES[0] not in codes(judge(one, [host()], forgetful))
+
+
+def test_an_incident_of_the_past_is_not_shown_as_open():
+    one = asset(incidents=(record(Severity.IMPAIRED, end_ms=NOW), record(Severity.USER_ERROR)))
+    standing = judge(one, [host()])
+    assert (standing.severity, len(standing.incidents)) == (Severity.USER_ERROR, 1)

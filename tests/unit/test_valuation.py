@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from assay_core.instants import DAY_MS
+from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.silence import merge
 from assay_valuer.standing.stand import scene, stand
-from assay_valuer.standing.types import Severity
 from assay_valuer.valuation.value import value
 from tests.fakes.collateral import NOW, asset, host, prices
 

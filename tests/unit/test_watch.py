@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from assay_core.instants import HOUR_MS
+from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_valuer.feeds import Feed, Round
-from assay_valuer.standing.types import Incident, Kind, Severity
+from assay_valuer.standing.notes import CODES, Note, Notes
 from assay_valuer.watch import GPU_SERIES_MAX, SERIES_PER_GPU, BookCollector
-from tests.fakes.collateral import NOW, asset, book, host, loan_file
+from tests.fakes.collateral import NOW, asset, book, host, loan_file, record
 
 LOAN = {"loan": "loan-1", "simulated": "false"}
 
@@ -65,12 +64,24 @@ def test_what_is_unknown_has_no_sample():
 
 
 def test_open_incidents_are_counted_by_class():
-    sick = Incident(Kind.XID, 48, Severity.DEGRADED, NOW - HOUR_MS, NOW, None, 1, 5, 1)
-    over = replace(sick, code=31, severity=Severity.USER_ERROR, end_ms=NOW)
+    sick = record(Severity.DEGRADED)
+    over = record(Severity.USER_ERROR, code=31, end_ms=NOW)
     registry = scraped(book([asset(1, incidents=(sick, over))], loan=loan_file(["S0001"])))
     value = registry.get_sample_value
     assert value("assay_gpu_incidents", gpu(1, **{"class": "degraded"})) == 1
     assert value("assay_gpu_incidents", gpu(1, **{"class": "user_error"})) == 0
+
+
+def test_findings_are_counted_by_code_alone_and_every_code_is_there():
+    code = "plausibility.identical"
+    note = Note(code=code, detail="As one.", first_ms=NOW, last_ms=NOW, count=2)
+    assets = [asset(number, notes=Notes(findings=(note,))) for number in (1, 2)]
+    registry = scraped(book([*assets, asset(3)], loan=loan_file(["S0001"])))
+    counted = {
+        one: registry.get_sample_value("assay_findings_gpus", {"code": one}) for one in CODES
+    }
+    assert counted.pop(code) == 2
+    assert set(counted.values()) == {0}
 
 
 def test_single_gpus_are_shown_up_to_the_bound_and_hosts_beyond_it():

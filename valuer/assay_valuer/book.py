@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from assay_core import merkle
+from assay_core.leaves import Severity
 from assay_valuer.credit.loan import LoanFile
 from assay_valuer.credit.position import Pledge, Position, Remembered, position
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.silence import Uptime
 from assay_valuer.standing.stand import scene, stand
-from assay_valuer.standing.types import Asset, Host, Severity, Standing
+from assay_valuer.standing.types import Asset, Host, Standing
 from assay_valuer.valuation.value import METHOD, Valuation, value
 
 
@@ -74,6 +75,7 @@ class Line:
             one.assurance,
             one.simulated,
             one.disputed,
+            tuple((note.code, note.first_ms) for note in one.notes) if one.notes else (),
             self.valuation.values,
             self.loan_id,
         )

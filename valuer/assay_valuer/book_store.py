@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
+from assay_core.health import START, pack, unpack
 from assay_core.money import Usd
 from assay_valuer.book import Loan
 from assay_valuer.credit import loan as loan_file
@@ -18,20 +19,17 @@ from assay_valuer.fleet import Changes, Fleet
 from assay_valuer.market import prices as price_table
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.standing.notes import NOTHING, Notes
 from assay_valuer.standing.silence import Span
 from assay_valuer.standing.types import (
     Asset,
     Condition,
     Host,
-    Incident,
-    Kind,
-    Severity,
     Track,
 )
 from assay_valuer.store.schema import (
     ASSET,
     HOST,
-    INCIDENT,
     LEDGER_ENTRY,
     LOAN,
     LOAN_POSITION,
@@ -61,36 +59,24 @@ class Loaded:
 
 def load_fleet(connection: Connection) -> Loaded:
     """Every asset with its track, and how far the ledger has been followed."""
-    incidents: dict[int, list[Incident]] = defaultdict(list)
-    for row in connection.execute(select(INCIDENT).order_by(INCIDENT.c.id)).mappings():
-        incidents[row["asset_id"]].append(
-            Incident(
-                kind=Kind(row["kind"]),
-                code=row["code"],
-                severity=Severity(row["class"]),
-                begin_ms=row["begin_ms"],
-                seen_ms=row["seen_ms"],
-                end_ms=row["end_ms"],
-                count=row["count"],
-                windows=row["windows"],
-                position=row["position"],
-            )
-        )
     assets, hashes = [], {}
     joined = select(ASSET, LEDGER_ENTRY.c.hash.label("window_hash")).outerjoin(
         LEDGER_ENTRY, LEDGER_ENTRY.c.position == ASSET.c.position
     )
     for row in connection.execute(joined).mappings():
-        health: str | None = row["health"]
+        condition: str | None = row["condition"]
+        health: bytes | None = row["health"]
+        notes: str | None = row["notes"]
         track = Track(
             first_seen_ms=row["first_seen_ms"],
             seen_ms=row["seen_ms"],
             missing_since_ms=row["missing_since_ms"],
             position=row["position"],
             condition=Condition()
-            if health is None
-            else msgspec.json.decode(health, type=Condition),
-            incidents=tuple(incidents.get(row["id"], ())),
+            if condition is None
+            else msgspec.json.decode(condition, type=Condition),
+            health=START if health is None else unpack(health),
+            notes=NOTHING if notes is None else msgspec.json.decode(notes, type=Notes),
         )
         assets.append(
             Asset(
@@ -131,11 +117,6 @@ def save_fleet(
     learnt = [{"of_id": one, "pdi_text": str(pdi)} for one, pdi in changes.pdi.items()]
     if learnt:
         connection.execute(_UPDATE_PDI, learnt)
-    for asset_id in sorted(changes.incidents):
-        connection.execute(delete(INCIDENT).where(INCIDENT.c.asset_id == asset_id))
-        incidents = [_incident_row(asset_id, one) for one in fleet.assets[asset_id].track.incidents]
-        if incidents:
-            connection.execute(insert(INCIDENT), incidents)
     return True
 
 
@@ -185,7 +166,9 @@ def _asset_row(asset: Asset, changes: Changes) -> dict[str, object]:
         "seen_ms": track.seen_ms,
         "position": track.position,
         "simulated": asset.simulated,
-        "health": msgspec.json.encode(track.condition).decode(),
+        "condition": msgspec.json.encode(track.condition).decode(),
+        "health": pack(track.health),
+        "notes": msgspec.json.encode(track.notes).decode(),
         "missing_since_ms": track.missing_since_ms,
     }
 
@@ -204,7 +187,9 @@ _CHANGING: Final = (
     "seen_ms",
     "position",
     "simulated",
+    "condition",
     "health",
+    "notes",
     "missing_since_ms",
 )
 _UPDATE_ASSET: Final = (
@@ -215,21 +200,6 @@ _UPDATE_ASSET: Final = (
 _UPDATE_PDI: Final = (
     update(ASSET).where(ASSET.c.id == bindparam("of_id")).values(pdi=bindparam("pdi_text"))
 )
-
-
-def _incident_row(asset_id: int, incident: Incident) -> dict[str, object]:
-    return {
-        "asset_id": asset_id,
-        "kind": int(incident.kind),
-        "code": incident.code,
-        "class": incident.severity.value,
-        "begin_ms": incident.begin_ms,
-        "seen_ms": incident.seen_ms,
-        "end_ms": incident.end_ms,
-        "count": incident.count,
-        "windows": incident.windows,
-        "position": incident.position,
-    }
 
 
 # ---------------------------------------------------------------------------- the registry

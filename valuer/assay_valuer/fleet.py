@@ -13,8 +13,11 @@ from typing import Final
 
 import msgspec
 
-from assay_valuer.policy import Incidents
+from assay_core.health.plausibility import examine
+from assay_core.leaves import HOST
+from assay_valuer.policy import ValuerPolicy
 from assay_valuer.sights import Identified, WindowSights
+from assay_valuer.standing.notes import Found
 from assay_valuer.standing.track import observe
 from assay_valuer.standing.types import Asset, Sight, Track
 
@@ -25,13 +28,12 @@ included. One that invents more is not followed, and fills nobody's memory but i
 
 @dataclass(slots=True)
 class Changes:
-    """Assets that were made or changed, those whose incidents did, and identifiers learnt.
+    """Assets that were made or changed, and identifiers learnt.
 
     `crowded`: hosts, by id, that showed more GPUs than are followed.
     """
 
     assets: set[int] = field(default_factory=set)
-    incidents: set[int] = field(default_factory=set)
     made: set[int] = field(default_factory=set)
     pdi: dict[int, int] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)
@@ -44,7 +46,7 @@ class Fleet:
     """Every asset, as far as the windows taken so far have shown. One thread uses it."""
 
     def __init__(
-        self, assets: Iterable[Asset], hashes: Mapping[int, bytes], policy: Incidents
+        self, assets: Iterable[Asset], hashes: Mapping[int, bytes], policy: ValuerPolicy
     ) -> None:
         """`hashes` maps an asset to the hash of the newest window that saw it."""
         self._assets = {asset.id: asset for asset in assets}
@@ -72,24 +74,41 @@ class Fleet:
 
     def take(self, window: WindowSights, host_id: str) -> None:
         """Folds one window in. Windows come in the order of their positions."""
-        named: set[int] = set()
-        for uuid, (identity, sight) in window.gpus.items():
+        named: dict[int, bytes] = {}
+        for uuid, (identity, _) in window.gpus.items():
             asset = self._resolve(uuid, identity, window.host_key, host_id, named)
             if asset is not None:
-                named.add(asset.id)
-                self._observe(asset, sight, window)
+                named[asset.id] = uuid
+        found = self._examine(window, named)
+        for asset_id, uuid in named.items():
+            sight = window.gpus[uuid][1]
+            if found:
+                mine = (*found.get(uuid, ()), *found.get(HOST, ()))
+                sight = replace(sight, found=mine) if mine else sight
+            self._observe(self._assets[asset_id], sight, window)
         if window.unnamed is None:
             return
-        for asset_id in self._by_host.get(window.host_key, set()) - named:
+        for asset_id in self._by_host.get(window.host_key, set()) - named.keys():
             asset = self._assets[asset_id]
             sight_of = window.of_unnamed(asset.uuid)
             if sight_of is not None and asset.track.seen_ms is not None:
                 self._observe(asset, sight_of, window)
 
+    def _examine(
+        self, window: WindowSights, named: Mapping[int, bytes]
+    ) -> dict[bytes, list[Found]]:
+        """What does not hang together in the window: of a GPU by its UUID, of the host by HOST."""
+        found: dict[bytes, list[Found]] = {}
+        if window.told is None:
+            return found
+        known = {uuid: self._assets[one].track.notes.known for one, uuid in named.items()}
+        told = window.told
+        for finding in examine(told.contents, told.boot, told.period, known):
+            found.setdefault(finding.subject, []).append(Found(finding.code, finding.detail))
+        return found
+
     def _observe(self, asset: Asset, sight: Sight, window: WindowSights) -> None:
         track = observe(asset.track, sight, self._policy)
-        if track.incidents != asset.track.incidents:
-            self._changes.incidents.add(asset.id)
         simulated = window.simulated if sight.seen else asset.simulated
         self._put(replace(asset, track=track, simulated=simulated))
         if sight.seen:
@@ -101,7 +120,7 @@ class Fleet:
         identity: Identified | None,
         host_key: int,
         host_id: str,
-        named: set[int],
+        named: Mapping[int, bytes],
     ) -> Asset | None:
         """The asset a GPU of the window is; None where the window may not speak for it."""
         own = self._uuids.get((host_key, uuid))

@@ -122,7 +122,7 @@ class Pipeline:
         if self.book is not None:
             remembered |= self.book.remembered
         return _Memory(
-            fleet=Fleet(loaded.assets, loaded.hashes, self._policy.incidents),
+            fleet=Fleet(loaded.assets, loaded.hashes, self._policy),
             next_position=loaded.next_position,
             hosts=book_store.load_hosts(connection),
             loans=book_store.load_loans(connection),

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from assay_core.health import HealthPolicy
 from assay_core.instants import DAY_MS, SECOND_MS
 
 Bps = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -28,6 +29,9 @@ class Silence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A GPU that is silent while its host speaks counts this long."""
     maintenance_max_s: Seconds = 86_400
     """Announced maintenance lets a GPU count at most this long after it was last seen."""
+    passed_through_grace_s: Seconds = 86_400
+    """A GPU that a virtual machine has, and nobody can read, counts this long after it was last
+    seen."""
 
 
 class Persistence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,15 +43,11 @@ class Persistence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Windows running that it must stand in, unless the driver itself confirms it."""
 
 
-class Incidents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How long incidents last. Judgement, but for the recurrence."""
+class Findings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is done with findings of plausibility and reconciliation: they never move a value."""
 
-    xid_quiet_s: Seconds = 86_400
-    """An Xid that is not impaired and does not come again ends after this long."""
-    xid_recurrence_s: Seconds = 30 * 86_400
-    """A degraded Xid that comes again within this long is impaired. From the rules' source."""
-    lost_impaired_after_s: Seconds = 86_400
-    """A GPU that is lost this long is impaired, restart or not."""
+    keep_s: Seconds = 30 * 86_400
+    """One that has not been so for this long is forgotten. Judgement."""
 
 
 class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -128,7 +128,9 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     the others are judgement around it. From the first on, a loan is WATCH."""
     silence: Silence = msgspec.field(default_factory=Silence)
     persistence: Persistence = msgspec.field(default_factory=Persistence)
-    incidents: Incidents = msgspec.field(default_factory=Incidents)
+    incidents: HealthPolicy = msgspec.field(default_factory=HealthPolicy)
+    """How long incidents last: the agent judges by the defaults, we by these."""
+    findings: Findings = msgspec.field(default_factory=Findings)
     health: Health = msgspec.field(default_factory=Health)
     market: Market = msgspec.field(default_factory=Market)
     assurance: Assurance = msgspec.field(default_factory=Assurance)

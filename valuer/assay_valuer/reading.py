@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, RowMapping, func, select
 
+from assay_core.health import Record, rule_for, unpack
+from assay_core.health.reconcile import Totals
 from assay_core.money import Usd
 from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.standing.notes import NOTHING, Note, Notes
+from assay_valuer.standing.stand import name_of
 from assay_valuer.store.schema import (
     ASSET,
     HOST,
@@ -18,8 +22,24 @@ from assay_valuer.store.schema import (
 )
 
 
+class IncidentRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One incident, open or ended, with what our rules say of it."""
+
+    name: str
+    severity: str
+    begin_ms: int
+    last_ms: int
+    end_ms: int | None
+    count: int
+    meaning: str
+    action: str
+    source: str
+
+
 class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU: who it is, where, and its newest recorded result (None: not valued yet)."""
+    """One GPU: who it is, where, its newest recorded result (None: not valued yet), its incidents,
+    the open ones first, what did not hang together, and its lifetime counters as last told.
+    """
 
     id: int
     serial: str | None
@@ -32,6 +52,9 @@ class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
     seen_ms: int | None
     valued_ms: int | None
     result: StoredLine | None
+    incidents: tuple[IncidentRow, ...]
+    findings: tuple[Note, ...]
+    totals: Totals | None
 
 
 class RoundRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,24 +93,45 @@ def gpu_rows(connection: Connection) -> list[GpuRow]:
         .outerjoin(VALUATION, VALUATION.c.asset_id == ASSET.c.id)
         .order_by(PLEDGE.c.loan_id, HOST.c.host_id, ASSET.c.serial, ASSET.c.id)
     )
-    return [
-        GpuRow(
-            id=row["id"],
-            serial=row["serial"],
-            board_part_number=row["board_part_number"],
-            uuid=None if row["uuid"] is None else row["uuid"].hex(),
-            name=row["name"],
-            host=row["host_id"],
-            loan=row["loan_id"],
-            first_seen_ms=row["first_seen_ms"],
-            seen_ms=row["seen_ms"],
-            valued_ms=row["valued_ms"],
-            result=None
-            if row["result"] is None
-            else msgspec.json.decode(row["result"], type=StoredLine),
-        )
-        for row in connection.execute(statement).mappings()
-    ]
+    return [_gpu_row(row) for row in connection.execute(statement).mappings()]
+
+
+def _gpu_row(row: RowMapping) -> GpuRow:
+    notes = NOTHING if row["notes"] is None else msgspec.json.decode(row["notes"], type=Notes)
+    records = () if row["health"] is None else unpack(row["health"]).records
+    return GpuRow(
+        id=row["id"],
+        serial=row["serial"],
+        board_part_number=row["board_part_number"],
+        uuid=None if row["uuid"] is None else row["uuid"].hex(),
+        name=row["name"],
+        host=row["host_id"],
+        loan=row["loan_id"],
+        first_seen_ms=row["first_seen_ms"],
+        seen_ms=row["seen_ms"],
+        valued_ms=row["valued_ms"],
+        result=None
+        if row["result"] is None
+        else msgspec.json.decode(row["result"], type=StoredLine),
+        incidents=tuple(_incident_row(record) for record in records),
+        findings=notes.findings,
+        totals=notes.known.totals,
+    )
+
+
+def _incident_row(record: Record) -> IncidentRow:
+    rule = rule_for(record.kind, record.code)
+    return IncidentRow(
+        name=name_of(record.kind, record.code),
+        severity=record.severity.label,
+        begin_ms=record.begin_ms,
+        last_ms=record.last_ms,
+        end_ms=record.end_ms,
+        count=record.count,
+        meaning=rule.meaning,
+        action=rule.action,
+        source=rule.source,
+    )
 
 
 def loan_rows(connection: Connection) -> list[LoanRow]:

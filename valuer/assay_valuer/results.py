@@ -105,7 +105,7 @@ def stored_line(line: Line, remembered: Remembered | None) -> StoredLine:
         presence=standing.presence.value,
         cause=standing.cause.value,
         counts=standing.counts,
-        severity=None if standing.severity is None else standing.severity.value,
+        severity=None if standing.severity is None else standing.severity.label,
         assurance=standing.assurance,
         simulated=standing.simulated,
         disputed=standing.disputed,

@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 from assay_core import codec
-from assay_core.header import Source
-from assay_core.leaves import Content, Counter, DriverState, Event, EventKind, Gauge, Group, Reason
+from assay_core.header import Period, Source
+from assay_core.health import Observation, observe
+from assay_core.health.plausibility import NEEDED
+from assay_core.leaves import Content, Counter, DriverState, EventKind, Gauge, Group, Reason
 from assay_valuer.ledger.read import StoredWindow
-from assay_valuer.standing.types import Sight
+from assay_valuer.standing.types import NO_LEAVES, Leaves, Sight
 
-_WANTED: Final = {
-    Group.HOST: ("driver_state", "maintenance_until_ms", "missing_gpus", "events"),
-    Group.IDENTITY: ("name", "serial", "board_part_number", "pdi"),
+_STANDING: Final = {
+    Group.HOST: ("driver_state", "maintenance_until_ms", "missing_gpus", "events", "hidden_gpus"),
+    Group.IDENTITY: (
+        "name",
+        "serial",
+        "board_part_number",
+        "pdi",
+        "pci_bus_id",
+        "pcie_width_max",
+    ),
     Group.HEALTH: (
         "polls",
         "temperature_mc",
+        "ecc_corrected_aggregate",
         "ecc_uncorrected_aggregate",
+        "remapped_rows_corrected",
         "remapped_rows_uncorrected",
         "remap_pending",
         "remap_failed",
         "recovery_action",
         "events",
+        "slowdown_thermal_ns",
+        "slowdown_software_thermal_ns",
+        "slowdown_hardware_thermal_ns",
+        "slowdown_power_brake_ns",
+        "pcie_replays",
+        "pcie_generation",
+        "pcie_width",
+        "tenancy",
+        "incidents",
     ),
+    Group.USE: ("energy_mj", "energy_lifetime_mj"),
+    Group.CONDITION: tuple(codec.fields_of(Group.CONDITION)),
+    Group.PLATFORM: (),
 }
-"""The fields that standing needs; usage is not among them."""
+WANTED: Final = {
+    group: tuple(dict.fromkeys((*names, *NEEDED[group]))) for group, names in _STANDING.items()
+}
+"""The fields that standing, plausibility and reconciliation need. Of usage: what is held against
+what; a condition travels seldom, and is taken whole."""
 _LENGTHS: Final = {"name": 128, "serial": 64, "board_part_number": 64}
 """Characters that an identifier may have, as in the store. What is longer, or steers a terminal
 rather than print, no board carries: there is none then."""
@@ -43,13 +71,16 @@ class Identified:
     pdi: int | None
 
 
-@dataclass(slots=True)
-class _Gpu:
-    identity: Identified | None = None
-    health: Content | None = None
-
-
 @dataclass(frozen=True, slots=True)
+class Told:
+    """A window as it was told: the boot by its name in JSON, the period, and the leaves picked."""
+
+    boot: str
+    period: Period
+    contents: tuple[Content, ...]
+
+
+@dataclass(frozen=True)
 class WindowSights:
     """One window: its GPUs by NVML UUID, and what holds for GPUs of the host it does not name."""
 
@@ -59,39 +90,47 @@ class WindowSights:
     simulated: bool
     gpus: dict[bytes, tuple[Identified | None, Sight]] = field(default_factory=dict)
     unnamed: Sight | None = None
-    missing: frozenset[bytes] = frozenset()
+    host: Content | None = None
+    told: Told | None = None
+
+    @cached_property
+    def missing(self) -> frozenset[bytes]:
+        """GPUs that the host says it had and has not."""
+        gone = None if self.host is None else self.host.values["missing_gpus"]
+        return (
+            frozenset(one for one in gone if isinstance(one, bytes))
+            if isinstance(gone, tuple)
+            else frozenset()
+        )
 
     def of_unnamed(self, uuid: bytes | None) -> Sight | None:
         """What the window says of a GPU of its host that has no leaf in it."""
         if self.unnamed is None or uuid not in self.missing:
             return self.unnamed
-        return _lost(self.unnamed)
+        lost = _observed(self.unnamed, self.host, NO_LEAVES, uuid)
+        return replace(self.unnamed, health=lost)
 
 
 def sights(window: StoredWindow) -> WindowSights:
     """What the window says, GPU by GPU."""
-    gpus: dict[bytes, _Gpu] = {}
     host: Content | None = None
-    for content in codec.pick(window.sealed.leaves, _WANTED):
+    leaves: dict[bytes, dict[str, Content]] = {}
+    contents = codec.pick(window.sealed.leaves, WANTED)
+    for content in contents:
         if content.group is Group.HOST:
             host = content
-        elif content.group is Group.IDENTITY:
-            gpus.setdefault(content.subject, _Gpu()).identity = _identity(content)
-        elif content.group is Group.HEALTH:
-            gpus.setdefault(content.subject, _Gpu()).health = content
+        elif content.group is not Group.PLATFORM:
+            leaves.setdefault(content.subject, {})[content.group.value] = content
     around = _around(window, host)
-    missing = _missing(host)
     return WindowSights(
         host_key=window.host_key,
         position=window.position,
         hash=window.hash,
         simulated=window.header.source is not Source.NVML,
-        gpus={
-            uuid: (gpu.identity, _sight(around, gpu.health, lost=uuid in missing))
-            for uuid, gpu in gpus.items()
-        },
+        gpus={uuid: _gpu(around, host, uuid, Leaves(**found)) for uuid, found in leaves.items()},
         unnamed=around,
-        missing=missing,
+        host=host,
+        told=Told(around.boot, around.period, tuple(contents)),
     )
 
 
@@ -108,87 +147,62 @@ def _around(window: StoredWindow, host: Content | None) -> Sight:
         reset = state is DriverState.RELOADED or any(
             event.kind is EventKind.DRIVER_RELOADED for event in host.events()
         )
+    observed_ms = _between(0, window.observed_ms, _LATEST_MS)
+    boot_id = window.header.boot_id
     return Sight(
-        observed_ms=_between(0, window.observed_ms, _LATEST_MS),
+        observed_ms=observed_ms,
         position=window.position,
-        boot_id=window.header.boot_id.hex(),
         driver=state,
-        seen=False,
-        lost=False,
+        period=window.header.period,
+        health=observe(host, None, None, at_ms=observed_ms, boot_id=boot_id, order=window.position),
         reset=reset,
         maintenance_until_ms=until_ms,
     )
 
 
-def _sight(around: Sight, health: Content | None, *, lost: bool) -> Sight:
+def _observed(
+    around: Sight, host: Content | None, leaves: Leaves, uuid: bytes | None
+) -> Observation:
+    return observe(
+        host,
+        leaves.health,
+        leaves.condition,
+        at_ms=around.observed_ms,
+        boot_id=around.health.boot_id,
+        identity=leaves.identity,
+        order=around.position,
+        subject=uuid,
+    )
+
+
+def _gpu(
+    around: Sight, host: Content | None, uuid: bytes, leaves: Leaves
+) -> tuple[Identified | None, Sight]:
+    health = leaves.health
+    identity = None if leaves.identity is None else _identity(leaves.identity)
     if health is None:
-        return _lost(around) if lost else around
-    events = health.events()
-    polls = _integer(health, "polls") or 0
-    rows = _counter(health, "remapped_rows_uncorrected")
+        seen = replace(around, health=_observed(around, host, leaves, uuid), leaves=leaves)
+        return identity, seen
     errors = _counter(health, "ecc_uncorrected_aggregate")
     temperature = health.values["temperature_mc"]
-    return Sight(
+    return identity, Sight(
         observed_ms=around.observed_ms,
         position=around.position,
-        boot_id=around.boot_id,
         driver=around.driver,
-        seen=polls > 0,
-        lost=lost or _lost_at_end(events),
+        period=around.period,
+        health=_observed(around, host, leaves, uuid),
         reset=around.reset,
         maintenance_until_ms=around.maintenance_until_ms,
-        events=tuple(_told_by(event, around.observed_ms) for event in events),
-        remap_failed=_integer(health, "remap_failed"),
-        remap_pending=_integer(health, "remap_pending"),
         recovery_action=_integer(health, "recovery_action"),
-        rows_uncorrected=rows.total if rows else None,
         temperature_mc=temperature.max if isinstance(temperature, Gauge) else None,
         ecc_uncorrected=errors.total if errors else None,
-    )
-
-
-def _lost(around: Sight) -> Sight:
-    return Sight(
-        observed_ms=around.observed_ms,
-        position=around.position,
-        boot_id=around.boot_id,
-        driver=around.driver,
-        seen=False,
-        lost=True,
-        reset=around.reset,
-        maintenance_until_ms=around.maintenance_until_ms,
-    )
-
-
-def _told_by(event: Event, at_ms: int) -> Event:
-    """The event at times that can be: the host's word for when, but not after it was heard."""
-    return replace(
-        event,
-        first_ms=_between(0, event.first_ms, at_ms),
-        last_ms=_between(0, event.last_ms, at_ms),
+        leaves=leaves,
+        told=health.incidents(),
     )
 
 
 def _between(least: int, number: int, most: int) -> int:
     return max(least, min(number, most))
-
-
-def _lost_at_end(events: tuple[Event, ...]) -> bool:
-    """Whether the last the window heard of the GPU was its loss."""
-    lost = max((one.last_ms for one in events if one.kind is EventKind.GPU_LOST), default=None)
-    back = max((one.last_ms for one in events if one.kind is EventKind.GPU_RETURNED), default=None)
-    return lost is not None and (back is None or back < lost)
-
-
-def _missing(host: Content | None) -> frozenset[bytes]:
-    if host is None:
-        return frozenset()
-    gone = host.values["missing_gpus"]
-    return (
-        frozenset(one for one in gone if isinstance(one, bytes))
-        if isinstance(gone, tuple)
-        else frozenset()
-    )
 
 
 def _identity(content: Content) -> Identified:

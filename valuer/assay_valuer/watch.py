@@ -15,11 +15,13 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from assay_core.leaves import Severity
 from assay_core.money import MICROS_PER_USD, Usd
 from assay_core.units import BPS
 from assay_valuer.book import Book, Line
 from assay_valuer.feeds import Feed
-from assay_valuer.standing.types import Host, Severity
+from assay_valuer.standing.notes import CODES
+from assay_valuer.standing.types import Host
 from assay_valuer.valuation.value import Range, Values
 
 GPU_SERIES_MAX: Final = 10_000
@@ -64,6 +66,7 @@ class BookCollector(Collector):
         if view.book is not None:
             yield from _gpus(view.book)
             yield from _hosts(view.book)
+            yield _findings(view.book)
             yield from _loans(view.book)
             yield from _service(view.book, view.duration_ms, view.lag)
         if view.feeds is not None:
@@ -120,7 +123,7 @@ def _gpus(book: Book) -> Iterator[Metric]:
             observed.add_metric(labels, standing.observed_ms / 1000)
         classes = Counter(incident.severity for incident in standing.incidents)
         for severity in Severity:
-            incidents.add_metric([*labels, severity.value], classes[severity])
+            incidents.add_metric([*labels, severity.label], classes[severity])
     yield from (value, counted, presence, assurance, observed, incidents)
 
 
@@ -158,10 +161,23 @@ def _hosts(book: Book) -> Iterator[Metric]:
             _bounds(value, labels, sum(known[1:], known[0]))
         classes = Counter(one.severity for line in mine for one in line.standing.incidents)
         for severity in Severity:
-            incidents.add_metric([*labels, severity.value], classes[severity])
+            incidents.add_metric([*labels, severity.label], classes[severity])
         if host.observed_ms is not None:
             observed.add_metric(labels, host.observed_ms / 1000)
     yield from (gpus, counted, value, incidents, observed)
+
+
+def _findings(book: Book) -> Metric:
+    """By code alone: there are as many as rules, however many GPUs and whatever hosts say."""
+    family = _family(
+        "findings_gpus",
+        "GPUs of which a finding of plausibility or reconciliation is kept; it moves no value.",
+        "code",
+    )
+    counted = Counter(note.code for line in book.lines.values() for note in line.standing.notes)
+    for code in CODES:
+        family.add_metric([code], counted[code])
+    return family
 
 
 def _host_labels(host: Host, lines: list[Line]) -> list[str]:

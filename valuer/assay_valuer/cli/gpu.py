@@ -1,11 +1,17 @@
-"""`assay-valuer gpu list`."""
+"""`assay-valuer gpu list` and `gpu show`."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
-from assay_core.instants import format_duration
+import msgspec
+
+from assay_core.instants import format_duration, format_instant
+from assay_core.leaves import Severity
+from assay_core.printable import printable
 from assay_valuer.cli.common import (
+    FALSE,
     OK,
     Commands,
     add_command,
@@ -15,7 +21,8 @@ from assay_valuer.cli.common import (
     print_table,
     say,
 )
-from assay_valuer.reading import GpuRow, gpu_rows
+from assay_valuer.reading import GpuRow, IncidentRow, gpu_rows
+from assay_valuer.standing.notes import Note
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,6 +33,15 @@ def add_parser(commands: Commands) -> None:
     )
     listing.add_argument("--json", action="store_true", help="for machines")
     listing.set_defaults(run=run_list)
+    showing = add_command(
+        group,
+        "show",
+        "show one GPU: its incidents, what did not hang together, its lifetime counters",
+        "assay-valuer gpu show 1652222012345",
+    )
+    showing.add_argument("gpu", help="its serial, or its name in `gpu list`")
+    showing.add_argument("--json", action="store_true", help="for machines")
+    showing.set_defaults(run=run_show)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -37,7 +53,18 @@ def run_list(args: argparse.Namespace) -> int:
         return OK
     now = now_ms()
     print_table(
-        ("GPU", "product", "host", "loan", "presence", "counts", "seen", "assurance"),
+        (
+            "GPU",
+            "product",
+            "host",
+            "loan",
+            "presence",
+            "counts",
+            "seen",
+            "assurance",
+            "incidents",
+            "findings",
+        ),
         [_row(gpu, now) for gpu in gpus],
     )
     if not gpus:
@@ -56,6 +83,77 @@ def _row(gpu: GpuRow, now: int) -> tuple[str, ...]:
         "" if result is None else ("yes" if result.counts else "no"),
         "never" if gpu.seen_ms is None else f"{format_duration(max(0, now - gpu.seen_ms))} ago",
         "" if result is None else assurance_of(result.assurance),
+        _classes(gpu),
+        str(sum(note.amiss for note in gpu.findings) or ""),
+    )
+
+
+def _classes(gpu: GpuRow) -> str:
+    """Open incidents by class, the worst first: "1 impaired, 2 degraded"."""
+    standing = Counter(one.severity for one in gpu.incidents if one.end_ms is None)
+    worst_first = [severity.label for severity in sorted(Severity, reverse=True)]
+    return ", ".join(f"{standing[name]} {name}" for name in worst_first if standing[name])
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """One GPU, whole; 1 where there is none of this name."""
+    wanted: str = args.gpu
+    with opened(args) as state:
+        gpus = state.database.read(gpu_rows)
+    found = [gpu for gpu in gpus if wanted in (gpu.serial, f"asset-{gpu.id}", gpu.uuid)]
+    if not found:
+        say(f"there is no GPU {printable(wanted, 64)}; see `assay-valuer gpu list`")
+        return FALSE
+    if args.json:
+        print_json({"gpus": found})
+        return OK
+    now = now_ms()
+    for gpu in found:
+        print_table(("", "GPU"), _facts(gpu, now), prose="GPU")
+        if gpu.incidents:
+            print_table(_INCIDENT, [_incident(one) for one in gpu.incidents], prose="meaning")
+        if gpu.findings:
+            print_table(_FINDING, [_finding(note) for note in gpu.findings], prose="finding")
+        say("incidents are judged by our rules from the windows; findings never move a value")
+    return OK
+
+
+_INCIDENT = ("incident", "class", "began", "last seen", "ended", "times", "meaning")
+_FINDING = ("code", "first", "last", "times", "finding")
+
+
+def _facts(gpu: GpuRow, now: int) -> list[tuple[str, str]]:
+    names = ("GPU", "product", "host", "loan", "presence", "counts", "seen", "assurance")
+    facts = [*zip(names, _row(gpu, now), strict=False)]
+    totals = gpu.totals
+    if totals is not None:
+        facts += [
+            (name.replace("_", " "), str(value))
+            for name, value in msgspec.structs.asdict(totals).items()
+            if value is not None and name not in ("at_ms", "boot", "boottime_ms", "odometer_age_ms")
+        ]
+    return facts
+
+
+def _incident(one: IncidentRow) -> tuple[str, ...]:
+    return (
+        one.name,
+        one.severity,
+        format_instant(one.begin_ms),
+        format_instant(one.last_ms),
+        "open" if one.end_ms is None else format_instant(one.end_ms),
+        str(one.count),
+        f"{one.meaning}: {one.action} ({one.source})",
+    )
+
+
+def _finding(note: Note) -> tuple[str, ...]:
+    return (
+        note.code,
+        format_instant(note.first_ms),
+        format_instant(note.last_ms),
+        str(note.count),
+        note.detail,
     )
 
 

@@ -13,13 +13,14 @@ from functools import reduce
 from operator import add
 from typing import Final
 
+from assay_core.leaves import Severity
 from assay_core.money import ZERO, Usd, total
 from assay_core.units import BPS, ratio_bps_down, ratio_bps_up
 from assay_valuer.credit.loan import LoanFile, LoanStatus
 from assay_valuer.credit.schedule import arrears, debt_at
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy
-from assay_valuer.standing.types import Cause, Presence, Severity, Standing
+from assay_valuer.standing.types import Cause, Presence, Standing
 from assay_valuer.valuation.value import Valuation, Values
 
 _ADVISES: Final = Finding(
@@ -62,8 +63,12 @@ class Pledge:
     @property
     def fell_silent(self) -> bool:
         """Whether it was seen once and silence took it out of the count."""
-        away = self.standing.presence in (Presence.SILENT, Presence.MISSING, Presence.UNKNOWN)
-        return away and not self.standing.counts
+        return self.standing.presence in _AWAY and not self.standing.counts
+
+
+_AWAY: Final = frozenset(
+    {Presence.SILENT, Presence.MISSING, Presence.PASSED_THROUGH, Presence.UNKNOWN}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from assay_core.health import Record, rule_for
 from assay_core.instants import format_duration, format_instant
+from assay_core.leaves import Incident, IncidentKind, Severity
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy, ms
-from assay_valuer.standing.rules import rule_for
+from assay_valuer.standing.notes import Note
 from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
 from assay_valuer.standing.types import (
     DRIVER_SILENT,
     Asset,
     Cause,
     Host,
-    Incident,
-    Kind,
     Presence,
-    Severity,
     Standing,
 )
 
@@ -67,9 +66,10 @@ def stand(asset: Asset, around: Scene) -> Standing:
     findings: list[Finding] = [] if where.finding is None else [where.finding]
     incidents: tuple[Incident, ...] = ()
     severity: Severity | None = None
-    if asset.track.incidents:
-        incidents = tuple(one for one in asset.track.incidents if one.open)
-        severity = _weigh(asset, incidents, around, findings)
+    if asset.track.health.records:
+        records = asset.track.health.open
+        incidents = tuple(record.incident() for record in records)
+        severity = _weigh(asset, records, around, findings)
     counts = where.counts
     if severity is Severity.IMPAIRED:
         counts = False
@@ -83,6 +83,10 @@ def stand(asset: Asset, around: Scene) -> Standing:
             findings.append(
                 Finding("count.simulated", "Policy gives simulated GPUs no credit: not counted.")
             )
+    notes = asset.track.notes.findings
+    if notes:
+        notes = _standing_notes(notes, policy, around.now_ms)
+        findings += [_said(note) for note in notes]
     claimed_by = asset.track.condition.claimed_by
     if claimed_by:
         findings.append(
@@ -99,6 +103,7 @@ def stand(asset: Asset, around: Scene) -> Standing:
         disputed=bool(claimed_by),
         name=asset.name,
         incidents=incidents,
+        notes=notes,
         findings=tuple(findings),
     )
 
@@ -114,7 +119,8 @@ def _where(asset: Asset, around: Scene) -> _Where:
         detail = "Its host is revoked or unknown: nobody speaks for it."
         return _Where(Presence.UNKNOWN, counts=False, finding=Finding("presence.unknown", detail))
     until_ms = track.condition.maintenance_until_ms
-    if until_ms is None and track.missing_since_ms is None and voice.voice is Voice.SPEAKS:
+    reads = track.missing_since_ms is None and not track.condition.passed_through
+    if until_ms is None and reads and voice.voice is Voice.SPEAKS:
         return _PRESENT
     unseen_ms = around.uptime.served_ms(track.seen_ms, now_ms)
     grace_ms = ms(silence.host_grace_s)
@@ -130,6 +136,8 @@ def _where(asset: Asset, around: Scene) -> _Where:
         return _gone(track.condition.lost, track.missing_since_ms, around)
     if voice.voice is Voice.SILENT:
         return _silent(voice.cause, voice.cause.value, unseen_ms, grace_ms)
+    if track.condition.passed_through:
+        return _passed_through(unseen_ms, ms(silence.passed_through_grace_s))
     if voice.voice is Voice.WAITED_FOR:
         detail = "We were down ourselves; clocks stopped, and its host is waited for."
         return _Where(Presence.SILENT, Cause.OURS, finding=Finding("presence.silent_ours", detail))
@@ -150,6 +158,17 @@ def _gone(lost: bool, since_ms: int, around: Scene) -> _Where:
     return _Where(Presence.MISSING, Cause.GPU, counts, Finding("presence.missing", detail))
 
 
+def _passed_through(unseen_ms: int, grace_ms: int) -> _Where:
+    """A virtual machine has it: it is there, by the bus, and nothing more is known."""
+    counts = unseen_ms <= grace_ms
+    detail = (
+        f"A virtual machine has it, and nobody has read it for {format_duration(unseen_ms)}: "
+        f"{_count(counts, grace_ms)}."
+    )
+    finding = Finding("presence.passed_through", detail)
+    return _Where(Presence.PASSED_THROUGH, Cause.TENANT, counts, finding)
+
+
 def _silent(cause: Cause, whose: str, age_ms: int, grace_ms: int) -> _Where:
     counts = age_ms <= grace_ms
     detail = (
@@ -164,27 +183,26 @@ def _count(counts: bool, grace_ms: int) -> str:
 
 
 def _weigh(
-    asset: Asset, incidents: tuple[Incident, ...], around: Scene, findings: list[Finding]
+    asset: Asset, records: tuple[Record, ...], around: Scene, findings: list[Finding]
 ) -> Severity | None:
     """The worst severity that may move the value; says the worst open incidents in `findings`."""
     policy = around.policy
     worst: Severity | None = None
     said: list[tuple[int, Finding]] = []
     action = asset.track.condition.recovery_action
-    for incident in incidents:
-        severity = _severity_now(incident, policy, around.now_ms)
+    for record in records:
+        severity = _severity_now(record, policy, around.now_ms)
         holds = (
             not policy.persistence.enabled
-            or incident.windows >= policy.persistence.windows
-            or incident.kind is Kind.GPU_LOST  # the driver itself no longer enumerates it
+            or record.windows >= policy.persistence.windows
+            or record.kind is IncidentKind.GPU_LOST  # the driver itself no longer enumerates it
             or bool(action)
         )
-        name = f"Xid {incident.code}" if incident.kind is Kind.XID else incident.kind.name.lower()
-        rule = rule_for(incident.kind, incident.code)
+        rule = rule_for(record.kind, record.code)
         waits = "" if holds else ", not yet confirmed"
-        detail = f"{name}: {rule.meaning} ({rule.source}){waits}."
-        said.append((severity.rank, Finding(f"incident.{severity.value}", detail)))
-        if holds and (worst is None or severity.rank > worst.rank):
+        detail = f"{name_of(record.kind, record.code)}: {rule.meaning} ({rule.source}){waits}."
+        said.append((severity, Finding(f"incident.{severity.label}", detail)))
+        if holds and (worst is None or severity > worst):
             worst = severity
     said.sort(key=lambda one: -one[0])
     findings += [finding for _, finding in said[:INCIDENTS_SAID_MAX]]
@@ -196,8 +214,28 @@ def _weigh(
     return worst
 
 
-def _severity_now(incident: Incident, policy: ValuerPolicy, now_ms: int) -> Severity:
+def name_of(kind: IncidentKind, code: int) -> str:
+    """What an incident is called: "Xid 48", "nvlink_down", "recovery_action 2"."""
+    if kind is IncidentKind.XID:
+        return f"Xid {code}"
+    return kind.name.lower() + (f" {code}" if code else "")
+
+
+def _severity_now(record: Record, policy: ValuerPolicy, now_ms: int) -> Severity:
     old_ms = ms(policy.incidents.lost_impaired_after_s)
-    if incident.kind is Kind.GPU_LOST and now_ms - incident.begin_ms >= old_ms:
+    if record.kind is IncidentKind.GPU_LOST and now_ms - record.begin_ms >= old_ms:
         return Severity.IMPAIRED
-    return incident.severity
+    return record.severity
+
+
+def _standing_notes(notes: tuple[Note, ...], policy: ValuerPolicy, now_ms: int) -> tuple[Note, ...]:
+    """Findings of plausibility and reconciliation that are not forgotten yet, the newest first."""
+    keep_ms = ms(policy.findings.keep_s)
+    kept = [note for note in notes if now_ms - note.last_ms <= keep_ms]
+    return tuple(sorted(kept, key=lambda note: (-note.last_ms, note.code)))
+
+
+def _said(note: Note) -> Finding:
+    times = "" if note.count == 1 else f" Found {note.count} times"
+    since = f"{' since' if times else ' Found'} {format_instant(note.first_ms)}"
+    return Finding(note.code, f"{note.detail}{times}{since}. It moves no value.")

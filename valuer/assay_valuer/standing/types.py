@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from assay_core.leaves import DriverState, Event
+from assay_core.header import Period
+from assay_core.health import START, HealthState, Observation
+from assay_core.leaves import Content, DriverState, Incident, Severity
 from assay_valuer.findings import Finding
+from assay_valuer.standing.notes import NOTHING, Found, Note, Notes
 
 
 class Presence(enum.StrEnum):
@@ -20,6 +23,7 @@ class Presence(enum.StrEnum):
     SILENT = "silent"
     MAINTENANCE = "maintenance"
     MISSING = "missing"  # its host says that it is gone
+    PASSED_THROUGH = "passed_through"  # a virtual machine has it: nobody can read it
     UNKNOWN = "unknown"  # nobody whom we believe speaks for it
 
 
@@ -31,56 +35,7 @@ class Cause(enum.StrEnum):
     SITE = "site"
     HOST = "host"
     GPU = "gpu"
-
-
-class Severity(enum.StrEnum):
-    """How bad an incident is."""
-
-    IMPAIRED = "impaired"
-    DEGRADED = "degraded"
-    USER_ERROR = "user_error"
-
-    @property
-    def rank(self) -> int:
-        """Larger is worse."""
-        return _RANK[self]
-
-
-_RANK = {Severity.USER_ERROR: 0, Severity.DEGRADED: 1, Severity.IMPAIRED: 2}
-
-
-class Kind(enum.IntEnum):
-    """What an incident is of: an event's number, or from 101 on a condition that health shows."""
-
-    XID = 1
-    GPU_LOST = 2
-    REMAP_FAILED = 101
-    REMAP_PENDING = 102
-    RECOVERY_ACTION = 103
-    ROWS_EXHAUSTED = 104
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """Something wrong with a GPU, with a beginning and, once it is over, an end. UTC ms.
-
-    `windows` is the number of windows running that it has stood in.
-    """
-
-    kind: Kind
-    code: int
-    severity: Severity
-    begin_ms: int
-    seen_ms: int
-    end_ms: int | None
-    count: int
-    windows: int
-    position: int
-
-    @property
-    def open(self) -> bool:
-        """Whether it has not ended."""
-        return self.end_ms is None
+    TENANT = "tenant"  # who was given the whole GPU
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,6 +46,8 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     lost: bool = False
     alone: bool = False
     """Gone by itself, while its driver worked; so until it is seen again."""
+    passed_through: bool = False
+    """A virtual machine has it; so until it is seen again, or gone."""
     maintenance_until_ms: int | None = None
     recovery_action: int | None = None
     temperature_mc: int | None = None
@@ -105,29 +62,55 @@ DRIVER_WORKS: Final = (DriverState.RUNNING, DriverState.RELOADED)
 """A driver that shows what there is: what it does not show has gone."""
 
 
+class Leaves(NamedTuple):
+    """A window's leaves of one GPU, as far as it has them."""
+
+    identity: Content | None = None
+    health: Content | None = None
+    use: Content | None = None
+    condition: Content | None = None
+
+
+NO_LEAVES: Final = Leaves()
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What one window says of one GPU.
 
-    `seen`: a poll reached it. `lost`: its host says that it is gone. None is "no value".
-    `reset` marks a driver reload or a reset within the window.
+    `health` is it in the words of the rules, `told` the incidents that its host says there are,
+    `found` what does not hang together in the window. None is "no value". `reset` marks a reload of
+    the driver within the window.
     """
 
     observed_ms: int
     position: int
-    boot_id: str
     driver: DriverState
-    seen: bool
-    lost: bool
+    period: Period
+    health: Observation
     reset: bool = False
     maintenance_until_ms: int | None = None
-    events: tuple[Event, ...] = ()
-    remap_failed: int | None = None
-    remap_pending: int | None = None
     recovery_action: int | None = None
-    rows_uncorrected: int | None = None
     temperature_mc: int | None = None
     ecc_uncorrected: int | None = None
+    leaves: Leaves = NO_LEAVES
+    told: tuple[Incident, ...] = ()
+    found: tuple[Found, ...] = ()
+
+    @property
+    def seen(self) -> bool:
+        """Whether a poll reached it."""
+        return self.health.seen
+
+    @property
+    def lost(self) -> bool:
+        """Whether its host says that it is gone."""
+        return self.health.lost
+
+    @property
+    def boot(self) -> str:
+        """The boot, by its name in JSON."""
+        return self.health.boot_id.hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +122,8 @@ class Track:
     missing_since_ms: int | None = None
     position: int | None = None
     condition: Condition = field(default_factory=Condition)
-    incidents: tuple[Incident, ...] = ()
+    health: HealthState = START
+    notes: Notes = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +161,8 @@ class Standing:
     """What we believe of one GPU at one instant.
 
     `severity` is the worst incident that may move its value; `assurance` is 0 to 4, with 128 for
-    custody. `observed_ms` is its newest evidence, None if it was never seen.
+    custody. `observed_ms` is its newest evidence, None if it was never seen. `incidents` are those
+    that are open.
     """
 
     presence: Presence
@@ -190,4 +175,5 @@ class Standing:
     disputed: bool
     name: str | None
     incidents: tuple[Incident, ...]
+    notes: tuple[Note, ...]
     findings: tuple[Finding, ...]

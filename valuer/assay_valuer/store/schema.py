@@ -133,31 +133,18 @@ ASSET: Final = Table(
     Column("seen_ms", BigInteger),  # observed_ms of the newest window that saw it
     Column("position", BigInteger),  # ledger position of that window
     Column("simulated", Boolean),
-    # JSON of what the newest windows said of its health, as standing needs it.
-    Column("health", Text),
+    # JSON of what the newest windows said of it, as standing needs it.
+    Column("condition", Text),
+    # Its incidents, open and ended, and what they are judged from: assay_core.health's packed state.
+    Column("health", LargeBinary),
+    # JSON of findings that move no value, and of the lifetime counters as last told.
+    Column("notes", Text),
     # Set while its host speaks and it does not.
     Column("missing_since_ms", BigInteger),
     UniqueConstraint("serial", "board_part_number", name="asset_by_serial"),
 )
 Index("asset_by_uuid", ASSET.c.uuid)
 Index("asset_by_host", ASSET.c.host_key)
-
-INCIDENT: Final = Table(
-    "incident",
-    METADATA,
-    Column("id", _Key, primary_key=True),
-    Column("asset_id", ForeignKey("asset.id"), nullable=False),
-    Column("kind", Integer, nullable=False),  # assay_core.leaves.EventKind
-    Column("code", Integer, nullable=False),
-    Column("class", String(16), nullable=False),  # impaired, degraded, user_error
-    Column("begin_ms", BigInteger, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False),
-    Column("end_ms", BigInteger),
-    Column("count", Integer, nullable=False),
-    Column("windows", Integer, nullable=False),  # windows running it has stood in
-    Column("position", BigInteger, nullable=False),  # the window that showed it last
-)
-Index("incident_by_asset", INCIDENT.c.asset_id)
 
 PROJECTION: Final = Table(
     "projection",

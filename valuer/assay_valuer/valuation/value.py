@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from assay_core.instants import DAY_MS, format_duration
+from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_core.units import BPS
 from assay_valuer.findings import Finding
 from assay_valuer.market.models import Product, product_of
 from assay_valuer.market.prices import Condition, Price, PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
-from assay_valuer.standing.types import Severity, Standing
+from assay_valuer.standing.types import Standing
 
 METHOD: Final = "price-table/1"
 """Name and version of this method; part of the methodology's hash."""

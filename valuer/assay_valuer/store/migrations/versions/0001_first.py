@@ -33,7 +33,6 @@ def upgrade() -> None:
     _create_loan_position()
     _create_sealing_key()
     _create_token()
-    _create_incident()
     _create_pledge()
     _create_token_use()
     _create_valuation()
@@ -166,7 +165,9 @@ def _create_asset() -> None:
         sa.Column("seen_ms", sa.BigInteger(), nullable=True),
         sa.Column("position", sa.BigInteger(), nullable=True),
         sa.Column("simulated", sa.Boolean(), nullable=True),
-        sa.Column("health", sa.Text(), nullable=True),
+        sa.Column("condition", sa.Text(), nullable=True),
+        sa.Column("health", sa.LargeBinary(), nullable=True),
+        sa.Column("notes", sa.Text(), nullable=True),
         sa.Column("missing_since_ms", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
             ["host_key"],
@@ -242,29 +243,6 @@ def _create_token() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
     )
-
-
-def _create_incident() -> None:
-    op.create_table(
-        "incident",
-        sa.Column("id", _KEY, nullable=False),
-        sa.Column("asset_id", _KEY, nullable=False),
-        sa.Column("kind", sa.Integer(), nullable=False),
-        sa.Column("code", sa.Integer(), nullable=False),
-        sa.Column("class", sa.String(length=16), nullable=False),
-        sa.Column("begin_ms", sa.BigInteger(), nullable=False),
-        sa.Column("seen_ms", sa.BigInteger(), nullable=False),
-        sa.Column("end_ms", sa.BigInteger(), nullable=True),
-        sa.Column("count", sa.Integer(), nullable=False),
-        sa.Column("windows", sa.Integer(), nullable=False),
-        sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["asset_id"],
-            ["asset.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index("incident_by_asset", "incident", ["asset_id"], unique=False)
 
 
 def _create_pledge() -> None:
