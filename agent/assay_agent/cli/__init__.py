@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "read": "read",
     "show-outgoing": "show_outgoing",
     "record": "record",
+    "replay": "replay",
     "pause": "pause",
 }
 """Each command and its module."""

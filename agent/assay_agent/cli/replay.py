@@ -76,12 +76,9 @@ def _print_table(windows: Sequence[Replayed]) -> None:
     console = Console()
     table = Table("window", "closed", "polls", "subject", "group", "sha256", "byte for byte")
     for number, window in enumerate(windows):
-        head = (
-            str(number),
-            f"{format_instant(window.draft.period.end_utc_ms)} "
-            f"({window.recorded.close_reason.name.lower()})",
-            str(window.polls),
-        )
+        end = format_instant(window.draft.period.end_utc_ms)
+        closed = f"{end} ({window.recorded.close_reason.name.lower()})"
+        head = (str(number), closed, str(window.polls))
         for (subject, group), digest in _leaves(window).items():
             same = (subject, group) not in window.differing
             shown = "none" if digest is None else digest.hex()[:_SHA256_SHOWN]

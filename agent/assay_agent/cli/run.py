@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+
+from assay_agent import lean
+
+# asyncio takes TLS from Python's own binding of OpenSSL, and hashlib its functions. gRPC and
+# cryptography each bring theirs, and this third one can be done without: 5 MiB of every host.
+with lean.without("ssl", "_hashlib"):
+    import asyncio
+    import hmac  # noqa: F401 - for those who take from it below, and from hashlib
+with lean.bare():
+    import msgspec  # noqa: F401 - the same
 
 from assay_agent import config, host, log, spool_file, switch
 from assay_agent.config import AgentConfig

@@ -399,7 +399,7 @@ def _lasts(fault: Thermal | PowerBrake | NvlinkDown, after_ms: int) -> bool:
     return fault.for_s is None or after_ms < (fault.at_s + fault.for_s) * 1_000
 
 
-def _lasted_ns(of: Moment, kind: type[Thermal] | type[PowerBrake]) -> int:
+def _lasted_ns(of: Moment, kind: type[Thermal | PowerBrake]) -> int:
     """For how long faults of a kind held the clocks down since the driver loaded, nanoseconds."""
     spans = sorted(
         (max(fault.at_s * 1_000, of.since_ms), (fault.at_s + fault.for_s) * 1_000)
