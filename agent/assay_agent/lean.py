@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import cast
 
 
@@ -32,4 +33,40 @@ def instead(name: str, stand_in: ModuleType) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[name]
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """To load msgspec and dataclasses with: without modules they name and never use for us.
+
+    msgspec looks up types that no message of ours has, and dataclasses would describe classes that
+    have no docstring. Should one of them need more after all, it gets the real module's.
+    """
+    with (
+        without("typing_extensions"),
+        instead("uuid", _stand_in("uuid", UUID=_Unused, SafeUUID=SimpleNamespace(unknown=None))),
+        instead("decimal", _stand_in("decimal", Decimal=_Unused)),
+        instead("inspect", _stand_in("inspect")),
+    ):
+        yield
+
+
+class _Unused:
+    """In the place of a type that nothing of ours is."""
+
+
+def _stand_in(name: str, **has: object) -> ModuleType:
+    """A module with these names; any other it takes from the real module, which is loaded then."""
+    stand_in = ModuleType(name)
+
+    def rest(attribute: str) -> object:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return cast("object", getattr(import_module(name), attribute))
+
+    vars(stand_in).update(has, __getattr__=rest)
+    return stand_in

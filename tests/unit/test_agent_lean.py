@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from assay_agent import lean
 from assay_agent.telemetry import binding
 
 
@@ -25,9 +26,14 @@ def loaded(module: str) -> set[str]:
         (
             "assay_agent.telemetry.nvml_child",
             {"asyncio", "cryptography", "google", "grpc", "structlog", "prometheus_client"}
-            | {"ctypes.util", "shutil", "ssl", "subprocess", "tempfile", "typing_extensions"},
+            | {"ctypes.util", "shutil", "ssl", "subprocess", "tempfile", "typing_extensions"}
+            | {"ast", "decimal", "hashlib", "inspect", "uuid"},
         ),
-        ("assay_agent.cli.run", {"rich", "pynvml", "sqlalchemy"}),
+        (
+            "assay_agent.cli.run",
+            {"rich", "pynvml", "sqlalchemy", "prometheus_client", "http.server"}
+            | {"ssl", "_ssl", "_hashlib", "decimal"},
+        ),
     ],
 )
 def test_a_process_carries_nothing_it_does_not_use(module, unwanted):
@@ -37,3 +43,48 @@ def test_a_process_carries_nothing_it_does_not_use(module, unwanted):
 def test_the_binding_could_still_look_for_a_library():
     assert binding._find_library("no such library") is None
     assert binding._find_library("c") is not None
+
+
+def test_a_stand_in_gives_what_it_has_and_the_rest_is_the_real_modules(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    mine = object()
+    stand_in = lean._stand_in("colorsys", ONE_THIRD=mine)
+    with lean.instead("colorsys", stand_in):
+        import colorsys
+
+        assert colorsys.ONE_THIRD is mine
+        assert sys.modules["colorsys"] is stand_in
+        assert colorsys.rgb_to_hls(0, 0, 0) == (0.0, 0.0, 0.0)
+        with pytest.raises(AttributeError):
+            _ = colorsys.nothing
+    assert sys.modules["colorsys"] is not stand_in
+    assert sys.modules["colorsys"].ONE_THIRD == 1 / 3
+
+
+def test_a_stand_in_that_nobody_asked_more_of_is_gone_afterwards(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with lean.instead("colorsys", lean._stand_in("colorsys")):
+        pass
+    assert "colorsys" not in sys.modules
+
+
+def test_what_is_loaded_bare_works():
+    """A class with no docstring makes dataclasses look at it; a message is a message."""
+    program = """
+from assay_agent import lean
+with lean.bare():
+    import dataclasses, msgspec
+@dataclasses.dataclass
+class Plain:
+    one: int
+class Message(msgspec.Struct):
+    one: int
+assert msgspec.json.decode(msgspec.json.encode(Message(1)), type=Message) == Message(1)
+assert Plain.__doc__ == "Plain(one: int)" or Plain.__doc__ == "Plain(one: 'int')", Plain.__doc__
+import decimal, inspect, uuid
+assert str(uuid.UUID(int=1)) and decimal.Decimal("1.5") and inspect.signature(Plain)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
