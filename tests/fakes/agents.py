@@ -104,6 +104,8 @@ class FakeSource:
         self._events: list[Happening] = []
         self._wake = asyncio.Event()
         self._paused = False
+        self._hangs = False
+        self.hanging = False
         self.polls = 0
         self.depths: list[Depth] = []
         self.pauses = 0
@@ -113,7 +115,16 @@ class FakeSource:
         self._events.append(Happening(uuid(number), kind, code, now_ms()))
         self._wake.set()
 
+    def hang(self) -> None:
+        """No poll comes back any more, until a pause lets go of the driver."""
+        self._hangs = True
+        self._wake.set()
+
     async def poll(self, timeout_ms: int, depth: Depth = Depth.TICK) -> Poll:
+        while self._hangs and not self._paused:
+            self.hanging = True
+            self._wake.clear()
+            await self._wake.wait()
         if not self._events:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), timeout_ms / 1_000)

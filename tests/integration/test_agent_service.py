@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from assay_agent import control
+from assay_agent.telemetry.reading import Depth
+from assay_core import codec
 from assay_core.errors import HostError, ServiceError
 from assay_core.header import CloseReason
-from assay_core.leaves import DriverState, EventKind, Group
+from assay_core.leaves import ON_CHANGE, DriverState, EventKind, Group
 from tests.fakes.agents import FakeAgent, FakeSource, until
 from tests.fakes.valuer import FakeValuer
 
@@ -51,8 +53,6 @@ async def serving(agent: FakeAgent, source: FakeSource, **config):
 
 
 def leaf(valuer: FakeValuer, index: int, group: Group):
-    from assay_core import codec
-
     found = [codec.decode_leaf(data).content for data in valuer.chain[index].sealed.leaves]
     return next(content for content in found if content.group is group)
 
@@ -68,6 +68,60 @@ def test_an_event_closes_a_window_at_once_and_an_end_another(tmp_path):
         assert source.closed
         assert valuer.header(1).close_reason is CloseReason.SHUTDOWN
         assert valuer.header(1).period.begin_utc_ms == valuer.header(0).period.end_utc_ms
+
+    play(tmp_path, scene)
+
+
+def test_polls_look_as_deep_as_their_place_in_the_period_asks(tmp_path):
+    async def scene(valuer, agent):
+        source = FakeSource()
+        async with serving(agent, source, poll_ms=300, window_ms=1_000):
+            await valuer.until(lambda: len(valuer.chain) >= 2)
+            depths = list(source.depths)
+        assert depths[0] is Depth.DAY
+        assert Depth.DAY not in depths[1:], "once a day"
+        assert depths.count(Depth.TICK) > depths.count(Depth.WINDOW) >= 2
+        first = depths.index(Depth.WINDOW)
+        assert set(depths[1:first]) == {Depth.TICK}, "only the poll that ends a period is deeper"
+
+    play(tmp_path, scene)
+
+
+def test_slow_leaves_travel_once_and_incidents_outlive_a_restart_of_the_agent(tmp_path):
+    async def scene(valuer, agent):
+        source = FakeSource()
+        async with serving(agent, source):
+            source.happen(EventKind.XID, 79)
+            await valuer.until(lambda: len(valuer.chain) == 1)
+        agent.open()
+        again = FakeSource()
+        async with serving(agent, again):
+            await until(lambda: again.polls > 0)
+        groups = [
+            [codec.decode_leaf(data).content.group for data in kept.sealed.leaves]
+            for kept in valuer.chain
+        ]
+        assert len(groups) >= 3
+        assert {group for group in groups[0] if group in ON_CHANGE} == ON_CHANGE
+        assert not any(group in ON_CHANGE for later in groups[1:] for group in later)
+        told = [leaf(valuer, n, Group.HEALTH).incidents() for n in (0, len(valuer.chain) - 1)]
+        assert [[one.code for one in incidents] for incidents in told] == [[79], [79]]
+        assert told[0][0].begin_ms == told[1][0].begin_ms
+
+    play(tmp_path, scene)
+
+
+def test_a_driver_that_hangs_does_not_keep_a_pause_from_being_sealed(tmp_path):
+    async def scene(valuer, agent):
+        source = FakeSource()
+        async with serving(agent, source, poll_ms=100):
+            source.hang()
+            await until(lambda: source.hanging)
+            ask = control.Request(pause_ms=1_800_000)
+            reply = await asyncio.to_thread(control.ask, agent.keys.state_dir, ask)
+            assert reply.ok, reply.message
+            await valuer.until(lambda: len(valuer.chain) >= 1)
+            assert valuer.header(len(valuer.chain) - 1).close_reason is CloseReason.MAINTENANCE
 
     play(tmp_path, scene)
 
