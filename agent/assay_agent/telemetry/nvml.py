@@ -21,6 +21,7 @@ from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.nvml_process import DriverProcess
 from assay_agent.telemetry.reading import Depth, GpuReading, Happening, Poll, Sample
 from assay_agent.telemetry.table import HOST_NAMES, PLATFORM_NAMES
+from assay_agent.telemetry.waiting import Signal
 from assay_agent.telemetry.wire import Happened, Look, host_sample, values
 from assay_core.header import Source
 from assay_core.leaves import HOST, SUBJECT_BYTES, DriverState, EventKind, Reason
@@ -56,7 +57,7 @@ class NvmlSource:
         self._order: tuple[bytes, ...] = ()
         self._lost: dict[bytes, None] = {}
         self._pending: list[Happening] = []
-        self._wake = asyncio.Event()
+        self._wake = Signal()
         self._prompted = False
         self._paused = False
         self._hung = False
@@ -88,7 +89,7 @@ class NvmlSource:
         """Adds what was learnt of beside the driver; the wait for events is over."""
         if len(self._pending) < PENDING_MAX:
             self._pending.append(happening)
-        self._wake.set()
+        self._wake.send()
 
     async def poll(self, timeout_ms: int, depth: Depth = Depth.TICK) -> Poll:
         """See GpuSource."""
@@ -117,19 +118,19 @@ class NvmlSource:
     async def pause(self) -> None:
         """See GpuSource."""
         self._paused = True
-        self._wake.set()
+        self._wake.send()
         await self._let_go()
 
     async def resume(self) -> None:
         """See GpuSource."""
         self._paused = False
         self._start_at_s = 0.0
-        self._wake.set()
+        self._wake.send()
 
     async def close(self) -> None:
         """See GpuSource."""
         self._paused = True
-        self._wake.set()
+        self._wake.send()
         await self._let_go()
         self._reap()
 
@@ -282,27 +283,14 @@ class NvmlSource:
 
     async def _wait_for_events(self, until_s: float) -> None:
         while not (self._pending or self._prompted or self._paused):
-            if not await self._woken(until_s):
+            if not await self._wake.wait(until_s):
                 return
 
     async def _resumed(self, until_s: float) -> bool:
         """Whether it is not paused, or not any more by `until_s`."""
         while self._paused:
-            if not await self._woken(until_s):
+            if not await self._wake.wait(until_s):
                 return False
-        return True
-
-    async def _woken(self, until_s: float) -> bool:
-        """Waits until something changed; False when nothing did by `until_s`."""
-        self._wake.clear()
-        left_s = until_s - self._now_s()
-        if left_s <= 0:
-            return False
-        try:
-            async with asyncio.timeout(left_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
         return True
 
     def _heard(self, happened: Happened) -> None:
@@ -317,7 +305,7 @@ class NvmlSource:
             self._prompted = True
         else:
             self._happen(subject, kind, happened.code, happened.at_ms)
-        self._wake.set()
+        self._wake.send()
 
     def _happen(
         self, subject: bytes, kind: EventKind, code: int = 0, at_ms: int | None = None

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from assay_agent.telemetry.reading import Depth
+from assay_agent.telemetry.waiting import Signal
 from assay_agent.telemetry.wire import LINE_BYTES_MAX, Ask, Beat, Happened, Look, Told
 
 COMMAND: Final = (sys.executable, "-P", "-m", "assay_agent.telemetry.nvml_child")
@@ -29,7 +30,7 @@ class DriverProcess:
         self._happened: Callable[[Happened], None] | None = happened
         self._loop = asyncio.get_running_loop()
         self._decoder = msgspec.json.Decoder(Told)
-        self._changed = asyncio.Event()
+        self._changed = Signal()
         self._buffer = bytearray()
         self.look: Look | None = None
         """The answer to the last question, once there is one."""
@@ -80,14 +81,7 @@ class DriverProcess:
     async def wait(self, until_s: float) -> None:
         """Until it answered or ended, or until it said nothing new by `until_s`."""
         while self.asked and not self.ended:
-            self._changed.clear()
-            left_s = until_s - self._loop.time()
-            if left_s <= 0:
-                return
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._changed.wait()
-            except TimeoutError:
+            if not await self._changed.wait(until_s):
                 return
 
     async def wait_end(self, timeout_s: float) -> bool:
@@ -130,7 +124,7 @@ class DriverProcess:
             self.ended = True
             self._loop.remove_reader(self._output.fileno())
             self._close_input()
-        self._changed.set()
+        self._changed.send()
 
     def _take_lines(self) -> None:
         while (end := self._buffer.find(b"\n")) >= 0:
@@ -155,7 +149,7 @@ class DriverProcess:
             self._loop.remove_reader(self._output.fileno())
             self._output.close()
             self._log_complaints()
-        self._changed.set()
+        self._changed.send()
 
     def _log_complaints(self) -> None:
         """What it, or the driver's library in it, printed as an error; kept until it has ended."""
