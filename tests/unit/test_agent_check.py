@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from assay_agent.cli import check
 from assay_agent.keys import SEALING, Host, KeyStore, new_sealing_key, new_tls_key
-from assay_agent.telemetry import diagnosis
+from assay_agent.telemetry import diagnosis, diagnosis_gpus
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.reading import GpuReading, Poll, Sample
 from assay_core.leaves import DriverState, Reason
@@ -93,7 +93,7 @@ def test_a_driver_that_answers() -> None:
     ],
 )
 def test_gpus(seen: Poll, state: State, said: str) -> None:
-    finding = diagnosis.gpus(seen)
+    finding = diagnosis_gpus.gpus(seen)
     assert (finding.state, said in finding.what) == (state, True), finding
 
 

@@ -30,7 +30,7 @@ class FakeDriver:
         self.state = DriverState.RUNNING
         self.pid: int | None = 1_000_000_000
         self.starts = 0
-        self.paused = self.closed = False
+        self.paused = self.closed = self.asleep = False
         self.depths: list[Depth] = []
         self.on_start: Callable[[], None] = lambda: None
         self._pending: list[Happening] = []
@@ -75,6 +75,8 @@ class FakeDriver:
         why = Reason.DRIVER_ABSENT
         host: dict[str, Sample] = {"driver_version": "590.48.01" if answers else why}
         host["gpu_count"] = len(self.shown) if answers else why
+        if self.asleep:
+            host["gpu_count"] = Reason.ASLEEP
         gpus = tuple(
             GpuReading(
                 SUBJECTS[slot],
@@ -313,6 +315,21 @@ def test_an_operators_pause_is_not_ended_by_looking_anew(machine: FakeMachine) -
         await source.pause()
         await source.poll(0, Depth.WINDOW)
         assert (driver.paused, driver.starts) == (True, 0)
+
+    play(machine, story)
+
+
+def test_gpus_that_sleep_are_not_hidden(machine: FakeMachine) -> None:
+    """Nobody asked the driver which GPUs it has: that would have woken them."""
+
+    async def story(source: Surroundings, driver: FakeDriver) -> None:
+        driver.shown, driver.known, driver.asleep = {}, set(), True
+        for slot in range(4):
+            machine.device_file(slot, slot)
+        poll = await source.poll(0, Depth.DAY)
+        assert (poll.host["pci_gpu_count"], told(poll)) == (4, [])
+        assert poll.host["hidden_gpus"] is Reason.ASLEEP
+        assert driver.starts == 0
 
     play(machine, story)
 

@@ -6,18 +6,17 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from assay_agent import config
+from assay_agent.cli import installation
 from assay_agent.config import AgentConfig
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
-from assay_agent.telemetry import diagnosis
+from assay_agent.telemetry import diagnosis, diagnosis_gpus, diagnosis_host
 from assay_agent.telemetry.diagnosis import Finding, State
-from assay_agent.telemetry.reading import Poll
+from assay_agent.telemetry.reading import Depth, Poll
 from assay_agent.telemetry.sources import make_source
 from assay_core.errors import AssayError
 from assay_core.instants import format_duration, format_instant
@@ -37,9 +36,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "check",
         help="say what is missing on this host, and the fix for each",
-        description="Looks at the driver and its permissions, the clock, the state directory, the "
+        description="Looks at the driver, its library and permissions, the PCI bus, each GPU, the "
+        "kernel's log, the clock, the state directory, open incidents, the metrics port, the "
         "enrolment, its certificate, and whether the valuer can be reached. Changes nothing. "
-        "Exit status 1: something failed; warnings do not count.",
+        "Exit status 1: something failed; warnings and notes do not count.",
         epilog="example: sudo -u assay-agent assay-agent check --config /etc/assay-agent/agent.yaml",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -50,7 +50,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = config.load(args.config)
     except AssayError as error:
-        findings = [Finding(State.FAILED, "configuration", str(error), "correct that line")]
+        findings = [
+            Finding(
+                State.FAILED,
+                "configuration-refused",
+                "configuration",
+                str(error),
+                "correct that line",
+            )
+        ]
     else:
         findings = asyncio.run(look(settings))
     if args.json:
@@ -63,37 +71,18 @@ def run(args: argparse.Namespace) -> int:
 async def look(settings: AgentConfig) -> list[Finding]:
     """Everything that is looked at, in the order in which it matters."""
     keys = KeyStore.default(settings.state_dir)
-    return [
+    found = [
+        installation.user(),
         *await _source(settings),
         diagnosis.clock(),
-        state_directory(settings),
+        installation.state_directory(settings),
+        *installation.incidents(settings),
+        installation.metrics(settings),
         enrolment(keys),
         certificate(keys, Clock().utc_ms()),
         *await valuer(keys, settings.proxy),
     ]
-
-
-def state_directory(settings: AgentConfig) -> Finding:
-    """Whether windows can be kept until the valuer has them."""
-    path, about = Path(settings.state_dir), "state directory"
-    fix = f"install -d -m 0700 -o assay-agent {path}; under systemd, StateDirectory= makes it"
-    if not path.is_dir():
-        return Finding(State.FAILED, about, f"{path} does not exist", fix)
-    if not os.access(path, os.W_OK | os.X_OK):
-        return Finding(State.FAILED, about, f"this user may not write to {path}", fix)
-    if path.stat().st_mode & 0o077:
-        return Finding(State.FAILED, about, f"{path} is open to other users", f"chmod 0700 {path}")
-    free = shutil.disk_usage(path).free
-    room = f"{free // 1024**2} MiB free under {path}"
-    if free < settings.spool.bytes_max:
-        return Finding(
-            State.WARNING,
-            about,
-            f"{room}, less than the spool may grow to",
-            f"make room, or lower spool.bytes_max from {settings.spool.bytes_max}: a spool that is "
-            "full drops its oldest windows and says so",
-        )
-    return Finding(State.OK, about, room)
+    return [finding for finding in found if finding is not None]
 
 
 def enrolment(keys: KeyStore) -> Finding:
@@ -105,11 +94,12 @@ def enrolment(keys: KeyStore) -> Finding:
     except AssayError as error:
         return Finding(
             State.FAILED,
+            "not-enrolled",
             about,
             str(error),
             "ask the lender for a token, then: assay-agent enroll --token-file FILE",
         )
-    return Finding(State.OK, about, f"incarnation {host.incarnation} of {host.host_id}")
+    return Finding(State.OK, "enrolled", about, f"incarnation {host.incarnation} of {host.host_id}")
 
 
 def certificate(keys: KeyStore, now_ms: int) -> Finding:
@@ -118,18 +108,20 @@ def certificate(keys: KeyStore, now_ms: int) -> Finding:
     try:
         tls = keys.tls()
     except AssayError as error:
-        return Finding(State.FAILED, about, str(error), "see the enrolment above")
+        return Finding(State.FAILED, "certificate-missing", about, str(error), "see the enrolment")
     until = format_instant(tls.not_after_ms)
     if now_ms < tls.not_before_ms:
         return Finding(
             State.FAILED,
+            "certificate-early",
             about,
             f"not valid before {format_instant(tls.not_before_ms)}: this host's clock is behind",
-            "see the clock above",
+            "see the clock",
         )
     if now_ms >= tls.not_after_ms:
         return Finding(
             State.FAILED,
+            "certificate-expired",
             about,
             f"expired at {until}",
             "run the agent: it renews by its sealing key for 90 days after that; later, enrol anew",
@@ -138,11 +130,12 @@ def certificate(keys: KeyStore, now_ms: int) -> Finding:
     if now_ms >= tls.renew_at_ms:
         return Finding(
             State.WARNING,
+            "certificate-due",
             about,
             f"{age} old and due for renewal, valid until {until}",
             "nothing, if the agent runs and reaches the valuer: it renews by itself",
         )
-    return Finding(State.OK, about, f"{age} old, valid until {until}")
+    return Finding(State.OK, "certificate-valid", about, f"{age} old, valid until {until}")
 
 
 async def valuer(
@@ -153,7 +146,7 @@ async def valuer(
     try:
         host, tls = keys.host(), keys.tls()
     except AssayError as error:
-        return [Finding(State.FAILED, about, str(error), "see the enrolment above")]
+        return [Finding(State.FAILED, "valuer-unknown", about, str(error), "see the enrolment")]
     from assay_agent.uplink.channel import open_mutual_tls  # noqa: PLC0415 - gRPC is heavy
 
     endpoint = host.attestation_endpoint
@@ -168,8 +161,8 @@ async def valuer(
                 "meanwhile"
             )
             what = f"no TLS connection to {endpoint}{through} within {timeout_s:.0f} s"
-            return [Finding(State.FAILED, about, what, fix)]
-        reached = Finding(State.OK, about, f"{endpoint} answers over TLS")
+            return [Finding(State.FAILED, "valuer-unreachable", about, what, fix)]
+        reached = Finding(State.OK, "valuer-reached", about, f"{endpoint} answers over TLS")
         if (keys.state_dir / CONTROL_SOCKET).exists():
             return [reached]  # the agent runs: its stream is not to be disturbed
         return [reached, await _against_valuer(channel, endpoint, host.incarnation, timeout_s)]
@@ -184,14 +177,26 @@ async def _against_valuer(
     try:
         theirs_ms = await valuer_now_ms(channel, endpoint, incarnation, timeout_s)
     except AssayError as error:
-        return Finding(State.FAILED, about, str(error), "ask the lender")
+        return Finding(State.FAILED, "valuer-refuses", about, str(error), "ask the lender")
     ahead_ms = Clock().utc_ms() - theirs_ms
     apart = f"{format_duration(abs(ahead_ms))} {'ahead' if ahead_ms > 0 else 'behind'}"
     if ahead_ms > _AHEAD_MAX_MS:
-        return Finding(State.FAILED, about, apart, "set this host's clock: its windows must wait")
+        return Finding(
+            State.FAILED,
+            "clock-ahead",
+            about,
+            apart,
+            "set this host's clock: its windows must wait",
+        )
     if ahead_ms < -_AHEAD_MAX_MS:
-        return Finding(State.WARNING, about, apart, "set this host's clock: its windows are marked")
-    return Finding(State.OK, about, apart)
+        return Finding(
+            State.WARNING,
+            "clock-behind",
+            about,
+            apart,
+            "set this host's clock: its windows are marked",
+        )
+    return Finding(State.OK, "clock-agrees", about, apart)
 
 
 async def _source(settings: AgentConfig) -> list[Finding]:
@@ -200,28 +205,38 @@ async def _source(settings: AgentConfig) -> list[Finding]:
         try:
             make_source(settings.source)
         except AssayError as error:
-            return [Finding(State.FAILED, "source", str(error), "correct that line")]
+            return [
+                Finding(State.FAILED, "source-refused", "source", str(error), "correct that line")
+            ]
         return [
             Finding(
                 State.WARNING,
+                "source-not-real",
                 "source",
                 f"{settings.source.kind}: no GPU is read, and every window says so",
                 "leave out source: in agent.yaml to read this host's driver",
             )
         ]
     poll = await _poll(settings)
-    return [
+    root = Path(settings.source.host_root)
+    found = [
         diagnosis.library(),
-        diagnosis.driver(poll),
+        diagnosis.driver(poll, root / "proc/driver/nvidia/version"),
+        diagnosis.versions(poll),
+        diagnosis.provenance(poll),
         diagnosis.devices(),
-        diagnosis.gpus(poll),
+        *diagnosis_host.bus(poll, root),
+        diagnosis_gpus.gpus(poll),
+        *diagnosis_gpus.conditions(poll),
+        diagnosis_host.kernel_log(poll, settings.source),
     ]
+    return [finding for finding in found if finding is not None]
 
 
 async def _poll(settings: AgentConfig) -> Poll:
     source = make_source(settings.source)
     try:
-        return await source.poll(0)
+        return await source.poll(0, Depth.DAY)
     finally:
         await source.close()
 
@@ -231,7 +246,12 @@ def _print(findings: list[Finding]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    colours = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}
+    colours = {
+        State.OK: "green",
+        State.NOTE: "cyan",
+        State.WARNING: "yellow",
+        State.FAILED: "red",
+    }
     table = Table.grid(padding=(0, 2))
     for finding in findings:
         what = Text(finding.what, overflow="fold")  # a host id is longer than some terminals

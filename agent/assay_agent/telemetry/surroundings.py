@@ -166,7 +166,7 @@ class Surroundings:
         self, poll: Poll, bus: Bus | Reason, bus_ids: Mapping[bytes, str]
     ) -> frozenset[str]:
         """Addresses that the driver has on the bus, and does not show in this poll."""
-        if isinstance(bus, Reason) or poll.driver not in ANSWERS:
+        if isinstance(bus, Reason) or not _listed(poll):
             return frozenset()
         given_away = {bus_ids[subject] for subject in self._losses.subjects if subject in bus_ids}
         unknown = hidden(bus, frozenset(bus_ids.values()), self._given)
@@ -178,7 +178,7 @@ class Surroundings:
 
     def _to_look_for(self, absent: frozenset[str], poll: Poll) -> frozenset[str]:
         """Those of them that the driver's process may be too old to know (rule 3): each once."""
-        if poll.driver not in ANSWERS:
+        if not _listed(poll):
             return frozenset()
         fresh = poll.driver is DriverState.RELOADED or self._process != self._inner.process
         self._process = self._inner.process
@@ -198,7 +198,7 @@ class Surroundings:
         if isinstance(bus, Reason):
             return dict.fromkeys(("pci_gpu_count", "hidden_gpus", "phantom_gpus"), bus), []
         found: dict[str, Sample] = {"pci_gpu_count": len(bus)}
-        if poll.driver not in ANSWERS:
+        if not _listed(poll):
             count = poll.host.get("gpu_count")
             why = count if isinstance(count, Reason) else Reason.NOT_SAMPLED
             return found | {"hidden_gpus": why, "phantom_gpus": why}, []
@@ -305,6 +305,11 @@ def _sample(tenancy: Tenancy | Reason | None) -> Sample:
     if tenancy is None:
         return Reason.NOT_SUPPORTED
     return tenancy if isinstance(tenancy, Reason) else int(tenancy)
+
+
+def _listed(poll: Poll) -> bool:
+    """Whether the driver said which GPUs it has: one that sleeps is not asked."""
+    return poll.driver in ANSWERS and not isinstance(poll.host.get("gpu_count"), Reason)
 
 
 def _is_lost(reading: GpuReading) -> bool:
