@@ -131,6 +131,11 @@ endef
 proto: setup ## generated code from proto/*.proto
 	$(call generate,proto)
 
+.PHONY: docs
+docs: setup ## docs/privacy.md and the tables of docs/telemetry.md, from the schema and the code
+	$(BIN)/python -m scripts.privacy
+	$(BIN)/python -m scripts.telemetry_docs
+
 .PHONY: contracts
 contracts: tools ## ABI and bytecode of the hub, from its source
 	cd contracts && node compile.mjs

@@ -73,7 +73,7 @@ _NAMES: Final[Mapping[str, Mapping[int, str]]] = {
     },
 }
 """nvmlDeviceArchitecture, field 230, NVML_GPU_FABRIC_STATE_* and _HEALTH_SUMMARY_* of nvml.h."""
-_LINK_STATES: Final = {0: "inactive", 1: "active", 2: "asleep"}
+_LINK_STATES: Final = {0: "down", 1: "up"}
 
 
 def text(name: str, sample: Sample) -> str:

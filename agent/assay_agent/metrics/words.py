@@ -114,7 +114,7 @@ _CONDITION: Final = {
     "pcie_unsupported_requests": "PCIe unsupported requests",
     "pcie_lcrc_errors": "PCIe LCRC errors",
     "pcie_lane_errors": "PCIe lane errors",
-    "nvlink_states": "State of an NVLink: 0 inactive, 1 active, 2 asleep",
+    "nvlink_states": "1 if an NVLink is up (asleep to save power too), else 0",
     "nvlink_speeds_mbps": "Speed of an NVLink",
     "nvlink_replay_errors": "Replays on an NVLink",
     "nvlink_recovery_errors": "Recoveries of an NVLink",
