@@ -42,6 +42,29 @@ def test_the_threshold_can_fail(requires_tool, tmp_path):
     assert done.returncode != 0
 
 
+@pytest.mark.parametrize("reads_the_journal", [False, True])
+def test_the_agents_exposure(requires_tool, tmp_path, reads_the_journal):
+    """Reading the journal is a drop-in's to add: it costs a tenth."""
+    copy = tmp_path / "assay-agent.service"
+    copy.write_text((SYSTEMD / copy.name).read_text())
+    if reads_the_journal:
+        folder = tmp_path / f"{copy.name}.d"
+        folder.mkdir()
+        drop_in = (SYSTEMD / folder.name / "journal.conf").read_text()
+        assert "\nSupplementaryGroups=systemd-journal\n" in drop_in
+        (folder / "journal.conf").write_text(drop_in)
+    threshold = 14 if reads_the_journal else 13
+    done = run(
+        requires_tool("systemd-analyze"),
+        "security",
+        "--offline=true",
+        f"--threshold={threshold}",
+        copy,
+    )
+    assert done.returncode == 0, done.stdout
+    assert ("Service runs with supplementary groups" in done.stdout) is reads_the_journal
+
+
 def test_systemd_understands_every_line(requires_tool, tmp_path):
     """All that it may miss is the program, which is installed elsewhere."""
     copies = []
