@@ -30,7 +30,7 @@ from rich.console import Console  # noqa: E402
 from rich.status import Status  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from bench import agent, ingest, ledger, oracle, report_latency, valuation  # noqa: E402
+from bench import agent, false_alarms, ingest, ledger, oracle, report_latency, valuation  # noqa: E402
 from bench.row import Context, Measurement, Row  # noqa: E402
 
 RESULT: Final = ROOT / "build" / "bench.json"
@@ -40,6 +40,7 @@ MEASUREMENTS: Final[tuple[Measurement, ...]] = (
     ledger.SIZE,
     agent.COST,
     valuation.PER_GPU,
+    false_alarms.FALSE_ALARMS,
     report_latency.LATENCY,
     oracle.GAS,
 )

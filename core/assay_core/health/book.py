@@ -260,9 +260,9 @@ class Book:
             ends.append(record.last_ms + quiet_ms)
         # What became impaired because restarts did not keep it away, no restart ends.
         became = rule.again and rule.severity is not None and record.severity > rule.severity
-        if rule.ends is Ends.RESTART and record.restart_ms is not None:
-            if rule.cure is not Cure.NONE or not became:
-                ends.append(record.restart_ms)
+        curable = rule.ends is Ends.RESTART and (rule.cure is not Cure.NONE or not became)
+        if curable and record.restart_ms is not None:
+            ends.append(record.restart_ms)
         return min(ends, default=None)
 
     def _severity(self, record: Record, rule: Rule) -> Severity:

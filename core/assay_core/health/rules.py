@@ -98,6 +98,11 @@ SLOWDOWN_SHARE_PCT: Final = 60
 """Share of time held down, percent, from which on a slowdown is sustained. gpud calls 0.6 events a
 minute over 10 minutes unhealthy, an event being a poll, once a minute, that met the slowdown: the
 same share, here of time and not of polls. DCGM warns of any: more than one could act on."""
+REPEATS_DAYS: Final = 8
+"""Days within thirty on which an application's error makes the GPU suspect. The sources say only
+"repeated": an occasion is a day apart from the one before, since one crash looping for a night is
+one application's. Judgement, by bench/false_alarms.py: of GPUs where nothing was the matter 5 days
+call 250 a 1,000 GPU-years degraded, 8 call 13, and 12 none but later."""
 SPAN_MIN_MS: Final = 60_000
 """Least time over which a rate is taken: DCGM's limits are a minute's."""
 SLOWDOWN_SPAN_MS: Final = 600_000
@@ -670,9 +675,9 @@ RULES: Final[tuple[Rule, ...]] = (
         "an exception of the graphics engine, or a page fault",
         _APP + "; if it stays with the GPU, field diagnosis",
         "catalogue: RESTART_APP, then WORKFLOW_XID_13, WORKFLOW_XID_31; NVSentinel#270, #271. "
-        "From which number of days on it is the GPU's: judgement, see bench/false_alarms.py",
+        f"From {REPEATS_DAYS} days on it is the GPU's: judgement, see bench/false_alarms.py",
         Ends.QUIET,
-        again=5,
+        again=REPEATS_DAYS,
     ),
     Rule(
         _XID,
@@ -692,7 +697,7 @@ RULES: Final[tuple[Rule, ...]] = (
         _APP,
         "catalogue: RESTART_APP (43: IGNORE), then CHECK_APP/CUDA or CONTACT_SUPPORT; repeats as 13",
         Ends.QUIET,
-        again=5,
+        again=REPEATS_DAYS,
     ),
     Rule(
         _XID,
@@ -702,7 +707,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "none; if it stays with the GPU, ask the vendor",
         "catalogue: IGNORE, then CHECK_APP/CUDA or CONTACT_SUPPORT; repeats as 13",
         Ends.QUIET,
-        again=5,
+        again=REPEATS_DAYS,
     ),
     Rule(
         _XID,
@@ -712,7 +717,7 @@ RULES: Final[tuple[Rule, ...]] = (
         _APP,
         "catalogue: RESTART_APP, then CONTACT_SUPPORT; repeats as 13",
         Ends.QUIET,
-        again=5,
+        again=REPEATS_DAYS,
     ),
     Rule(
         _XID,
@@ -722,7 +727,7 @@ RULES: Final[tuple[Rule, ...]] = (
         _APP,
         "catalogue: RESTART_APP, then CONTACT_SUPPORT or INVESTIGATE_SW; repeats as 13",
         Ends.QUIET,
-        again=5,
+        again=REPEATS_DAYS,
     ),
     Rule(
         _XID,
@@ -732,7 +737,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "none; if it stays with the GPU, ask the vendor",
         "catalogue: IGNORE, then CONTACT_SUPPORT; repeats as 13",
         Ends.QUIET,
-        again=5,
+        again=REPEATS_DAYS,
     ),
     Rule(
         _XID,
