@@ -12,7 +12,7 @@ from assay_core.health.rules import known
 from assay_core.leaves import IncidentKind, Severity
 
 XID = IncidentKind.XID
-I, D, U = Severity.IMPAIRED, Severity.DEGRADED, Severity.USER_ERROR
+IMPAIRED, DEGRADED, USER_ERROR = Severity.IMPAIRED, Severity.DEGRADED, Severity.USER_ERROR
 POINTER = None
 
 # NVIDIA's Xid catalogue, docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html, table 1, as
@@ -62,7 +62,7 @@ def test_every_xid_of_the_catalogue_has_a_class_of_its_own(code):
     assert known(XID, code)
     rule = rule_for(XID, code)
     assert code in rule.codes
-    assert rule.severity in (I, D, U) or code in (154, 162)
+    assert rule.severity in (IMPAIRED, DEGRADED, USER_ERROR) or code in (154, 162)
     assert rule.meaning
     assert rule.action
     assert rule.source.startswith("catalogue")
@@ -70,46 +70,48 @@ def test_every_xid_of_the_catalogue_has_a_class_of_its_own(code):
 
 # facts of NVIDIA's catalogue, DCGM and gpud, class by class.
 CLASSES = [
-    (IncidentKind.REMAP_FAILED, 0, I),
-    (XID, 64, I),
-    (IncidentKind.UNREPAIRABLE_MEMORY, 0, I),
-    (IncidentKind.ROWS_EXHAUSTED, 0, I),
-    (IncidentKind.PAGES_EXHAUSTED, 0, I),
-    (IncidentKind.SRAM_THRESHOLD, 0, I),
-    (XID, 79, D),  # impaired if it survives a restart: see the machine
-    (IncidentKind.GPU_LOST, 0, D),
-    (IncidentKind.HIDDEN, 0, D),
-    *((XID, code, I) for code in (168, 157, 165)),
-    (IncidentKind.SMOOTHING_WORN, 0, I),
-    (IncidentKind.INFOROM_CORRUPTED, 0, I),
-    (IncidentKind.REMAP_PENDING, 0, D),
-    (IncidentKind.REPAIR_PENDING, 0, D),
-    (XID, 63, D),
+    (IncidentKind.REMAP_FAILED, 0, IMPAIRED),
+    (XID, 64, IMPAIRED),
+    (IncidentKind.UNREPAIRABLE_MEMORY, 0, IMPAIRED),
+    (IncidentKind.ROWS_EXHAUSTED, 0, IMPAIRED),
+    (IncidentKind.PAGES_EXHAUSTED, 0, IMPAIRED),
+    (IncidentKind.SRAM_THRESHOLD, 0, IMPAIRED),
+    (XID, 79, DEGRADED),  # impaired if it survives a restart: see the machine
+    (IncidentKind.GPU_LOST, 0, DEGRADED),
+    (IncidentKind.HIDDEN, 0, DEGRADED),
+    *((XID, code, IMPAIRED) for code in (168, 157, 165)),
+    (IncidentKind.SMOOTHING_WORN, 0, IMPAIRED),
+    (IncidentKind.INFOROM_CORRUPTED, 0, IMPAIRED),
+    (IncidentKind.REMAP_PENDING, 0, DEGRADED),
+    (IncidentKind.REPAIR_PENDING, 0, DEGRADED),
+    (XID, 63, DEGRADED),
     *(
-        (XID, code, D)
+        (XID, code, DEGRADED)
         for code in (46, 48, 95, 140, 62, 109, 110, 119, 120, 136, 143, 155, 156, 158)
     ),
-    (XID, 94, U),
-    (XID, 92, D),
-    (XID, 93, D),
-    (XID, 74, D),
-    *((XID, code, D) for code in range(144, 151)),
-    (IncidentKind.NVLINK_DOWN, 0, D),
-    (IncidentKind.NVLINK_ERRORS, 0, D),
-    (IncidentKind.PCIE_REPLAYS, 0, D),
-    (IncidentKind.THERMAL_SLOWDOWN, 0, D),
-    (IncidentKind.POWER_BRAKE, 0, D),
-    (XID, 13, U),
-    (XID, 31, U),
-    *((XID, code, U) for code in (43, 45, 68, 8, 11, 25, 32, 37, 38, 39, 40, 41, 44, 69)),
-    *((XID, code, U) for code in (70, 71, 72, 75, 76, 77, 85, *range(126, 136))),  # copy engines
-    *((XID, code, U) for code in (83, 84, 88, 89, 96, 97, 98)),  # NVDEC
-    *((XID, code, U) for code in (82, *range(99, 106))),  # NVJPG
+    (XID, 94, USER_ERROR),
+    (XID, 92, DEGRADED),
+    (XID, 93, DEGRADED),
+    (XID, 74, DEGRADED),
+    *((XID, code, DEGRADED) for code in range(144, 151)),
+    (IncidentKind.NVLINK_DOWN, 0, DEGRADED),
+    (IncidentKind.NVLINK_ERRORS, 0, DEGRADED),
+    (IncidentKind.PCIE_REPLAYS, 0, DEGRADED),
+    (IncidentKind.THERMAL_SLOWDOWN, 0, DEGRADED),
+    (IncidentKind.POWER_BRAKE, 0, DEGRADED),
+    (XID, 13, USER_ERROR),
+    (XID, 31, USER_ERROR),
+    *((XID, code, USER_ERROR) for code in (43, 45, 68, 8, 11, 25, 32, 37, 38, 39, 40, 41, 44, 69)),
+    *(
+        (XID, code, USER_ERROR) for code in (70, 71, 72, 75, 76, 77, 85, *range(126, 136))
+    ),  # copy engines
+    *((XID, code, USER_ERROR) for code in (83, 84, 88, 89, 96, 97, 98)),  # NVDEC
+    *((XID, code, USER_ERROR) for code in (82, *range(99, 106))),  # NVJPG
     (XID, 154, POINTER),
     (XID, 162, POINTER),
-    (XID, 163, D),
-    (IncidentKind.RECOVERY_ACTION, 1, D),
-    (IncidentKind.RECOVERY_ACTION, 99, D),  # unknown: needs service
+    (XID, 163, DEGRADED),
+    (IncidentKind.RECOVERY_ACTION, 1, DEGRADED),
+    (IncidentKind.RECOVERY_ACTION, 99, DEGRADED),  # unknown: needs service
 ]
 
 
@@ -120,18 +122,27 @@ def test_classes_are_as_in_the_facts(kind, code, severity):
 
 def test_what_nvidia_resets_for_is_never_an_applications_and_what_it_ignores_never_impaired():
     for code in CATALOGUE["RESET_GPU"] + CATALOGUE["RESTART_BM"] + CATALOGUE["CONTACT_SUPPORT"]:
-        assert rule_for(XID, code).severity in (D, I), code
+        assert rule_for(XID, code).severity in (DEGRADED, IMPAIRED), code
     for code in CATALOGUE["RESTART_APP"]:
-        assert rule_for(XID, code).severity is U, code
-    told_otherwise = {157: I, 63: D, 92: D, 93: D, 160: D, 161: D}
+        assert rule_for(XID, code).severity is USER_ERROR, code
+    told_otherwise = {
+        157: IMPAIRED,
+        63: DEGRADED,
+        92: DEGRADED,
+        93: DEGRADED,
+        160: DEGRADED,
+        161: DEGRADED,
+    }
     for code in CATALOGUE["IGNORE"]:
-        assert rule_for(XID, code).severity is told_otherwise.get(code, U), code
+        assert rule_for(XID, code).severity is told_otherwise.get(code, USER_ERROR), code
 
 
 def test_gpuds_nine_fatal_and_six_mild_codes_are_not_copied():
-    assert {rule_for(XID, code).severity for code in (32, 38, 44, 60, 68, 69, 94, 121)} == {U}
-    assert rule_for(XID, 63).severity is D
-    assert {rule_for(XID, code).severity for code in (109, 136, 151, 155, 156, 158)} == {D}
+    assert {rule_for(XID, code).severity for code in (32, 38, 44, 60, 68, 69, 94, 121)} == {
+        USER_ERROR
+    }
+    assert rule_for(XID, 63).severity is DEGRADED
+    assert {rule_for(XID, code).severity for code in (109, 136, 151, 155, 156, 158)} == {DEGRADED}
 
 
 def test_the_same_code_again_is_impaired_where_the_facts_say_so():
@@ -146,7 +157,7 @@ def test_the_same_code_again_is_impaired_where_the_facts_say_so():
 def test_an_unknown_xid_is_not_well():
     for code in (0, 173, 999, 2**32 - 1):
         assert not known(XID, code)
-        assert rule_for(XID, code).severity is D
+        assert rule_for(XID, code).severity is DEGRADED
 
 
 def test_162_cancels_163_and_nothing_else_cancels():
