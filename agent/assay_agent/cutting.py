@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from assay_agent.telemetry.reading import Depth
+from assay_agent.telemetry.reading import Depth, Poll
 from assay_core.header import CloseReason
 from assay_core.instants import DAY_MS, MINUTE_MS, SECOND_MS
+from assay_core.leaves import DriverState
 
 WINDOW_MS_LEAST: Final = SECOND_MS
 WINDOW_MS_MOST: Final = 15 * MINUTE_MS
@@ -32,12 +33,13 @@ class Plan:
 class Cutter:
     """Follows one chain of windows."""
 
-    __slots__ = ("_day_ms", "_event_not_before_ms", "_not_before_ms")
+    __slots__ = ("_day_ms", "_deep", "_event_not_before_ms", "_not_before_ms")
 
     def __init__(self) -> None:
         self._not_before_ms = 0
         self._event_not_before_ms = 0
         self._day_ms: int | None = None
+        self._deep = False
 
     def plan(
         self, now_ms: int, *, begin_ms: int, window_ms: int, poll_ms: int, has_events: bool
@@ -55,10 +57,15 @@ class Cutter:
         due = now_ms + wait_ms - self._day_ms >= DAY_MS
         return Plan(wait_ms, Depth.DAY if due else Depth.WINDOW)
 
-    def polled(self, at_ms: int, depth: Depth, *, answered: bool) -> None:
-        """A poll was taken, as deep as planned; a driver that does not answer is asked again."""
+    def polled(self, poll: Poll, depth: Depth) -> None:
+        """A poll was taken that was to look so deep; a driver that did not answer is asked again.
+
+        A source looks as deep as a window by itself when something happened.
+        """
+        self._deep = depth >= Depth.WINDOW or bool(poll.events)
+        answered = poll.driver in (DriverState.RUNNING, DriverState.RELOADED)
         if depth is Depth.DAY and (answered or self._day_ms is None):
-            self._day_ms = at_ms
+            self._day_ms = poll.at_boottime_ms
 
     def reason(
         self,
@@ -70,12 +77,18 @@ class Cutter:
         has_events: bool,
         paused: bool,
     ) -> CloseReason | None:
-        """Why the period is to be closed now; None: it goes on."""
+        """Why the period is to be closed now; None: it goes on.
+
+        What came up between two deep looks (a clock that stepped, a poll that took its time) waits
+        for the next one, which `plan` lets come at once: a window holds what windows are read for.
+        """
         due_ms = self._due_ms(begin_ms, window_ms, has_events=has_events)
         if polls == 0 or now_ms < due_ms:
             return None
         if paused:
             return CloseReason.MAINTENANCE
+        if not self._deep:
+            return None
         return CloseReason.EVENT if has_events else CloseReason.PERIOD
 
     def closed(self, at_ms: int) -> None:

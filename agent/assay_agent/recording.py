@@ -17,7 +17,7 @@ from assay_agent.window import Aggregator, Draft
 from assay_core import codec, health
 from assay_core.errors import FileError
 from assay_core.header import CloseReason
-from assay_core.leaves import SALT_BYTES, Content, DriverState, Group, Leaf
+from assay_core.leaves import SALT_BYTES, Content, Group, Leaf
 
 LeafKey = tuple[bytes, Group]
 
@@ -71,8 +71,7 @@ class Recorder:
         poll = await self._source.poll(wait_ms, plan.depth)
         self._writer.write(poll)
         self.polls += 1
-        answered = poll.driver in (DriverState.RUNNING, DriverState.RELOADED)
-        self._cutter.polled(poll.at_boottime_ms, plan.depth, answered=answered)
+        self._cutter.polled(poll, plan.depth)
         self._aggregator.add(poll)
         reason = self._cutter.reason(
             self._clock.boottime_ms(),

@@ -34,7 +34,6 @@ FLUSH_S: Final = 2.0
 LAST_LOOK_S: Final = 2.0
 RENEWAL_PACE: Final = Pace(least_s=30.0, most_s=900.0)
 RENEWAL_LOOK_S: Final = 60.0
-_ANSWERING: Final = frozenset({DriverState.RUNNING, DriverState.RELOADED})
 
 
 @dataclass(slots=True)
@@ -126,11 +125,10 @@ class Service:
                 task.cancel()
 
     async def _last_look(self) -> None:
-        """A period without a poll has nothing to say; but that we stop in good order is worth one."""
-        if self._aggregator.polls == 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_LOOK_S):
-                    self._take(await self._source.poll(0, Depth.WINDOW))
+        """The last window holds what windows are read for, where the driver gives it soon."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_LOOK_S):
+                self._take(await self._source.poll(0, Depth.WINDOW))
 
     async def _stopped(self) -> None:
         await self._stopping.wait()
@@ -139,7 +137,7 @@ class Service:
         while True:
             plan = self._plan()
             poll = await self._source.poll(plan.wait_ms, plan.depth)
-            self._cutter.polled(poll.at_boottime_ms, plan.depth, answered=poll.driver in _ANSWERING)
+            self._cutter.polled(poll, plan.depth)
             self._take(poll)
             await self._end_pause_when_due()
             reason = self._close_reason()

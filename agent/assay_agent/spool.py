@@ -339,6 +339,9 @@ class Spool:
             "INSERT OR REPLACE INTO known VALUES (?, ?, ?)",
             [(one.subject, self._boot_id, pack_known(one)) for one in draft.known],
         )
+        forgotten = [(subject,) for subject in draft.forgotten]
+        self._db.executemany("DELETE FROM known WHERE subject = ?", forgotten)
+        self._db.executemany("DELETE FROM told WHERE subject = ?", forgotten)
         self._db.executemany(
             "INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
             [

@@ -51,6 +51,8 @@ from assay_core.leaves import (
 
 GPUS_MAX: Final = 64
 """Most GPUs in one window: four leaves each and the host's two are the most a valuer takes."""
+KNOWN_MAX: Final = 256
+"""GPUs remembered; beyond it the one not seen for longest is forgotten. A host holds 16."""
 CLOCK_STEP_MS: Final = 1_000
 """Between two polls the wall clock and the boot clock differ by no more, unless one is stepped."""
 
@@ -92,12 +94,13 @@ _UNWATCHED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a window would say, not yet sealed; `known` is what to remember once it is."""
+    """What a window would say, not yet sealed; what to remember once it is, and what not to."""
 
     contents: tuple[Content, ...]
     period: Period
     close_reason: CloseReason
     known: tuple[Known, ...]
+    forgotten: tuple[bytes, ...] = ()
 
 
 class Aggregator:
@@ -134,6 +137,7 @@ class Aggregator:
         self._clock_offset_ms: int | None = None
         self._clock_step_ms = 0
         self._missing: tuple[bytes, ...] | Reason = Reason.NOT_SAMPLED
+        self._forgotten: list[bytes] = []
 
     @property
     def polls(self) -> int:
@@ -223,7 +227,8 @@ class Aggregator:
             )
             contents.extend(leaves)
         period = Period(self._begin_utc_ms, at_utc_ms, self._begin_boottime_ms, at_boottime_ms)
-        return Draft(tuple(contents), period, close_reason, tuple(known.values()))
+        forgotten = tuple(subject for subject in self._forgotten if subject not in known)
+        return Draft(tuple(contents), period, close_reason, tuple(known.values()), forgotten)
 
     def restart(self, draft: Draft) -> None:
         """Begins the next period where `draft`, now sealed, ended."""
@@ -235,6 +240,7 @@ class Aggregator:
         for field in (*self._host.values(), *self._platform.values()):
             field.restart()
         self._host_events.restart()
+        self._forgotten.clear()
         told = {content.subject for content in draft.contents}
         for one in draft.known:
             if one.subject == HOST:
@@ -267,6 +273,10 @@ class Aggregator:
         if gpu is None:  # not setdefault: that would build a GPU's fields at every poll
             if len(subject) != SUBJECT_BYTES:
                 raise ValueError("a GPU's subject is the 16 bytes of its UUID")
+            if len(self._gpus) >= KNOWN_MAX:
+                oldest = min(self._gpus.values(), key=_by_absence)
+                del self._gpus[oldest.subject]
+                self._forgotten.append(oldest.subject)
             gpu = self._gpus[subject] = _Gpu(Known(subject, 0))
         return gpu
 
@@ -429,6 +439,11 @@ class _Gpu:
             else self._energy.lifetime_mj
         )
         return values
+
+
+def _by_absence(gpu: _Gpu) -> tuple[bool, int, bytes]:
+    """The order in which GPUs are forgotten; those not reached yet, last."""
+    return gpu.last_seen_ms == 0, gpu.last_seen_ms, gpu.subject
 
 
 def _values(fields: Mapping[str, Field]) -> dict[str, Value]:

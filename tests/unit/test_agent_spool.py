@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from assay_agent import spool_file
@@ -185,6 +187,14 @@ def test_what_is_known_outlives_a_restart_and_what_was_told_a_boot_does_not(path
     rebooted.close()
 
 
+def test_a_gpu_that_is_forgotten_leaves_nothing_behind(spool):
+    append(spool, 1, gpus=2)
+    last = replace(draft(1_000, gpus=1), forgotten=(uuid(2),))
+    spool.append(last, source=Source.NVML, answered_challenge=b"", now_ms=START_MS)
+    assert {one.subject for one in spool.known()} == {b"", uuid(1)}
+    assert spool._db.execute("SELECT count(*) FROM told").fetchone() == (3,)
+
+
 def test_incidents_and_energy_are_remembered_as_of_the_last_sealed_window(path):
     spool = open_spool(path)
     found = Aggregator((), begin_utc_ms=START_MS, begin_boottime_ms=BOOT_MS)
@@ -200,9 +210,7 @@ def test_incidents_and_energy_are_remembered_as_of_the_last_sealed_window(path):
     one = next(one for one in again.known() if one.subject)
     assert one == next(one for one in last.known if one.subject)
     assert one.energy == Energy(2**63 - 1, 2**62 - 1)
-    assert [(each.kind, each.code) for each in health.told(one.health)] == [
-        (IncidentKind.XID, 79)
-    ]
+    assert [(each.kind, each.code) for each in health.told(one.health)] == [(IncidentKind.XID, 79)]
     again.close()
 
 

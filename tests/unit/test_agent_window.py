@@ -8,7 +8,7 @@ import pytest
 
 from assay_agent.known import Known
 from assay_agent.telemetry.reading import GpuReading
-from assay_agent.window import GPUS_MAX, Aggregator
+from assay_agent.window import GPUS_MAX, KNOWN_MAX, Aggregator
 from assay_core import codec
 from assay_core.header import CloseReason
 from assay_core.health import RULES_SHA256_8
@@ -600,3 +600,14 @@ def test_incidents_go_on_from_window_to_window_and_over_a_restart():
     assert [(one.kind, one.begin_ms) for one in told[1]] == [
         (one.kind, one.begin_ms) for one in told[0]
     ]
+
+
+def test_no_more_gpus_are_known_than_can_be_and_the_longest_gone_are_forgotten():
+    found = aggregator(*(Known(uuid(n), START_MS + n) for n in range(1, KNOWN_MAX + 1)))
+    found.add(poll(reading(1_000), reading(1_001)))
+    draft = draft_of(found)
+    assert draft.forgotten == (uuid(1), uuid(2))
+    assert len(draft.known) == KNOWN_MAX + 1, "and the host"
+    found.restart(draft)
+    found.add(poll(reading(1_000), reading(1_001)))
+    assert draft_of(found).forgotten == ()
