@@ -61,6 +61,7 @@ CONDITION: Mapping[str, Value] = {
     "ecc_sram_threshold_exceeded": 0,
     "repair_channel_pending": 0,
     "repair_tpc_pending": 0,
+    "retired_pages_pending": 0,
     "retired_pages_single_bit": 0,
     "retired_pages_double_bit": 0,
     "inforom_valid": 1,

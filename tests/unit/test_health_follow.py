@@ -51,6 +51,7 @@ LEVELS = [
     (IncidentKind.SRAM_THRESHOLD, 0, {"ecc_sram_threshold_exceeded": 1}, IMPAIRED),
     (IncidentKind.REPAIR_PENDING, 0, {"repair_channel_pending": 1}, DEGRADED),
     (IncidentKind.REPAIR_PENDING, 0, {"repair_tpc_pending": 1}, DEGRADED),
+    (IncidentKind.REPAIR_PENDING, 0, {"retired_pages_pending": 1}, DEGRADED),
     (IncidentKind.PAGES_EXHAUSTED, 0, {"retired_pages_single_bit": 63}, IMPAIRED),
     (
         IncidentKind.PAGES_EXHAUSTED,
@@ -458,6 +459,13 @@ def test_a_recovery_action_that_stands_after_it_was_done_is_impaired(action, by_
     )
     gpu.window(boot=2)
     assert gpu.open()[IncidentKind.RECOVERY_ACTION, action].severity is IMPAIRED
+
+
+def test_the_drivers_own_verdict_leads_what_is_as_bad():
+    gpu = Gpu().window(xid(48, NOW), remap_pending=1).window(recovery_action=1)
+    assert told(gpu.state)[0].kind is IncidentKind.RECOVERY_ACTION
+    gpu.window(remap_failed=1)
+    assert [one.severity for one in told(gpu.state)][:2] == [IMPAIRED, DEGRADED]
 
 
 def test_a_recovery_action_that_was_done_is_over_and_another_one_is_another_incident():

@@ -289,8 +289,9 @@ def _uncured(record: Record) -> bool:
     )
 
 
-def _rank(record: Record) -> tuple[int, bool, int, int, int, int]:
-    """The worse first, then the known, then the older."""
+def _rank(record: Record) -> tuple[int, bool, bool, int, int, int, int]:
+    """The worse first, then what a table knows, then the driver's own verdict, then the older."""
     strange = not known(record.kind, record.code)
+    ours = record.kind is not IncidentKind.RECOVERY_ACTION
     last = record.end_ms or 0
-    return (-record.severity, strange, record.begin_ms, record.kind, record.code, last)
+    return (-record.severity, strange, ours, record.begin_ms, record.kind, record.code, last)

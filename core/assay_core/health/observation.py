@@ -171,9 +171,12 @@ def observe(
     )
 
 
+_DRIVER_STATES: Final = frozenset(DriverState)
+
+
 def _driver(host: Content | None) -> DriverState | None:
     state = _whole(host, "driver_state")
-    return DriverState(state) if state in set(DriverState) else None
+    return DriverState(state) if state in _DRIVER_STATES else None
 
 
 def _clamped(health: Content | None, at_ms: int) -> Iterator[Event]:
@@ -204,11 +207,14 @@ def _restarts(
     return tuple(sorted(times))
 
 
+_PENDING: Final = ("repair_channel_pending", "repair_tpc_pending", "retired_pages_pending")
+
+
 def _levels(
     health: Content | None, condition: Content | None
 ) -> Iterator[tuple[IncidentKind, int]]:
     rows = _whole(health, "remapped_rows_uncorrected")
-    repairs = [_whole(condition, f"repair_{unit}_pending") for unit in ("channel", "tpc")]
+    repairs = [_whole(condition, name) for name in _PENDING]
     valid = _whole(condition, "inforom_valid")
     banks = _whole(condition, "remap_banks_none")
     life_pct = _whole(condition, "power_smoothing_lifetime_pct")
@@ -222,7 +228,7 @@ def _levels(
         IncidentKind.SRAM_THRESHOLD: _flag(_whole(condition, "ecc_sram_threshold_exceeded")),
         IncidentKind.REPAIR_PENDING: 0
         if any(repairs)
-        else (None if None in repairs and set(repairs) == {None} else WELL),
+        else (None if all(one is None for one in repairs) else WELL),
         IncidentKind.INFOROM_CORRUPTED: _when(valid, valid == 0),
         IncidentKind.BANKS_EXHAUSTED: _flag(banks),
         IncidentKind.SMOOTHING_WORN: _when(life_pct, life_pct == 0),
@@ -270,6 +276,8 @@ _COUNTED: Final = {
 def _totals(health: Content | None, condition: Content | None) -> Iterator[tuple[Total, int]]:
     for total, names in _COUNTED.items():
         leaf = condition if total in TOTALS_OF_CONDITION else health
+        if leaf is None:
+            continue
         known = [value for name in names if (value := _sum(leaf, name)) is not None]
         if known:
             yield total, min(sum(known), _TOTAL_MAX)
@@ -337,7 +345,11 @@ def _value(leaf: Content | None, name: str) -> Value | None:
 
 
 def _whole(leaf: Content | None, name: str) -> int | None:
-    value = _value(leaf, name)
+    if leaf is None:
+        return None
+    value = leaf.values.get(name)
+    if value.__class__ is int:  # most are, and this is quick
+        return value
     if isinstance(value, Counter):
         return value.total
     return None if isinstance(value, Reason) or not isinstance(value, int) else value

@@ -244,9 +244,9 @@ RULES: Final[tuple[Rule, ...]] = (
         IncidentKind.REPAIR_PENDING,
         (),
         _D,
-        "a repair of memory channels or TPCs waits for a reset",
+        "a repair of memory channels or TPCs, or a page's retirement, waits for a reset",
         "reset at a convenient time",
-        "nvml.h, repair status; class as of a pending remap",
+        "nvml.h, repair status and field 31; class as of a pending remap",
         Ends.CLEARED,
     ),
     Rule(
