@@ -97,6 +97,10 @@ def _number(name: str, number: int) -> str:
         return str(number) if known is None else f"{known} ({number})"
     if name == "clocks_event_reasons":
         return _reasons(number)
+    if name == "cuda_driver_version":
+        return f"{number // 1_000}.{number % 1_000 // 10}"
+    if name == "library_inode":
+        return str(number)
     write = _UNITS.get(name.rpartition("_")[2])
     return f"{number:,}" if write is None else write(number)
 

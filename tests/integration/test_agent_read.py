@@ -1,17 +1,15 @@
 """`assay-agent read`, `record` and `check` as an operator runs them, over the test driver library."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from assay_agent.telemetry import trace
-from assay_agent.telemetry.fields import FIELDS
-from assay_core.leaves import DriverState
+from assay_agent.cli.read import WINDOWS
+from assay_core import codec
+from assay_core.leaves import Group
 from tests.fakes.shim import ShimScenario
 
 AGENT = Path(sys.executable).with_name("assay-agent")
@@ -46,28 +44,28 @@ def test_read_json_has_eight_gpus_and_no_null(shim: ShimScenario) -> None:
     assert said["host"]["driver_state"] == "running"
     assert len(said["gpus"]) == 8
     for gpu in said["gpus"]:
-        assert gpu.keys() == {"uuid", *FIELDS}
+        assert gpu.keys() == {"uuid", "identity", "health", "condition", "use"}
         assert gpu["uuid"].startswith("GPU-")
-        for name in FIELDS:
-            assert isinstance(gpu[name], int | str) or gpu[name].keys() == {"reason"}
-    assert said["gpus"][1]["serial"] == {"reason": "no_permission"}
-    assert said["gpus"][0]["temperature_mc"] == 41_000
+    assert said["gpus"][1]["identity"]["serial"] == {"reason": "no_permission"}
+    assert said["gpus"][0]["health"]["temperature_mc"] == 41_000
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, 120, 200])
 def test_read_shows_a_line_a_gpu_at_any_width(shim: ShimScenario, columns: int) -> None:
     shim.set_every(load="loaded")
     shim.gpu(1).fail("nvmlDeviceGetSerial", code=4)
     env = shim.env(BARE_ENV) | {"COLUMNS": str(columns)}
     gpus = json.loads(agent(env, "read", "--json").stdout)["gpus"]
-    places = [gpu["pci_bus_id"].removeprefix("00000000:").removesuffix(".0") for gpu in gpus]
-    serials = [gpu["serial"] for gpu in gpus]
+    identities = [gpu["identity"] for gpu in gpus]
+    places = [who["pci_bus_id"].removeprefix("00000000:").removesuffix(".0") for who in identities]
+    serials = [who["serial"] for who in identities]
     done = agent(env, "read")
     assert done.returncode == 0
-    first, _, _, *lines, why = done.stdout.splitlines()
+    first, _, _, *rest = done.stdout.splitlines()
+    lines, notes = rest[:8], rest[8:]
     assert first == "8 GPUs, driver 590.48.01"
-    assert why == f"serial: none, no_permission (GPU {places[1]})"
-    assert len(lines) == 8
+    assert f"serial: none, no_permission (GPU {places[1]})" in notes
+    assert notes[-1] == f"every field of one: assay-agent read --gpu {places[0]}"
     assert max(map(len, lines)) <= columns
     for index, (line, serial) in enumerate(zip(lines, serials, strict=True)):
         shown = "none" if index == 1 else serial
@@ -92,7 +90,48 @@ def test_a_long_model_name_gives_way_and_not_the_serial(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     for gpu, line in zip(said["gpus"], lines[3:], strict=False):
         assert "RTX PRO 6000" in line
-        assert gpu["serial"] in line
+        assert gpu["identity"]["serial"] in line
+
+
+def test_a_terminal_with_no_room_says_which_columns_it_leaves_out(shim: ShimScenario) -> None:
+    done = agent(shim.env(BARE_ENV) | {"COLUMNS": "50"}, "read")
+    head = done.stdout.splitlines()[1]
+    left_out = next(line for line in done.stdout.splitlines() if line.startswith("no room here"))
+    for heading in ("serial", "°C", "busy %", "GiB", "W", "ECC", "remap", "action"):
+        assert (heading in head) is (f" {heading}" not in left_out.replace(",", ""))
+    assert max(map(len, done.stdout.splitlines()[1:11])) <= 50
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_read_of_one_gpu_shows_every_field_of_it(shim: ShimScenario, columns: int) -> None:
+    shim.set_every(load="loaded")
+    shim.every.fail("nvmlDeviceGetSramEccErrorStatus", code=4)
+    env = shim.env(BARE_ENV) | {"COLUMNS": str(columns)}
+    gpu = json.loads(agent(env, "read", "--json").stdout)["gpus"][3]
+    place = gpu["identity"]["pci_bus_id"].removeprefix("00000000:").removesuffix(".0")
+    done = agent(env, "read", "--gpu", place)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    for group in (Group.IDENTITY, Group.HEALTH, Group.CONDITION, Group.USE):
+        for name in codec.fields_of(group):
+            assert (name in rows) is (name not in WINDOWS), name
+    assert gpu["identity"]["serial"] in rows["serial"]
+    assert "none: no permission" in rows["ecc_sram_l2"]
+    assert "18 up of 18" in rows["nvlink_states"]
+    assert "Hopper" in rows["architecture"]
+    assert ("SRAM errors" in rows["ecc_sram_corrected"]) is (columns == 140)
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    for name in (gpu["identity"]["serial"], gpu["uuid"], gpu["uuid"][:12]):
+        said = json.loads(agent(env, "read", "--json", "--gpu", name).stdout)
+        assert [one["uuid"] for one in said["gpus"]] == [gpu["uuid"]]
+
+
+@pytest.mark.parametrize("name", ["GPU-", "zz:00", "00"])
+def test_a_name_of_no_gpu_or_of_several_is_refused(shim: ShimScenario, name: str) -> None:
+    done = agent(shim.env(BARE_ENV), "read", "--gpu", name)
+    assert done.returncode == 2
+    assert f"--gpu {name}:" in done.stderr
+    assert "00000000:1B:00.0" in done.stderr
 
 
 def test_read_without_a_driver_says_so() -> None:
@@ -137,19 +176,14 @@ def test_read_of_a_simulated_host_is_labelled(tmp_path: Path) -> None:
     assert done.stdout.count(" B200 ") == 3
 
 
-def test_a_recording_is_replayed(shim: ShimScenario, tmp_path: Path) -> None:
+def test_a_recording_is_read_as_a_host_is(shim: ShimScenario, tmp_path: Path) -> None:
     out = tmp_path / "trace.jsonl"
-    settings = config(tmp_path, "poll_ms: 100\n")
-    done = agent(
-        shim.env(BARE_ENV), "record", "--config", settings, "--out", str(out), "--for", "1s"
-    )
+    env = shim.env(BARE_ENV)
+    now = json.loads(agent(env, "read", "--json").stdout)
+    done = agent(env, "record", "--out", str(out), "--for", "1s")
     assert done.returncode == 0, done.stderr
-    polls = list(trace.read(out))
-    assert done.stdout == f"{out}: {len(polls)} polls\n"
-    assert len(polls) >= 2
-    assert {poll.driver for poll in polls} == {DriverState.RUNNING}
 
-    again = agent(shim.env(BARE_ENV), "record", "--out", str(out))
+    again = agent(env, "record", "--out", str(out))
     assert again.returncode == 2
     assert "File exists" in again.stderr
 
@@ -157,49 +191,9 @@ def test_a_recording_is_replayed(shim: ShimScenario, tmp_path: Path) -> None:
     done = agent(BARE_ENV, "read", "--json", "--config", settings)
     said = json.loads(done.stdout)
     assert said["source"] == "replay"
-    assert [gpu["serial"] for gpu in said["gpus"]] == [
-        gpu.values["serial"] for gpu in polls[0].gpus
-    ]
-
-
-def test_a_recording_ends_on_interrupt(shim: ShimScenario, tmp_path: Path) -> None:
-    out = tmp_path / "trace.jsonl"
-    settings = config(tmp_path, "poll_ms: 100\n")
-    running = subprocess.Popen(
-        [AGENT, "record", "--config", settings, "--out", out],
-        env=shim.env(BARE_ENV),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    shim.wait_for_call("nvmlDeviceGetPowerUsage", count=16)
-    running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=30)
-    assert running.returncode == 0
-    assert said == f"{out}: {len(list(trace.read(out)))} polls\n"
-    deadline_s = time.monotonic() + 20
-    while not shim.calls("nvmlShutdown"):
-        assert time.monotonic() < deadline_s, "the driver process lets go"
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "trace.jsonl:1: not a trace"),
-        ('{"assay_trace": 2, "source": "nvml"}\n', "version 2"),
-        ('{"assay_trace": 1, "source": "guess"}\n', "there is no 'guess'"),
-        ('{"assay_trace": 1, "source": "nvml"}\n{}\n', "trace.jsonl:2"),
-        ('{"assay_trace": 1, "source": "nvml"}\n{"at_utc', "trace.jsonl:2: cut short"),
-        ('{"assay_trace": 1, "source": "nvml"}\nnull\n', "trace.jsonl:2"),
-    ],
-)
-def test_a_bad_trace_is_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "trace.jsonl").write_text(text)
-    settings = config(tmp_path, f"source: {{kind: replay, file: {tmp_path}/trace.jsonl}}\n")
-    done = agent(BARE_ENV, "read", "--config", settings)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert [gpu["identity"] for gpu in said["gpus"]] == [gpu["identity"] for gpu in now["gpus"]]
+    done = agent(BARE_ENV | {"COLUMNS": "100"}, "read", "--config", settings)
+    assert done.stdout.startswith("REPLAY READINGS. 8 GPUs")
 
 
 def found(done: "subprocess.CompletedProcess[str]") -> dict[str, dict[str, str]]:
