@@ -110,7 +110,7 @@ def test_the_source_lives_on_beside_a_library_without_a_driver(
 
     async def story() -> list[Poll]:
         source = Surroundings(
-            NvmlSource(5_000, (50, 200)), utc_ms=lambda: 1, kernel_log="none", state_dir=tmp_path
+            NvmlSource(5_000, (50, 200)), utc_ms=lambda: 1, kernel_log="off", state_dir=tmp_path
         )
         try:
             return [await source.poll(20, depth) for depth in (Depth.DAY, Depth.TICK)]
