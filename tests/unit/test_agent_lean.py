@@ -88,3 +88,18 @@ assert str(uuid.UUID(int=1)) and decimal.Decimal("1.5") and inspect.signature(Pl
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_service_runs_without_openssl_for_asyncio():
+    """The command that systemd starts; asyncio takes ssl where it finds it."""
+    program = (
+        "import sys; from assay_agent.cli import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: print('modules', *sorted(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.rpartition("modules ")[2].split())
+    assert "assay_agent.service" in modules
+    assert modules & {"ssl", "_ssl", "prometheus_client", "http.server", "wsgiref"} == set()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from assay_agent import VERSION
+from assay_agent.lean import without
 from assay_core.errors import AssayError, FileError, ServiceError
 
 _COMMANDS: Final = {
@@ -59,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     # Only the command that is asked for is loaded: the service carries nothing of the others.
     names = words[:1] if words[:1] and words[0] in _COMMANDS else list(_COMMANDS)
+    if names == ["run"]:
+        # A MiB on every host: gRPC has a TLS of its own, and so has the metrics port (metrics/tls.py).
+        with without("ssl", "_ssl"):
+            import_module("asyncio")
     modules = {name: _load(_COMMANDS[name]) for name in names}
     for module in modules.values():
         module.add_parser(commands)
