@@ -78,7 +78,10 @@ class Surroundings:
         )
         self._offered = offered(root, kernel_log, journalctl)
         self._platform = _Platform(root)
+        self._told: dict[bytes, str] = {}
+        self._bus_ids: dict[bytes, str] = {}
         self._tenancies: dict[bytes, Tenancy] = {}
+        self._given_away = False
         self._seen: tuple[object, ...] = ()
         self._odd: dict[EventKind, frozenset[str]] = {}
         self._process: int | None = None
@@ -105,25 +108,24 @@ class Surroundings:
             self._log.save()
             self._xids.unsaved = False
         poll = await self._inner.poll(timeout_ms, depth)
-        now_s = _now_s()
-        bus_ids = _normal(self._inner.bus_ids)
-        events = self._xids.settle(poll, bus_ids, now_s)
-        host = dict(poll.host)
-        process = self._inner.process
-        seen = (poll.driver, process, host.get("gpu_count"), *(one.subject for one in poll.gpus))
+        now_s, process = _now_s(), self._inner.process
+        bus_ids = self._addresses()
+        events = self._xids.settle(poll, now_s)
+        seen = (poll.driver, process, poll.host.get("gpu_count"), len(poll.gpus), bus_ids)
+        watched = bool(events or self._anew or self._losses.any or self._given_away)
+        host: dict[str, Sample] = {}
         tenancy: dict[bytes, Tenancy | Reason] | None = None
-        if depth >= Depth.WINDOW or events or seen != self._seen or self._anew or self._losses.any:
+        if depth >= Depth.WINDOW or watched or seen != self._seen:
             bus = self._bus.look()
             tenancy = _tenancies(bus, bus_ids)
-            self._tenancies = {s: t for s, t in tenancy.items() if isinstance(t, Tenancy)}
+            self._take(tenancy)
             absent = self._absent(poll, bus, bus_ids)
             self._anew = self._to_look_for(absent, poll)
-            found, happened = self._compare(poll, bus, bus_ids, absent - self._anew)
-            host |= found
+            host, happened = self._compare(poll, bus, bus_ids, absent - self._anew)
             events += happened
+            anew = {subject for subject, address in bus_ids.items() if address in self._anew}
+            events = self._losses.settle(poll, events, self._tenancies, anew, now_s)
         self._seen = seen
-        anew = {subject for subject, address in bus_ids.items() if address in self._anew}
-        events = self._losses.settle(poll, events, self._tenancies, anew, now_s)
         if depth is Depth.DAY or self._platform.due(poll, process):
             host |= await self._platform.read(poll, process)
             self._origin = ""
@@ -132,9 +134,27 @@ class Surroundings:
             await self._inner.pause()
             if not self._paused:  # nobody else asked for it meanwhile
                 await self._inner.resume()
+        if tenancy is None and not host and len(events) == len(poll.events):
+            return poll
         return replace(
-            poll, host=host, gpus=self._readings(poll, tenancy, depth), events=tuple(events)
+            poll,
+            host={**poll.host, **host},
+            gpus=poll.gpus if tenancy is None else self._readings(poll, tenancy, depth),
+            events=tuple(events),
         )
+
+    def _addresses(self) -> Mapping[bytes, str]:
+        """Where each known GPU is or was, as sysfs writes it."""
+        told = self._inner.bus_ids
+        if told != self._told:
+            self._told = dict(told)
+            self._bus_ids = _normal(told)
+            self._xids.know(self._bus_ids)
+        return self._bus_ids
+
+    def _take(self, tenancy: Mapping[bytes, Tenancy | Reason]) -> None:
+        self._tenancies = {s: t for s, t in tenancy.items() if isinstance(t, Tenancy)}
+        self._given_away = Tenancy.PASSED_THROUGH in self._tenancies.values()
 
     async def pause(self) -> None:
         """See GpuSource. The kernel's log is no handle of a device: it is read on."""
@@ -223,17 +243,16 @@ class Surroundings:
         return found, happened
 
     def _readings(
-        self, poll: Poll, tenancy: Mapping[bytes, Tenancy | Reason] | None, depth: Depth
+        self, poll: Poll, tenancy: Mapping[bytes, Tenancy | Reason], depth: Depth
     ) -> tuple[GpuReading, ...]:
-        """Each GPU with its tenancy, where it was looked at; given away is not lost."""
+        """Each GPU with its tenancy; given away is not lost."""
         readings = []
         for one in poll.gpus:
             values = one.values
             if self._tenancies.get(one.subject) is Tenancy.PASSED_THROUGH and _is_lost(one):
                 values = dict.fromkeys(values, Reason.PASSED_THROUGH)
-            if tenancy is not None:
-                values = {**values, "tenancy": _sample(tenancy.get(one.subject))}
-            readings.append(one if values is one.values else GpuReading(one.subject, values))
+            values = {**values, "tenancy": _sample(tenancy.get(one.subject))}
+            readings.append(GpuReading(one.subject, values))
         if poll.driver not in ANSWERS and poll.driver is not DriverState.PAUSED:
             # Nobody asks the driver about a GPU that it does not have.
             readings.extend(

@@ -55,10 +55,15 @@ class Xids:
         elif len(self._held) < HELD_MAX:
             self._held.append((mention, at_ms, _now_s()))
 
-    def settle(self, poll: Poll, bus_ids: Mapping[bytes, str], now_s: float) -> list[Happening]:
-        """The events of a poll with each Xid once."""
+    def know(self, bus_ids: Mapping[bytes, str]) -> None:
+        """Takes where each GPU is, as sysfs writes it."""
         self._bus_ids = {address: subject for subject, address in bus_ids.items()}
+
+    def settle(self, poll: Poll, now_s: float) -> list[Happening]:
+        """The events of a poll with each Xid once."""
         told: list[Happening] = []
+        if not poll.events and self.delivered:
+            return told
         for event in poll.events:
             if event in self._ours:
                 self._ours.remove(event)
