@@ -79,6 +79,7 @@ class Service:
         self._cutter = Cutter()
         self._turned_ms = clock.boottime_ms()
         self._dropped = 0
+        self._stuck = 0
         self._log = structlog.get_logger("agent")
 
     def stop(self) -> None:
@@ -148,6 +149,7 @@ class Service:
 
     def _take(self, poll: Poll) -> None:
         self._aggregator.add(poll)
+        self._stuck = poll.abandoned_processes
         self._turned_ms = self._clock.boottime_ms()
         self._metrics.take(poll)
         if isinstance(self._aggregator.missing, tuple):
@@ -212,7 +214,6 @@ class Service:
         self._aggregator.restart(draft)
         self._uplink.control.challenge = b""
         self._cutter.closed(draft.period.end_boottime_ms)
-        self._metrics.sealed_window(draft)
         self._uplink.wake()
         self._sealed.set()
         self._sealed = asyncio.Event()
@@ -228,6 +229,7 @@ class Service:
             leaves=len(sealed.leaves),
         )
         self._show(reason, now_ms)
+        self._metrics.sealed_window(draft)  # last: its file tells all of the above
         return True
 
     def _show(self, reason: CloseReason, now_ms: int) -> None:
@@ -276,9 +278,14 @@ class Service:
                 "every device handle is closed, but the maintenance window is not sealed yet: see "
                 "the agent's log"
             ) from error
+        held = (
+            f", but those of {self._stuck} that hang in a call, which only the driver can end"
+            if self._stuck
+            else ""
+        )
         return (
-            f"every device handle is closed until {format_instant(until_ms)}; maintenance window "
-            f"{self._spool.next_sequence - 1} is sealed"
+            f"every device handle is closed until {format_instant(until_ms)}{held}; maintenance "
+            f"window {self._spool.next_sequence - 1} is sealed"
         )
 
     async def _take_up_pause(self) -> None:
