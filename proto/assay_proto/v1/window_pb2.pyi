@@ -230,25 +230,37 @@ class _IncidentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Incident
     INCIDENT_KIND_UNAVAILABLE: _IncidentKind.ValueType  # 5
     """The driver calls the GPU unavailable, by an event."""
     INCIDENT_KIND_REMAP_FAILED: _IncidentKind.ValueType  # 101
+    """A memory row could not be remapped."""
     INCIDENT_KIND_REMAP_PENDING: _IncidentKind.ValueType  # 102
+    """A row remap waits for a reset."""
     INCIDENT_KIND_RECOVERY_ACTION: _IncidentKind.ValueType  # 103
     """code is the action."""
     INCIDENT_KIND_ROWS_EXHAUSTED: _IncidentKind.ValueType  # 104
+    """As many rows were remapped as can be."""
     INCIDENT_KIND_UNREPAIRABLE_MEMORY: _IncidentKind.ValueType  # 105
+    """Memory is beyond repair."""
     INCIDENT_KIND_SRAM_THRESHOLD: _IncidentKind.ValueType  # 106
+    """SRAM errors are over their limit."""
     INCIDENT_KIND_REPAIR_PENDING: _IncidentKind.ValueType  # 107
+    """A channel or TPC repair waits."""
     INCIDENT_KIND_PAGES_EXHAUSTED: _IncidentKind.ValueType  # 108
+    """As many pages were retired as can be."""
     INCIDENT_KIND_INFOROM_CORRUPTED: _IncidentKind.ValueType  # 109
+    """The inforom is damaged."""
     INCIDENT_KIND_NVLINK_DOWN: _IncidentKind.ValueType  # 110
     """A link is inactive or slow."""
     INCIDENT_KIND_NVLINK_ERRORS: _IncidentKind.ValueType  # 111
+    """A link makes errors beyond its limit."""
     INCIDENT_KIND_PCIE_REPLAYS: _IncidentKind.ValueType  # 112
+    """Packets are sent again beyond the limit."""
     INCIDENT_KIND_PCIE_DEGRADED: _IncidentKind.ValueType  # 113
     """Fewer lanes than GPU and slot have."""
     INCIDENT_KIND_PCIE_ERRORS: _IncidentKind.ValueType  # 114
     """Fatal AER errors."""
     INCIDENT_KIND_THERMAL_SLOWDOWN: _IncidentKind.ValueType  # 115
+    """Clocks are cut for heat, for long."""
     INCIDENT_KIND_POWER_BRAKE: _IncidentKind.ValueType  # 116
+    """Clocks are cut by the power brake, for long."""
     INCIDENT_KIND_HIDDEN: _IncidentKind.ValueType  # 117
     """On the bus, and not shown by the driver."""
     INCIDENT_KIND_BANKS_EXHAUSTED: _IncidentKind.ValueType  # 118
@@ -274,25 +286,37 @@ INCIDENT_KIND_POISON: IncidentKind.ValueType  # 4
 INCIDENT_KIND_UNAVAILABLE: IncidentKind.ValueType  # 5
 """The driver calls the GPU unavailable, by an event."""
 INCIDENT_KIND_REMAP_FAILED: IncidentKind.ValueType  # 101
+"""A memory row could not be remapped."""
 INCIDENT_KIND_REMAP_PENDING: IncidentKind.ValueType  # 102
+"""A row remap waits for a reset."""
 INCIDENT_KIND_RECOVERY_ACTION: IncidentKind.ValueType  # 103
 """code is the action."""
 INCIDENT_KIND_ROWS_EXHAUSTED: IncidentKind.ValueType  # 104
+"""As many rows were remapped as can be."""
 INCIDENT_KIND_UNREPAIRABLE_MEMORY: IncidentKind.ValueType  # 105
+"""Memory is beyond repair."""
 INCIDENT_KIND_SRAM_THRESHOLD: IncidentKind.ValueType  # 106
+"""SRAM errors are over their limit."""
 INCIDENT_KIND_REPAIR_PENDING: IncidentKind.ValueType  # 107
+"""A channel or TPC repair waits."""
 INCIDENT_KIND_PAGES_EXHAUSTED: IncidentKind.ValueType  # 108
+"""As many pages were retired as can be."""
 INCIDENT_KIND_INFOROM_CORRUPTED: IncidentKind.ValueType  # 109
+"""The inforom is damaged."""
 INCIDENT_KIND_NVLINK_DOWN: IncidentKind.ValueType  # 110
 """A link is inactive or slow."""
 INCIDENT_KIND_NVLINK_ERRORS: IncidentKind.ValueType  # 111
+"""A link makes errors beyond its limit."""
 INCIDENT_KIND_PCIE_REPLAYS: IncidentKind.ValueType  # 112
+"""Packets are sent again beyond the limit."""
 INCIDENT_KIND_PCIE_DEGRADED: IncidentKind.ValueType  # 113
 """Fewer lanes than GPU and slot have."""
 INCIDENT_KIND_PCIE_ERRORS: IncidentKind.ValueType  # 114
 """Fatal AER errors."""
 INCIDENT_KIND_THERMAL_SLOWDOWN: IncidentKind.ValueType  # 115
+"""Clocks are cut for heat, for long."""
 INCIDENT_KIND_POWER_BRAKE: IncidentKind.ValueType  # 116
+"""Clocks are cut by the power brake, for long."""
 INCIDENT_KIND_HIDDEN: IncidentKind.ValueType  # 117
 """On the bus, and not shown by the driver."""
 INCIDENT_KIND_BANKS_EXHAUSTED: IncidentKind.ValueType  # 118
@@ -860,12 +884,16 @@ class Identity(_message.Message):
     """
     pcie_width_max: _builtins.int
     tlimit_shutdown_mc: _builtins.int
-    """Limits as distances to the throttle point ("T.Limit"), thousandths of a degree Celsius,
-    fields 193 to 196. Negative: beyond it.
+    """Distances to the throttle point ("T.Limit") at which, in thousandths of a degree Celsius; a
+    negative one is beyond it:
+    the GPU shuts down; field 193
     """
     tlimit_slowdown_mc: _builtins.int
+    """its clocks are cut; 194"""
     tlimit_memory_max_mc: _builtins.int
+    """its memory is at its limit; 195"""
     tlimit_gpu_max_mc: _builtins.int
+    """the GPU is at its limit; 196"""
     nvlink_count: _builtins.int
     """Number of NVLinks the GPU has, field 91."""
     attestation_certificate_sha256: _builtins.str
@@ -873,11 +901,17 @@ class Identity(_message.Message):
     nvmlDeviceGetConfComputeGpuCertificate. As given: the agent verifies nothing of it.
     """
     chassis_serial: _builtins.str
-    """Where the GPU sits, nvmlDeviceGetPlatformInfo: chassis serial, slot, tray, host and module."""
+    """Where the GPU sits, nvmlDeviceGetPlatformInfo:
+    serial of the chassis
+    """
     slot_number: _builtins.int
+    """slot in it"""
     tray_index: _builtins.int
+    """tray in it"""
     platform_host_id: _builtins.int
+    """host within the platform"""
     platform_module_id: _builtins.int
+    """module within the platform"""
     @_builtins.property
     def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___Absent]:
         """Fields with no value."""
@@ -1140,18 +1174,26 @@ class Health(_message.Message):
 
     @_builtins.property
     def slowdown_power_ns(self) -> Global___Counter:
-        """Time the clocks were held down, nanoseconds: by the power cap (field 74), by a thermal policy
-        (75), by software and hardware thermal slowdown (269, 270), by the power brake (271).
+        """Time the clocks were held down, nanoseconds:
+        by the power cap, field 74
         """
 
     @_builtins.property
-    def slowdown_thermal_ns(self) -> Global___Counter: ...
+    def slowdown_thermal_ns(self) -> Global___Counter:
+        """by a thermal policy, 75"""
+
     @_builtins.property
-    def slowdown_software_thermal_ns(self) -> Global___Counter: ...
+    def slowdown_software_thermal_ns(self) -> Global___Counter:
+        """by software thermal slowdown, 269"""
+
     @_builtins.property
-    def slowdown_hardware_thermal_ns(self) -> Global___Counter: ...
+    def slowdown_hardware_thermal_ns(self) -> Global___Counter:
+        """by hardware thermal slowdown, 270"""
+
     @_builtins.property
-    def slowdown_power_brake_ns(self) -> Global___Counter: ...
+    def slowdown_power_brake_ns(self) -> Global___Counter:
+        """by the power brake, 271"""
+
     @_builtins.property
     def pcie_replays(self) -> Global___Counter:
         """PCIe packets sent again, field 94."""
@@ -1309,9 +1351,10 @@ class Incident(_message.Message):
     """The code that goes with the kind; 0 where it has none."""
     severity: Global___Severity.ValueType
     begin_ms: _builtins.int
+    """First and last time it was seen, UTC milliseconds."""
     last_ms: _builtins.int
     end_ms: _builtins.int
-    """0: open."""
+    """When it ended, UTC milliseconds. 0: open."""
     count: _builtins.int
     """How often it was seen; at least 1."""
     def __init__(
@@ -1415,16 +1458,23 @@ class Condition(_message.Message):
     MIG_MODE_FIELD_NUMBER: _builtins.int
     PERSISTENCE_MODE_FIELD_NUMBER: _builtins.int
     ecc_sram_corrected: _builtins.int
-    """SRAM errors over the board's life, nvmlDeviceGetSramEccErrorStatus: corrected, parity, SEC-DED,
-    and where the uncorrected ones were.
+    """SRAM errors over the board's life, nvmlDeviceGetSramEccErrorStatus:
+    corrected
     """
     ecc_sram_uncorrected_parity: _builtins.int
+    """uncorrected, by parity"""
     ecc_sram_uncorrected_secded: _builtins.int
+    """uncorrected, by SEC-DED"""
     ecc_sram_l2: _builtins.int
+    """of the uncorrected: in the L2 cache"""
     ecc_sram_sm: _builtins.int
+    """in the SMs"""
     ecc_sram_microcontroller: _builtins.int
+    """in microcontrollers"""
     ecc_sram_pcie: _builtins.int
+    """in the PCIe unit"""
     ecc_sram_other: _builtins.int
+    """elsewhere"""
     ecc_sram_threshold_exceeded: _builtins.int
     """1 if they exceed the limit at which a field diagnosis is due, else 0; same call."""
     ecc_dram_corrected: _builtins.int
@@ -1461,28 +1511,47 @@ class Condition(_message.Message):
     power_smoothing_lifetime_pct: _builtins.int
     """Life left in the power smoothing circuitry, percent, field 258."""
     pcie_replay_rollovers: _builtins.int
-    """PCIe: replay rollovers (field 95), link retrainings (169) and the errors of AER (173 to 183)."""
+    """PCIe link troubles, and the errors of AER by their field ids:
+    replay counter went round, field 95
+    """
     pcie_l0_to_recovery: _builtins.int
+    """link trained again, 169"""
     pcie_correctable_errors: _builtins.int
+    """173"""
     pcie_naks_received: _builtins.int
+    """174"""
     pcie_receiver_errors: _builtins.int
+    """175"""
     pcie_bad_tlps: _builtins.int
+    """176"""
     pcie_naks_sent: _builtins.int
+    """177"""
     pcie_bad_dllps: _builtins.int
+    """178"""
     pcie_non_fatal_errors: _builtins.int
+    """179"""
     pcie_fatal_errors: _builtins.int
+    """180"""
     pcie_unsupported_requests: _builtins.int
+    """181"""
     pcie_lcrc_errors: _builtins.int
+    """182"""
     pcie_lane_errors: _builtins.int
+    """183"""
     fabric_cluster_uuid: _builtins.str
-    """The NVLink domain, nvmlDeviceGetGpuFabricInfoV: cluster (UUID, hexadecimal), clique, state,
-    status, health mask and summary.
+    """The NVLink domain, nvmlDeviceGetGpuFabricInfoV:
+    cluster, a UUID in hexadecimal
     """
     fabric_clique_id: _builtins.int
+    """clique in it"""
     fabric_state: _builtins.int
+    """registration, by NVML's number"""
     fabric_status: _builtins.int
+    """its outcome, an NVML code"""
     fabric_health_mask: _builtins.int
+    """two bits a condition"""
     fabric_health_summary: _builtins.int
+    """by NVML's number"""
     mig_mode: _builtins.int
     """1 if the GPU is cut into instances, else 0, nvmlDeviceGetMigMode."""
     persistence_mode: _builtins.int
@@ -1493,59 +1562,97 @@ class Condition(_message.Message):
 
     @_builtins.property
     def nvlink_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """NVLinks by link, from link 0: 1 active or 0 (field 165), speed in MB/s (164), and errors:
-        replays (161), recoveries (162), CRC (163).
+        """NVLinks by link, from link 0:
+        1 active, 0 not; field 165
         """
 
     @_builtins.property
-    def nvlink_speeds_mbps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink_speeds_mbps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """MB/s, 164"""
+
     @_builtins.property
-    def nvlink_replay_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink_replay_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """replays, 161"""
+
     @_builtins.property
-    def nvlink_recovery_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink_recovery_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """recoveries, 162"""
+
     @_builtins.property
-    def nvlink_crc_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink_crc_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """CRC errors, 163"""
+
     @_builtins.property
     def nvlink5_malformed_packets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The fifth NVLink's counters by link: malformed packets (206), buffer overruns (207), receive
-        errors (208), remote (209) and general ones (210), link integrity (211), discards (212),
-        recoveries that worked (213), failed (214), all of them (215), effective (219) and symbol
-        errors (221), and bit error rates as NVML packs them: raw by lane 0 and 1 (216, 217), raw
-        (218), effective (220), symbol (222).
+        """The fifth NVLink's counters and bit error rates by link, by their field ids; a rate as NVML packs
+        it:
+        206
         """
 
     @_builtins.property
-    def nvlink5_buffer_overruns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_buffer_overruns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """207"""
+
     @_builtins.property
-    def nvlink5_receive_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_receive_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """208"""
+
     @_builtins.property
-    def nvlink5_receive_remote_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_receive_remote_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """209"""
+
     @_builtins.property
-    def nvlink5_receive_general_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_receive_general_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """210"""
+
     @_builtins.property
-    def nvlink5_integrity_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_integrity_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the local link, 211"""
+
     @_builtins.property
-    def nvlink5_discards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_discards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """sent and discarded, 212"""
+
     @_builtins.property
-    def nvlink5_recoveries_successful(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_recoveries_successful(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """213"""
+
     @_builtins.property
-    def nvlink5_recoveries_failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_recoveries_failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """214"""
+
     @_builtins.property
-    def nvlink5_recoveries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_recoveries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """tried, 215"""
+
     @_builtins.property
-    def nvlink5_effective_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_effective_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """left after correction, 219"""
+
     @_builtins.property
-    def nvlink5_symbol_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_symbol_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """before correction, 221"""
+
     @_builtins.property
-    def nvlink5_raw_ber_lane0(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_raw_ber_lane0(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """raw rate of lane 0, 216"""
+
     @_builtins.property
-    def nvlink5_raw_ber_lane1(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_raw_ber_lane1(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """raw rate of lane 1, 217"""
+
     @_builtins.property
-    def nvlink5_raw_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_raw_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """raw rate, 218"""
+
     @_builtins.property
-    def nvlink5_effective_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_effective_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """effective rate, 220"""
+
     @_builtins.property
-    def nvlink5_symbol_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nvlink5_symbol_ber(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """symbol rate, 222"""
+
     def __init__(
         self,
         *,
@@ -1879,22 +1986,34 @@ class Use(_message.Message):
     """Increase over the period, bytes, fields 197 and 198."""
     pcie_rx_bytes: _builtins.int
     graphics_activity_pct: _builtins.int
-    """GPU performance monitoring, each the mean over the period, percent of the most there can be:
-    graphics engine, SMs, SM occupancy, tensor cores, memory bandwidth, FP64, FP32, FP16
-    (nvmlGpmMetricsGet, metrics 1, 2, 3, 5, 10 to 13).
+    """GPU performance monitoring (nvmlGpmMetricsGet), each the mean over the period, percent of the
+    most there can be:
+    graphics and compute engine, metric 1
     """
     sm_activity_pct: _builtins.int
+    """SMs with a warp, 2"""
     sm_occupancy_pct: _builtins.int
+    """warps in the SMs, 3"""
     tensor_activity_pct: _builtins.int
+    """tensor cores, 5"""
     dram_activity_pct: _builtins.int
+    """memory bandwidth, 10"""
     fp64_activity_pct: _builtins.int
+    """11"""
     fp32_activity_pct: _builtins.int
+    """12"""
     fp16_activity_pct: _builtins.int
+    """13"""
     pcie_tx_mibps: _builtins.int
-    """The same of traffic, MiB/s: PCIe (metrics 20, 21) and NVLink (61 sent, 60 received)."""
+    """The same of traffic, MiB/s:
+    metric 20
+    """
     pcie_rx_mibps: _builtins.int
+    """21"""
     nvlink_tx_mibps: _builtins.int
+    """61"""
     nvlink_rx_mibps: _builtins.int
+    """60"""
     @_builtins.property
     def gpu_utilisation_bps(self) -> Global___Gauge:
         """Share of time with a kernel running, hundredths of a percent, nvmlDeviceGetUtilizationRates."""
@@ -2102,10 +2221,17 @@ class MigInstance(_message.Message):
     reason: Global___Reason.ValueType
     """Why there is no performance; unspecified: there is."""
     graphics_activity_pct: _builtins.int
+    """Percent, as in Use:
+    engine
+    """
     sm_activity_pct: _builtins.int
+    """SMs with a warp"""
     sm_occupancy_pct: _builtins.int
+    """warps in the SMs"""
     tensor_activity_pct: _builtins.int
+    """tensor cores"""
     dram_activity_pct: _builtins.int
+    """memory bandwidth"""
     def __init__(
         self,
         *,
@@ -2272,12 +2398,15 @@ class Platform(_message.Message):
     /sys/module/nvidia/version.
     """
     library_path: _builtins.str
-    """The driver library that is mapped: path and inode (/proc/PID/maps), SHA-256 of the file,
-    hexadecimal, and the installed package that owns it ("name version").
+    """The driver library that is mapped (/proc/PID/maps):
+    where it is
     """
     library_inode: _builtins.int
+    """its inode"""
     library_sha256: _builtins.str
+    """of the file, hexadecimal"""
     library_package: _builtins.str
+    """the installed package that owns it, "name version" """
     cc_feature: _builtins.int
     """Confidential computing, nvmlSystemGetConfComputeState: feature and environment by NVML's
     numbers, 1 if development tools are on.
