@@ -642,8 +642,9 @@ Global___GapRecord: _TypeAlias = GapRecord  # noqa: Y015
 
 @_typing.final
 class Leaf(_message.Message):
-    """One leaf of the tree. Identity, condition and platform leaves travel when they change, at each
-    boot and once a day; the others in every window. Its bytes travel beside the header and are hashed as they are.
+    """One leaf of the tree. Identity, condition and platform leaves travel when they change, at each boot
+    and once a day; the others in every window. Its bytes travel beside the header and are hashed as
+    they are.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1584,8 +1585,8 @@ class Condition(_message.Message):
 
     @_builtins.property
     def nvlink5_malformed_packets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The fifth NVLink's counters and bit error rates by link, by their field ids; a rate as NVML packs
-        it:
+        """The fifth NVLink's counters and bit error rates by link, by their field ids; a rate is as NVML
+        packs it:
         206
         """
 
