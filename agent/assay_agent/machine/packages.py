@@ -17,7 +17,8 @@ NONE: Final = "none"
 
 _DPKG: Final = "var/lib/dpkg"
 _PACMAN: Final = "var/lib/pacman/local"
-_FILES_AT_ONCE: Final = 32
+_FILES_AT_ONCE: Final = 8
+_LINES_AT_ONCE: Final = 2_000
 _PACKAGES_MAX: Final = 20_000
 _LIST_BYTES_MAX: Final = 16 * 1024 * 1024
 
@@ -29,7 +30,9 @@ async def owner(root: Path, path: str) -> str | Reason:
     """
     if (root / _DPKG / "info").is_dir():
         name = await _dpkg(root / _DPKG / "info", path)
-        return NONE if name is None else f"{name} {_dpkg_version(root / _DPKG / 'status', name)}"
+        if name is None:
+            return NONE
+        return f"{name} {await _dpkg_version(root / _DPKG / 'status', name)}"
     if (root / _PACMAN).is_dir():
         return await _pacman(root / _PACMAN, path) or NONE
     return Reason.NOT_SUPPORTED
@@ -47,12 +50,14 @@ async def _dpkg(info: Path, path: str) -> str | None:
     return None
 
 
-def _dpkg_version(status: Path, name: str) -> str:
+async def _dpkg_version(status: Path, name: str) -> str:
     """The version of an installed package; "?" where its record has none."""
     found = False
     try:
-        with status.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
+        with status.open(encoding="utf-8", errors="replace") as lines:  # noqa: ASYNC230  # by parts
+            for count, line in enumerate(lines):
+                if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
+                    await asyncio.sleep(0)
                 if line.startswith("Package: "):
                     found = line[9:].strip() == name
                 elif found and line.startswith("Version: "):
