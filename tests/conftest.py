@@ -15,8 +15,12 @@ from typing import NoReturn
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from scripts import tools
+
+settings.register_profile("assay", deadline=None)  # timing is never asserted in a test
+settings.load_profile("assay")
 
 _LEFT_OUT = pytest.StashKey[list[tuple[str, str]]]()
 
