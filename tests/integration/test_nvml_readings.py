@@ -454,11 +454,14 @@ def test_a_gpu_that_the_driver_takes_is_seen_at_once(shim: ShimScenario) -> None
     play(story)
 
 
-def test_a_gpu_is_reset_while_the_driver_stays(shim: ShimScenario) -> None:
+@pytest.mark.parametrize("keeps_handles", [False, True])
+def test_a_gpu_is_reset_while_the_driver_stays(shim: ShimScenario, *, keeps_handles: bool) -> None:
+    shim.set_every(load="loaded")
+
     async def story(source: NvmlSource) -> None:
         before = await source.poll(0)
         gpu = slot(before, 3).subject
-        shim.gpu(3).reset()
+        shim.gpu(3).reset(keeps_handles=keeps_handles)
         poll = await source.poll(APART_MS)
         check(poll)
         assert poll.driver is DriverState.RUNNING

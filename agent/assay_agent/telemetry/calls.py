@@ -134,3 +134,26 @@ class LinkEntry:
     field_id: int
     field: Field
     depth: Depth = Depth.WINDOW
+
+
+def texts(group: Group, depth: Depth, *asked: tuple[str, str, int]) -> tuple[Call, ...]:
+    """Calls that each write one text: its field, the function, and the bytes it has room for."""
+    return tuple(
+        Call(group, function, (Field(name),), f"{size}s", depth, after=(size,))
+        for name, function, size in asked
+    )
+
+
+def number(group: Group, depth: Depth, function: str, field: Field) -> Call:
+    """A call that writes one 32-bit number."""
+    return Call(group, function, (field,), depth=depth)
+
+
+def entries(
+    group: Group, depth: Depth, high: int, *asked: tuple[int, str], mig: bool = False
+) -> tuple[Entry, ...]:
+    """Field ids that share their bounds."""
+    return tuple(
+        Entry(group, field_id, Field(name, high), depth, hidden_by_mig=mig)
+        for field_id, name in asked
+    )

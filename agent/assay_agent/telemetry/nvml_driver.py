@@ -241,7 +241,7 @@ class Driver:
                 readings.append(_ASLEEP)
                 continue
             self._beat()
-            shape, wanted = device.mig.shape, device.reset_required
+            shape = device.mig.shape
             try:
                 readings.append(device.read(depth))
             except LostError:
@@ -249,7 +249,7 @@ class Driver:
                 readings.append(_LOST)
                 continue
             self._returned = self._returned or uuid in self._lost
-            if wanted and not device.reset_required:
+            if device.was_reset:
                 self._changes.append((place, int(EventKind.GPU_RESET), 0))
             if device.mig.shape != shape and None not in (device.mig.shape, shape):
                 count = len(device.mig.shape or ())
