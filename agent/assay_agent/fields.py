@@ -384,9 +384,9 @@ _BOUNDS: Final = MappingProxyType(
         FieldDescriptor.CPPTYPE_UINT64: (0, U64_MAX),
         FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
         FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
-        FieldDescriptor.CPPTYPE_ENUM: (1, 2**31 - 1),
     }
 )
+_INSTANTS: Final = frozenset({"bbx_flush_utc_ms"})
 _SPECIAL: Final[Mapping[str, Callable[[_Admit], Field]]] = MappingProxyType(
     {
         "clocks_event_reasons": _BitsField,
@@ -432,10 +432,19 @@ def admitted(field: FieldDescriptor) -> _Admit:
         return _instances if field.message_type.name == "MigInstance" else _whole
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _texts if field.is_repeated else _text
-    least, most = _BOUNDS[field.cpp_type]
+    least, most = _bounds(field)
     if field.is_repeated:
         return lambda sample: _integers(sample, least, most)
     return lambda sample: integer(sample, least, most)
+
+
+def _bounds(field: FieldDescriptor) -> tuple[int, int]:
+    """The least and the most that a number may be, so that its leaf can be sealed."""
+    if field.enum_type is not None:
+        return 1, max(int(each.number) for each in field.enum_type.values)
+    if field.name in _INSTANTS:
+        return 0, codec.TIME_MS_MAX
+    return _BOUNDS[field.cpp_type]
 
 
 def counter_code(group: Group, name: str) -> int:

@@ -152,6 +152,7 @@ gpu_states = st.sampled_from(["there", "lost", "absent"])
                         "pcie_tx_bytes",
                         "tenancy",
                         "fabric_cluster_uuid",
+                        "bbx_flush_utc_ms",
                     ]
                 ),
                 anything,

@@ -603,7 +603,7 @@ def test_incidents_go_on_from_window_to_window_and_over_a_restart():
 
 
 def test_no_more_gpus_are_known_than_can_be_and_the_longest_gone_are_forgotten():
-    found = aggregator(*(Known(uuid(n), START_MS + n) for n in range(1, KNOWN_MAX + 1)))
+    found = aggregator(*(Known(uuid(n), START_MS - 1_000 + n) for n in range(1, KNOWN_MAX + 1)))
     found.add(poll(reading(1_000), reading(1_001)))
     draft = draft_of(found)
     assert draft.forgotten == (uuid(1), uuid(2))
