@@ -46,6 +46,7 @@ faults:
   - {kind: ecc, at_s: 21000, gpu: 3, corrected: 9}
   - {kind: remap_pending, at_s: 22000, gpu: 5}
   - {kind: xid, at_s: 23000, gpu: 5, code: 48}
+  - {kind: driver_hang, at_s: 30010, for_s: 4000}
   - {kind: pcie_replays, at_s: 24000, gpu: 5, count: 900}
 """
 
@@ -60,15 +61,18 @@ def polls(scenario, for_ms):
             one = occurrences.pop(0)
             events.append(Happening(one.subject, one.kind, one.code, START_MS + one.after_ms))
         ends = after_ms % WINDOW_MS == 0
+        hangs = simulation.hangs(scenario, after_ms)
         depth = Depth.DAY if after_ms == 0 else Depth.WINDOW if ends or events else Depth.TICK
         versions = {"driver_version": "s", "nvml_version": "s", "kernel_module_version": "s"}
         yield Poll(
             at_utc_ms=START_MS + after_ms,
             at_boottime_ms=BOOT_MS + after_ms,
-            driver=DriverState.RUNNING,
+            driver=DriverState.UNRESPONSIVE if hangs else DriverState.RUNNING,
             host={**versions, "gpu_count": 8, "hidden_gpus": (), "phantom_gpus": ()},
             abandoned_processes=0,
-            gpus=tuple(simulation.read(scenario, gpu, after_ms, depth) for gpu in gpus),
+            gpus=()
+            if hangs
+            else tuple(simulation.read(scenario, gpu, after_ms, depth) for gpu in gpus),
             events=tuple(events),
         )
 
@@ -138,7 +142,7 @@ class Story:
 
 @pytest.mark.parametrize(
     ("text", "gaps"),
-    [(LOADS, 0), (OTHERS, 0), (LOADS + FAULTS, 2)],
+    [(LOADS, 0), (OTHERS, 0), (LOADS + FAULTS, 10)],
     ids=["loads", "others", "faults"],
 )
 def test_a_simulated_day_has_no_findings(text, gaps):

@@ -14,6 +14,7 @@ from assay_core.health.plausibility_view import Known, learn
 from assay_core.health.reconcile import Totals, totals
 from assay_core.leaves import Content, Counter, DriverState, Event, EventKind, Gauge, Group, Reason
 from tests.fakes.host import START_MS, WINDOW_MS, FakeHost
+from tests.golden import make
 
 BOOT = "aa"
 PERIOD = Period(START_MS, START_MS + WINDOW_MS, 10**9, 10**9 + WINDOW_MS)
@@ -209,6 +210,17 @@ def test_a_window_that_something_interrupted_is_not_held_to_its_means():
     assert "energy_and_power" not in codes(off, short)
 
 
+def test_after_a_gap_a_counters_rise_is_held_against_the_whole_gap():
+    hour = 300_000 * 12
+    (subject,) = {one.subject for one in window(1) if one.group is Group.HEALTH}
+    rose = lie(Group.USE, window(1), energy_mj=Counter(600_000 * 3_900, 10**12))
+    assert "energy_and_limit" in codes(rose)
+    before = Totals(at_ms=0, boot=BOOT, boottime_ms=PERIOD.begin_boottime_ms - hour)
+    assert codes(rose, known={subject: Known(totals=before)}) == set()
+    much = lie(Group.USE, window(1), energy_mj=Counter(1_200_000 * 3_900, 10**12))
+    assert codes(much, known={subject: Known(totals=before)}) == {"energy_and_limit"}
+
+
 def test_a_gpu_at_its_thermal_limit_may_stand_at_one_temperature():
     told = LIES["temperature_stands"]()
     assert "temperature_stands" not in codes(lie(Group.USE, told, clocks_event_reasons=0x40))
@@ -265,6 +277,14 @@ def test_fields_that_are_not_there_make_rules_silent():
     assert judge(unread) == ()
     assert judge([Content(one.subject, one.group, {}) for one in contents]) == ()
     assert judge([]) == ()
+
+
+def test_the_golden_window_hangs_together_but_for_the_gpu_it_hides():
+    sealed = make.sealed()
+    header = codec.decode_header(sealed.envelope.payload)
+    contents = [codec.decode_leaf(leaf).content for leaf in sealed.leaves]
+    found = examine(contents, header.boot_id.hex(), header.period, {})
+    assert [one.code for one in found] == ["plausibility.bus"]
 
 
 def test_the_fields_needed_are_fields_and_suffice():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, cast
 
@@ -96,18 +97,45 @@ def pick(leaves: Sequence[bytes], wanted: Mapping[Group, Sequence[str]]) -> list
         if group is None or names is None or case is None:
             continue
         body: Message = getattr(message, case)
-        fields = FIELDS[group]
-        absent = {
-            number: Reason(entry.reason)
-            for entry in body.absent  # type: ignore[attr-defined]  # every body has it
-            for number in entry.fields
+        absent: dict[int, Value] = {}
+        for entry in body.absent:  # type: ignore[attr-defined]  # every body has it
+            absent |= dict.fromkeys(entry.fields, Reason(entry.reason))
+        values: dict[str, Value] = {
+            name: absent[number] if number in absent else read(getattr(body, name))
+            for name, number, read in _plan(group, tuple(names))
         }
-        values: dict[str, Value] = {}
-        for name in names:
-            reason = absent.get(fields[name].number) if absent else None
-            values[name] = _get(body, fields[name]) if reason is None else reason
         found.append(Content(message.subject, group, values))
     return found
+
+
+@lru_cache(maxsize=64)
+def _plan(
+    group: Group, names: tuple[str, ...]
+) -> tuple[tuple[str, int, Callable[[object], Value]], ...]:
+    """Each field's name, its number and how its value is read: asked of descriptors only once."""
+    fields = FIELDS[group]
+    return tuple((name, fields[name].number, _reader(fields[name])) for name in names)
+
+
+def _reader(field: FieldDescriptor) -> Callable[[object], Value]:
+    if field.is_repeated:
+        return cast("Callable[[object], Value]", _list)
+    kind = None if field.message_type is None else field.message_type.name
+    readers = {None: _plain, "Gauge": _gauge, "Counter": _counter}
+    return cast("Callable[[object], Value]", readers[kind])
+
+
+def _plain(value: int | str) -> Value:
+    return value
+
+
+def _gauge(value: pb.Gauge) -> Gauge:
+    mean = value.min + value.mean_above_min
+    return Gauge(value.min, mean, mean + value.max_above_mean)
+
+
+def _counter(value: pb.Counter) -> Counter:
+    return Counter(value.delta, value.total)
 
 
 def _put(body: Message, name: str, value: Value) -> None:
@@ -172,10 +200,9 @@ def _get(body: Message, field: FieldDescriptor) -> Value:
     if field.is_repeated:
         return _list(value)
     if isinstance(value, pb.Gauge):
-        mean = value.min + value.mean_above_min
-        return Gauge(value.min, mean, mean + value.max_above_mean)
+        return _gauge(value)
     if isinstance(value, pb.Counter):
-        return Counter(value.delta, value.total)
+        return _counter(value)
     if isinstance(value, int | str):
         return value
     raise Malformed(f"{field.name} is of a type that leaves do not have")

@@ -23,13 +23,11 @@ from assay_core.health.plausibility_view import (
     GpuView,
     Known,
     WindowView,
-    counter,
-    gauge,
     number,
     text,
     view,
 )
-from assay_core.leaves import HOST, Content, Gauge, Group, Reason, Value
+from assay_core.leaves import HOST, Content, Gauge, Group, Value
 from assay_core.printable import printable
 
 NEEDED: Final[Mapping[Group, tuple[str, ...]]] = MappingProxyType(
@@ -103,37 +101,43 @@ MOVING_MIN: Final = 3
 
 def _identical(window: WindowView) -> Iterator[tuple[bytes, str]]:
     """GPUs whose statistics are the same to the last digit: one series shown several times."""
-    same: dict[tuple[Value, ...], list[GpuView]] = defaultdict(list)
+    alike: dict[tuple[int, int], list[GpuView]] = defaultdict(list)
     for gpu in window.gpus:
-        energy = counter(gpu.use, "energy_mj")
-        power, heat = gauge(gpu.use, "power_mw"), gauge(gpu.health, "temperature_mc")
-        if energy is None or power is None or heat is None or not gpu.even:
+        if gpu.even and gpu.energy is not None and gpu.power is not None:
+            alike[gpu.energy.delta, gpu.power.mean].append(gpu)
+    for some in alike.values():
+        if len(some) < 2:  # so it is, and this is quick
             continue
-        if power.min == power.max or heat.min == heat.max:
-            continue  # what stands still is the same for honest reasons
-        others = [gpu.use.get(name, Reason.NOT_SAMPLED) for name in _COMPARED]
-        moving = 2 + sum(isinstance(one, Gauge) and one.min < one.max for one in others)
-        if moving >= MOVING_MIN:
-            same[power, heat, energy.delta, *others].append(gpu)
-    for gpus in same.values():
-        for gpu in gpus if len(gpus) > 1 else ():
-            power = gauge(gpu.use, "power_mw")
-            mean_mw = 0 if power is None else power.mean
-            yield (
-                gpu.subject,
-                (
-                    f"{len(gpus)} GPUs of this host gave the same power (mean {mean_mw} mW), "
-                    "temperature, energy and other statistics to the last digit."
-                ),
-            )
+        same: dict[tuple[Value | None, ...], list[GpuView]] = defaultdict(list)
+        for gpu in some:
+            same[_series(gpu)].append(gpu)
+        for series, gpus in same.items():
+            moving = sum(isinstance(one, Gauge) and one.min < one.max for one in series)
+            if len(gpus) < 2 or moving < MOVING_MIN or not _moves(gpus[0]):
+                continue  # what stands still is the same for honest reasons
+            for gpu in gpus:
+                yield (
+                    gpu.subject,
+                    (
+                        f"{len(gpus)} GPUs of this host gave the same power, temperature, energy "
+                        f"and other statistics to the last digit ({moving} of them moving)."
+                    ),
+                )
 
 
-_COMPARED: Final = (
-    "sm_clock_mhz",
-    "memory_used_bytes",
-    "gpu_utilisation_bps",
-    "memory_utilisation_bps",
-)
+def _series(gpu: GpuView) -> tuple[Value | None, ...]:
+    return (
+        gpu.power,
+        gpu.heat,
+        gpu.sm_clock,
+        gpu.used,
+        gpu.busy,
+        gpu.memory_busy,
+    )
+
+
+def _moves(gpu: GpuView) -> bool:
+    return all(one is not None and one.min < one.max for one in (gpu.power, gpu.heat))
 
 
 def _clock_lengths(window: WindowView) -> Iterator[tuple[bytes, str]]:

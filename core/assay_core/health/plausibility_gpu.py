@@ -19,9 +19,7 @@ from assay_core.health.plausibility_view import (
     WindowView,
     counter,
     events,
-    gauge,
     interrupted,
-    limit_of,
     mib,
     number,
 )
@@ -80,7 +78,7 @@ MODELS: Final = MappingProxyType(
 """From nvidia-smi captures of real cards in nvidia_gpu_exporter (github.com/utkuozdemir/
 nvidia_gpu_exporter, MIT), "Max Clocks" and "FB Memory Usage", drivers 590.48.01 and 595.80."""
 _NAMED_MEMORY: Final = re.compile(r"\b(\d{1,3}) ?GB\b")
-_OTHER_MEMORY: Final = ("GH200", "GB200", "GB300")
+_OTHER_MEMORY: Final = ("NVIDIA GH200", "NVIDIA GB200", "NVIDIA GB300")
 """Superchips, whose names tell the processor's memory."""
 
 
@@ -88,7 +86,7 @@ _OTHER_MEMORY: Final = ("GH200", "GB200", "GB300")
 
 
 def _energy_and_power(gpu: GpuView, window: WindowView) -> str | None:
-    energy, power = counter(gpu.use, "energy_mj"), gauge(gpu.use, "power_mw")
+    energy, power = gpu.energy, gpu.power
     if energy is None or power is None or not gpu.even:
         return None
     seconds = window.length_ms / 1_000
@@ -106,22 +104,23 @@ def _energy_and_power(gpu: GpuView, window: WindowView) -> str | None:
 
 
 def _energy_and_limit(gpu: GpuView, window: WindowView) -> str | None:
-    energy, limit_mw = counter(gpu.use, "energy_mj"), limit_of(gpu)
+    energy, limit_mw = gpu.energy, gpu.limit_mw
     if energy is None or limit_mw is None or window.length_ms < LENGTH_MIN_MS or gpu.polls < 2:
         return None
-    # The increase is counted from the last poll before the window: one interval more.
-    seconds = window.length_ms / 1_000 * (gpu.polls + 1) / (gpu.polls - 1)
+    # The increase is counted from the last poll before the window, however long ago that was; and
+    # the last poll is up to an interval before the window's end.
+    seconds = gpu.since_ms / 1_000 * (gpu.polls + 1) / (gpu.polls - 1)
     most_mj = limit_mw * seconds * LIMIT_EXCEEDED_PCT / 100
     if energy.delta <= most_mj or interrupted(gpu.health):
         return None
     return (
-        f"Energy rose by {energy.delta / 1_000:.0f} J in {window.length_ms / 1_000:.0f} s, and the "
+        f"Energy rose by {energy.delta / 1_000:.0f} J in {gpu.since_ms / 1_000:.0f} s, and the "
         f"power limit of {limit_mw / 1_000:.0f} W allows {most_mj / 1_000:.0f} J."
     )
 
 
 def _power_and_limit(gpu: GpuView, _: WindowView) -> str | None:
-    power, limit_mw = gauge(gpu.use, "power_mw"), limit_of(gpu)
+    power, limit_mw = gpu.power, gpu.limit_mw
     if power is None:
         return None
     if limit_mw is not None and power.max * 100 > limit_mw * LIMIT_EXCEEDED_PCT:
@@ -134,7 +133,7 @@ def _power_and_limit(gpu: GpuView, _: WindowView) -> str | None:
 
 
 def _busy_and_power(gpu: GpuView, _: WindowView) -> str | None:
-    busy, power = gauge(gpu.use, "gpu_utilisation_bps"), gauge(gpu.use, "power_mw")
+    busy, power = gpu.busy, gpu.power
     if busy is None or power is None or gpu.board_mw is None or not gpu.even:
         return None
     if busy.mean < BUSY_BPS or power.max * 100 > gpu.board_mw * IDLE_PCT:
@@ -146,8 +145,8 @@ def _busy_and_power(gpu: GpuView, _: WindowView) -> str | None:
 
 
 def _busy_and_clocks(gpu: GpuView, _: WindowView) -> str | None:
-    busy, clock = gauge(gpu.use, "gpu_utilisation_bps"), gauge(gpu.use, "sm_clock_mhz")
-    reasons = number(gpu.use, "clocks_event_reasons")
+    busy, clock = gpu.busy, gpu.sm_clock
+    reasons = gpu.reasons
     if busy is None or clock is None or reasons is None or not gpu.even:
         return None
     held = reasons & ~_IDLE_REASON  # somebody or something holds the clocks down: no contradiction
@@ -160,8 +159,8 @@ def _busy_and_clocks(gpu: GpuView, _: WindowView) -> str | None:
 
 
 def _idle_and_power(gpu: GpuView, _: WindowView) -> str | None:
-    busy, power = gauge(gpu.use, "gpu_utilisation_bps"), gauge(gpu.use, "power_mw")
-    active = number(gpu.use, "sm_activity_pct") or 0
+    busy, power = gpu.busy, gpu.power
+    active = gpu.sm_pct or 0
     if busy is None or power is None or gpu.board_mw is None or not gpu.even:
         return None
     if busy.max > IDLE_BPS or active > 1 or power.mean * 100 < gpu.board_mw * FULL_PCT:
@@ -173,7 +172,7 @@ def _idle_and_power(gpu: GpuView, _: WindowView) -> str | None:
 
 
 def _activity_and_utilisation(gpu: GpuView, _: WindowView) -> str | None:
-    busy, active = gauge(gpu.use, "gpu_utilisation_bps"), number(gpu.use, "sm_activity_pct")
+    busy, active = gpu.busy, gpu.sm_pct
     if busy is None or active is None or not gpu.even:
         return None
     sampling_pct = 2 * (busy.max - busy.min) / 100 / math.sqrt(gpu.polls)
@@ -183,36 +182,36 @@ def _activity_and_utilisation(gpu: GpuView, _: WindowView) -> str | None:
 
 
 def _tensor_and_activity(gpu: GpuView, _: WindowView) -> str | None:
-    active, tensor = (number(gpu.use, f"{what}_activity_pct") for what in ("sm", "tensor"))
+    active, tensor = gpu.sm_pct, gpu.tensor_pct
     if active is None or tensor is None or not gpu.even or tensor - active <= ACTIVITY_OFF_PCT:
         return None
     return f"Tensor cores active {tensor} % of the time, and the SMs they are part of {active} %."
 
 
 def _shares(gpu: GpuView, _: WindowView) -> str | None:
-    for name in ("gpu_utilisation_bps", "memory_utilisation_bps"):
-        share = gauge(gpu.use, name)
+    for name, share in (("GPU", gpu.busy), ("Memory", gpu.memory_busy)):
         if share is not None and share.max > 10_000:
-            return f"{name} reached {share.max}, and the whole is 10000."
-    for name in ("sm_activity_pct", "tensor_activity_pct", "dram_activity_pct"):
-        percent = number(gpu.use, name)
+            return (
+                f"{name} utilisation reached {share.max} hundredths of a percent: over the whole."
+            )
+    for name, percent in (("SM", gpu.sm_pct), ("Tensor", gpu.tensor_pct), ("DRAM", gpu.dram_pct)):
         if percent is not None and percent > 100:
-            return f"{name} is {percent}, and the whole is 100."
+            return f"{name} activity is {percent} %: over the whole."
     return None
 
 
 def _memory_and_total(gpu: GpuView, _: WindowView) -> str | None:
-    used, total = gauge(gpu.use, "memory_used_bytes"), gpu.known.memory_total_bytes
+    used, total = gpu.used, gpu.known.memory_total_bytes
     if used is None or total is None or used.max <= total:
         return None
     return f"{mib(used.max)} MiB of memory in use, and there are {mib(total)} MiB."
 
 
 def _memory_and_traffic(gpu: GpuView, _: WindowView) -> str | None:
-    used = gauge(gpu.use, "memory_used_bytes")
+    used = gpu.used
     if used is None or used.max >= CONTEXT_BYTES or not gpu.even:
         return None
-    dram, share = number(gpu.use, "dram_activity_pct"), gauge(gpu.use, "memory_utilisation_bps")
+    dram, share = gpu.dram_pct, gpu.memory_busy
     percent = max(dram or 0, 0 if share is None else share.mean // 100)
     if percent < ACTIVE_PCT:
         return None
@@ -223,27 +222,26 @@ def _memory_and_traffic(gpu: GpuView, _: WindowView) -> str | None:
 
 
 def _temperature(gpu: GpuView, _: WindowView) -> str | None:
-    power = gauge(gpu.use, "power_mw")
-    for name in ("temperature_mc", "memory_temperature_mc"):
-        heat = gauge(gpu.health, name)
+    power = gpu.power
+    for name, heat in (("GPU", gpu.heat), ("Memory", gpu.memory_heat)):
         if heat is None:
             continue
         if heat.max > HOT_MC:
-            return f"{name}: {heat.max / 1_000:.0f} °C, where every product has shut down."
+            return f"{name} at {heat.max / 1_000:.0f} °C, where every product has shut down."
         if heat.min < COLD_MC and power is not None and power.min >= COLD_POWER_MW:
             return (
-                f"{name}: {heat.min / 1_000:.0f} °C at no less than {power.min / 1_000:.0f} W: "
+                f"{name} at {heat.min / 1_000:.0f} °C at no less than {power.min / 1_000:.0f} W: "
                 "colder than what cools it."
             )
     return None
 
 
 def _temperature_stands(gpu: GpuView, _: WindowView) -> str | None:
-    heat, power = gauge(gpu.health, "temperature_mc"), gauge(gpu.use, "power_mw")
+    heat, power = gpu.heat, gpu.power
     if heat is None or power is None or gpu.board_mw is None or not gpu.even:
         return None
     slowed = counter(gpu.health, "slowdown_thermal_ns")
-    reasons = number(gpu.use, "clocks_event_reasons") or 0
+    reasons = gpu.reasons or 0
     if heat.min != heat.max or reasons & _THERMAL_REASONS or (slowed is not None and slowed.delta):
         return None  # a GPU at its thermal limit is kept there: that is what the limit is for
     swing_mw = gpu.board_mw * SWING_PCT // 100
@@ -257,7 +255,7 @@ def _temperature_stands(gpu: GpuView, _: WindowView) -> str | None:
 
 def _model(gpu: GpuView, _: WindowView) -> str | None:
     name, total = gpu.known.name, gpu.known.memory_total_bytes
-    sm, memory = gauge(gpu.use, "sm_clock_mhz"), gauge(gpu.use, "memory_clock_mhz")
+    sm, memory = gpu.sm_clock, gpu.memory_clock
     most = None if name is None else MODELS.get(name)
     sm_max = SM_CLOCK_MAX_MHZ if most is None else most.sm_clock_mhz
     memory_max = MEMORY_CLOCK_MAX_MHZ if most is None else most.memory_clock_mhz
@@ -270,11 +268,7 @@ def _model(gpu: GpuView, _: WindowView) -> str | None:
     if most is not None:
         expected, spare = most.memory_mib, MODEL_OFF_PCT
     else:
-        named = (
-            None
-            if name.startswith(tuple(f"NVIDIA {n}" for n in _OTHER_MEMORY))
-            else (_NAMED_MEMORY.search(name))
-        )
+        named = None if name.startswith(_OTHER_MEMORY) else _NAMED_MEMORY.search(name)
         expected, spare = (0 if named is None else int(named[1]) * 1024), NAMED_OFF_PCT
     if expected and abs(mib(total) - expected) * 100 > expected * spare:
         return f"{mib(total)} MiB of memory, and {name} has about {expected} MiB."

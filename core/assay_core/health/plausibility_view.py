@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from assay_core.header import Period
-from assay_core.health.reconcile import Totals
+from assay_core.health.reconcile import Totals, elapsed_ms
 from assay_core.leaves import (
     Content,
     Counter,
@@ -27,6 +27,8 @@ from assay_core.printable import printable
 POLLS_MIN: Final = 12
 LENGTH_MIN_MS: Final = 30_000
 """With fewer polls, or in less time, a mean says little of an integral."""
+HOLE_MAX_MS: Final = 1_000
+"""Windows that follow on each other leave no more between them."""
 TEXT_MAX: Final = 64
 """Characters of a name or a version; none that there is has more."""
 _INTERRUPTED: Final = frozenset(
@@ -76,7 +78,12 @@ def learn(known: Known, identity: Content | None) -> Known:
 
 @dataclass(slots=True)
 class GpuView:
-    """One GPU of the window; a group that was not told has no values."""
+    """One GPU of the window, its fields by short names. None: no value, or not told.
+
+    `since_ms` is the time since the end of the last window that saw it, and no less than this
+    window's length: what counters rose by, they rose by in this time. `even`: statistics over the
+    window mean something, for it was polled often and nothing interrupted.
+    """
 
     subject: bytes
     known: Known
@@ -84,9 +91,45 @@ class GpuView:
     use: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
     condition: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
     polls: int = 0
+    since_ms: int = 0
     even: bool = False
-    """Whether statistics over the window mean something: polled often, and nothing interrupted."""
     board_mw: int | None = None
+    limit_mw: int | None = None
+    power: Gauge | None = None
+    energy: Counter | None = None
+    busy: Gauge | None = None
+    memory_busy: Gauge | None = None
+    used: Gauge | None = None
+    sm_clock: Gauge | None = None
+    memory_clock: Gauge | None = None
+    reasons: int | None = None
+    sm_pct: int | None = None
+    tensor_pct: int | None = None
+    dram_pct: int | None = None
+    heat: Gauge | None = None
+    memory_heat: Gauge | None = None
+
+    def take(self) -> None:
+        """Fills in the fields from the leaves."""
+        use, health = self.use, self.health
+        self.polls = number(health, "polls") or 0
+        limit = gauge(use, "power_limit_mw")
+        board_mw = self.known.board_limit_mw
+        self.limit_mw = board_mw if limit is None or limit.max == 0 else limit.max
+        self.board_mw = board_mw or self.limit_mw
+        self.power = gauge(use, "power_mw")
+        self.energy = counter(use, "energy_mj")
+        self.busy = gauge(use, "gpu_utilisation_bps")
+        self.memory_busy = gauge(use, "memory_utilisation_bps")
+        self.used = gauge(use, "memory_used_bytes")
+        self.sm_clock = gauge(use, "sm_clock_mhz")
+        self.memory_clock = gauge(use, "memory_clock_mhz")
+        self.reasons = number(use, "clocks_event_reasons")
+        self.sm_pct = number(use, "sm_activity_pct")
+        self.tensor_pct = number(use, "tensor_activity_pct")
+        self.dram_pct = number(use, "dram_activity_pct")
+        self.heat = gauge(health, "temperature_mc")
+        self.memory_heat = gauge(health, "memory_temperature_mc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,22 +178,24 @@ def view(
     smooth = length_ms >= LENGTH_MIN_MS and host.get("driver_state") == DriverState.RUNNING
     polls = number(host, "polls") or 0
     for gpu in gpus.values():
-        gpu.polls = number(gpu.health, "polls") or 0
-        gpu.even = smooth and gpu.polls >= max(POLLS_MIN, polls * 9 // 10)
-        gpu.even = gpu.even and not interrupted(gpu.health)
-        gpu.board_mw = gpu.known.board_limit_mw or limit_of(gpu)
+        gpu.take()
+        before = gpu.known.totals
+        gpu.since_ms = length_ms
+        if before is not None:
+            gpu.since_ms = max(length_ms, elapsed_ms(before, boot, period))
+        often = gpu.polls >= max(POLLS_MIN, polls * 9 // 10)
+        gpu.even = (
+            smooth
+            and often
+            and gpu.since_ms - length_ms <= HOLE_MAX_MS
+            and not interrupted(gpu.health)
+        )
     return WindowView(length_ms, period, boot, host, platform, tuple(gpus.values()))
 
 
 def interrupted(health: Mapping[str, Value]) -> bool:
     """Whether something happened in the window that cuts its statistics short."""
     return any(event.kind in _INTERRUPTED for event in events(health))
-
-
-def limit_of(gpu: GpuView) -> int | None:
-    """The power limit in force, else the most that the board has."""
-    limit = gauge(gpu.use, "power_limit_mw")
-    return gpu.known.board_limit_mw if limit is None or limit.max == 0 else limit.max
 
 
 def events(values: Mapping[str, Value]) -> tuple[Event, ...]:
