@@ -9,7 +9,7 @@ from assay_agent.machine import sleep
 from assay_agent.telemetry import gpm
 from assay_agent.telemetry.ask import ask, batch, entries, samples, why
 from assay_agent.telemetry.calls import Call, LinkEntry
-from assay_agent.telemetry.fields import admit, names
+from assay_agent.telemetry.fields import admit
 from assay_agent.telemetry.mig import Mig
 from assay_agent.telemetry.reading import Depth, Sample
 from assay_agent.telemetry.table import (
@@ -27,7 +27,6 @@ from assay_agent.telemetry.wire import Reading, cells
 from assay_core.leaves import Group, Reason
 
 _NVLINK_COUNT: Final = next(entry for entry in ENTRIES if entry.field.name == "nvlink_count")
-_ENERGY: Final = names(Depth.TICK).index("energy_mj")
 _PCI: Final = Call(Group.IDENTITY, "nvmlDeviceGetPciInfo_v3", (), "36x32s")
 _GPM_LIMITS: Final = tuple(field.high + 0.5 for _, field in GPM)
 """What is above these before it is rounded half up cannot be."""
@@ -53,10 +52,8 @@ class Device:
         self.tick = Tick(handle, self.mig.read_mode)
         self.reset_required = False
         self.was_reset = False
-        """Between the last two looks: it asked for a reset and does no more, or its energy, which
-        counts from when the driver took the GPU, has begun anew under the same handle."""
+        """It asked for a reset at the look before, and does no more."""
         self._reset_required = False
-        self._energy_mj = 0
         self.mig_flipped = False
         """MIG mode was found to be another than at the last look."""
         self.bus_id = ""
@@ -96,7 +93,8 @@ class Device:
         """Everything up to this depth. Raises GoneError and LostError."""
         was_on = self.mig.on
         ticks, absent = self.tick.read()
-        self._watch_for_reset(ticks[_ENERGY], self.tick.reset_required)
+        self.was_reset = self._reset_required and not self.tick.reset_required
+        self._reset_required = self.tick.reset_required
         if self._sampler is None:
             absent = [*absent, *self._no_metrics(int(self._no_gpm))]
             ticks = [*ticks, *(0 for _ in GPM)]
@@ -121,12 +119,6 @@ class Device:
         self.mig.free()
         if self._sampler is not None:
             self._sampler.free()
-
-    def _watch_for_reset(self, energy_mj: int, required: bool) -> None:
-        fell = 0 < energy_mj < self._energy_mj
-        self.was_reset = fell or (self._reset_required and not required)
-        self._reset_required = required
-        self._energy_mj = energy_mj or self._energy_mj
 
     def _level(self, depth: Depth) -> list[Sample]:
         """The fields that are first read at this depth, but for those of instances."""

@@ -60,6 +60,8 @@ class NvmlSource:
         self._wake = Signal()
         self._prompted = False
         self._paused = False
+        self._closed = asyncio.Event()
+        self._closed.set()
         self._hung = False
         self._gone: Reason | None = None
         self._unloaded = False
@@ -96,7 +98,7 @@ class NvmlSource:
         until_s = self._now_s() + timeout_ms / 1000
         self._reap()
         if not await self._resumed(until_s):
-            return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
+            return await self._in_maintenance()
         process = self._process
         if process is not None and process.asked and not process.ended:
             await process.wait(until_s)  # the question of an earlier poll is still out
@@ -105,7 +107,7 @@ class NvmlSource:
         else:
             await self._wait_for_events(until_s)
         if self._paused:
-            return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
+            return await self._in_maintenance()
         process = self._started()
         if process is None:
             return self._without_process()
@@ -119,7 +121,11 @@ class NvmlSource:
         """See GpuSource."""
         self._paused = True
         self._wake.send()
-        await self._let_go()
+        self._closed.clear()
+        try:
+            await self._let_go()
+        finally:
+            self._closed.set()
 
     async def resume(self) -> None:
         """See GpuSource."""
@@ -133,6 +139,11 @@ class NvmlSource:
         self._wake.send()
         await self._let_go()
         self._reap()
+
+    async def _in_maintenance(self) -> Poll:
+        """Not before the handles are closed, or a process that keeps them is given up and counted."""
+        await self._closed.wait()
+        return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
 
     async def _let_go(self) -> None:
         process, self._process = self._process, None
@@ -151,7 +162,7 @@ class NvmlSource:
                 break
             await process.wait(min(process.spoke_s + self._timeout_s, limit_s))
         if self._paused:
-            return self._nothing(DriverState.PAUSED, Reason.IN_MAINTENANCE)
+            return await self._in_maintenance()
         if process.look is not None:
             return self._seen(process.look, depth)
         return self._silent(process)
