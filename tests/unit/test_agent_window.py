@@ -14,6 +14,7 @@ from assay_core.header import CloseReason
 from assay_core.health import RULES_SHA256_8
 from assay_core.instants import DAY_MS
 from assay_core.leaves import (
+    ON_CHANGE,
     Counter,
     DriverState,
     Event,
@@ -179,6 +180,14 @@ def test_a_passing_failure_to_read_does_not_make_another_identity():
     found.restart(draft_of(found, 10))
     found.add(poll(reading(1, serial=Reason.DRIVER_ERROR)))
     assert Group.IDENTITY not in {c.group for c in draft_of(found).contents}
+
+
+def test_nor_does_one_right_after_a_restart_of_the_agent():
+    found = aggregator()
+    found.add(poll(reading(1)))
+    again = aggregator(*draft_of(found, 10).known)
+    again.add(poll(reading(1, serial=Reason.DRIVER_ERROR, odometer_s=Reason.DRIVER_ERROR)))
+    assert not {c.group for c in draft_of(again).contents} & ON_CHANGE
 
 
 def test_a_draft_that_was_not_sealed_is_said_again_whole():
