@@ -11,7 +11,7 @@ driver that does not answer is one of absent values: nothing that was wrong befo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,9 +26,10 @@ from assay_core.health.rules import (
     PAGES_RETIRED_MAX,
     RETURNED_CANCELS,
     Ends,
+    Key,
     rule_for,
 )
-from assay_core.health.state import DEFAULT, HealthPolicy, HealthState, Place
+from assay_core.health.state import DEFAULT, HealthPolicy, HealthState, Place, Record
 from assay_core.instants import DAY_MS
 from assay_core.leaves import Event, EventKind, Incident, IncidentKind
 
@@ -42,27 +43,30 @@ def follow(state: HealthState, seen: Observation, policy: HealthPolicy = DEFAULT
     """The state after one more window; the same state for a window that was followed already."""
     if _followed(state, seen):
         return state
-    book = Book(state.records, policy)
     booted = state.boot_id not in (b"", seen.boot_id)
-    if booted:
-        book.restart(state.at_ms, boot=True)
-    untried = book.untried()
-    for step in _timeline(seen):
-        step(book)
     place = _place(state.place, seen)
     pages = _pages(state.pages, seen)
-    restarted = booted or bool(seen.restarts)
-    bases, measured = measure(state.bases, seen, restarted=restarted)
-    _settle_conditions(book, seen, place, pages, untried)
-    for kind in _MEASURED:
-        book.settle_rate(kind, measured.get(kind), seen.at_ms)
-    _settle_loss(book, seen, untried)
-    _settle_events(book, seen, untried)
+    bases, measured = measure(state.bases, seen, restarted=booted or bool(seen.restarts))
+    levels = _levels(seen, place, pages)
+    records: tuple[Record, ...] = ()
+    if state.records or seen.events or seen.lost or _wrong(levels) or _wrong(measured):
+        book = Book(state.records, policy)
+        if booted:
+            book.restart(state.at_ms, boot=True)
+        untried = book.untried()
+        for step in _timeline(seen):
+            step(book)
+        _settle_levels(book, seen, levels, untried)
+        for kind in _MEASURED:
+            book.settle_rate(kind, measured.get(kind), seen.at_ms)
+        _settle_loss(book, seen, untried)
+        _settle_events(book, seen, untried)
+        records = book.close_up(seen.at_ms)
     return HealthState(
         at_ms=seen.at_ms,
         order=state.order if seen.order is None else seen.order,
         boot_id=seen.boot_id or state.boot_id,
-        records=book.close_up(seen.at_ms),
+        records=records,
         bases=bases,
         place=place,
         pages=pages,
@@ -133,7 +137,7 @@ def _incident_kind(event: Event) -> IncidentKind | None:
     return EVENTS.get(event.kind)
 
 
-def _cancelled(event: Event) -> tuple[tuple[IncidentKind, int], ...]:
+def _cancelled(event: Event) -> tuple[Key, ...]:
     if event.kind is EventKind.GPU_RETURNED:
         return RETURNED_CANCELS
     return rule_for(IncidentKind.XID, event.code).cancels if event.kind is EventKind.XID else ()
@@ -153,7 +157,7 @@ def _parts(event: Event, ends: set[int], restarts: tuple[int, ...]) -> list[tupl
     return [(first_ms, last_ms, event.count)]
 
 
-def _canceller(key: tuple[IncidentKind, int], at_ms: int) -> _Step:
+def _canceller(key: Key, at_ms: int) -> _Step:
     return lambda book: book.cancel(key, at_ms)
 
 
@@ -176,21 +180,26 @@ _LEVELS: Final = tuple(
 )
 
 
-def _settle_conditions(
-    book: Book,
-    seen: Observation,
-    place: Place,
-    pages: tuple[tuple[int, int], ...],
-    untried: frozenset[tuple[IncidentKind, int]],
-) -> None:
-    levels = dict(seen.levels)
+def _levels(
+    seen: Observation, place: Place, pages: tuple[tuple[int, int], ...]
+) -> dict[IncidentKind, int]:
+    """The conditions that have a value: WELL, or the incident's code."""
     found = {
         IncidentKind.NVLINK_DOWN: _links_down(seen, place),
         IncidentKind.PCIE_DEGRADED: _narrow(seen, place),
         IncidentKind.HIDDEN: _hidden(seen, place),
         IncidentKind.PAGES_EXHAUSTED: _pages_exhausted(seen, pages),
     }
-    levels |= {kind: code for kind, code in found.items() if code is not None}
+    return {**seen.levels, **{kind: code for kind, code in found.items() if code is not None}}
+
+
+def _wrong(shown: Mapping[IncidentKind, int]) -> bool:
+    return any(code != WELL for code in shown.values())
+
+
+def _settle_levels(
+    book: Book, seen: Observation, levels: Mapping[IncidentKind, int], untried: frozenset[Key]
+) -> None:
     unchanged = seen.seen and not seen.condition_read
     for kind in _LEVELS:
         same = unchanged and kind in OF_CONDITION
@@ -273,9 +282,7 @@ def _place(place: Place, seen: Observation) -> Place:
 # ----------------------------------------------------------------- what has gone, and what is over
 
 
-def _settle_loss(
-    book: Book, seen: Observation, untried: frozenset[tuple[IncidentKind, int]]
-) -> None:
+def _settle_loss(book: Book, seen: Observation, untried: frozenset[Key]) -> None:
     key = (IncidentKind.GPU_LOST, 0)
     if seen.lost:
         book.stand(key, seen.at_ms)
@@ -286,9 +293,7 @@ def _settle_loss(
     book.worsen_after_loss(key, seen.at_ms)
 
 
-def _settle_events(
-    book: Book, seen: Observation, untried: frozenset[tuple[IncidentKind, int]]
-) -> None:
+def _settle_events(book: Book, seen: Observation, untried: frozenset[Key]) -> None:
     here = seen.seen and not seen.lost
     for key in book.open_keys():
         if key[0] > 100 or key[0] is IncidentKind.GPU_LOST:

@@ -62,9 +62,6 @@ OF_CONDITION: Final = frozenset(
     }
 )
 """Conditions that the condition leaf shows: where it did not travel, they are as they were."""
-TOTALS_OF_CONDITION: Final = frozenset(
-    {Total.NVLINK_REPLAYS, Total.NVLINK_CRC, Total.NVLINK_FAILED, Total.PCIE_FATAL}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +136,8 @@ def observe(
     works = driver in WORKS
     events = tuple(_clamped(health, at_ms))
     polls = _whole(health, "polls") or 0
-    passed = _whole(health, "tenancy") == Tenancy.PASSED_THROUGH or _says(
-        health, Reason.PASSED_THROUGH
+    passed = _whole(health, "tenancy") == Tenancy.PASSED_THROUGH or (
+        polls == 0 and _says(health, Reason.PASSED_THROUGH)
     )
     subject = next((leaf.subject for leaf in (health, condition, identity) if leaf), subject)
     lost = not passed and (
@@ -158,8 +155,8 @@ def observe(
         works=works or (driver is None and polls > 0),
         restarts=_restarts(host, events, driver, at_ms),
         events=events,
-        levels=dict(_levels(health, condition)),
-        totals=dict(_totals(health, condition)),
+        levels=_levels(health, condition),
+        totals=_totals(health, condition),
         condition_read=condition is not None,
         links=_links(condition),
         pages_retired=_pages_retired(condition),
@@ -180,11 +177,12 @@ def _driver(host: Content | None) -> DriverState | None:
 
 
 def _clamped(health: Content | None, at_ms: int) -> Iterator[Event]:
-    """Events at times that can be: the host's word for when, but not after it was heard."""
+    """Events at times that can be: the host's word for when, but not after it was heard, and
+    what happened once happened at one time."""
     for event in _tuple(health, "events"):
         if isinstance(event, Event):
-            first_ms = max(0, min(event.first_ms, at_ms))
-            last_ms = max(first_ms, min(event.last_ms, at_ms))
+            last_ms = max(0, min(event.last_ms, at_ms))
+            first_ms = max(0, min(event.first_ms, last_ms)) if event.count > 1 else last_ms
             yield replace(event, first_ms=first_ms, last_ms=last_ms, count=max(1, event.count))
 
 
@@ -207,42 +205,45 @@ def _restarts(
     return tuple(sorted(times))
 
 
+def _levels(health: Content | None, condition: Content | None) -> dict[IncidentKind, int]:
+    """The conditions that have a value, of the leaves that are there."""
+    shown: dict[IncidentKind, int | None] = {}
+    if health is not None:
+        rows = _whole(health, "remapped_rows_uncorrected")
+        action = _whole(health, "recovery_action")
+        shown = {
+            IncidentKind.REMAP_FAILED: _flag(_whole(health, "remap_failed")),
+            IncidentKind.REMAP_PENDING: _flag(_whole(health, "remap_pending")),
+            IncidentKind.RECOVERY_ACTION: None if action is None else (action or WELL),
+            IncidentKind.ROWS_EXHAUSTED: None
+            if rows is None
+            else (0 if rows >= ROWS_UNCORRECTED_MAX else WELL),
+        }
+    if condition is not None:
+        shown |= _levels_of_condition(condition)
+    return {kind: code for kind, code in shown.items() if code is not None}
+
+
 _PENDING: Final = ("repair_channel_pending", "repair_tpc_pending", "retired_pages_pending")
 
 
-def _levels(
-    health: Content | None, condition: Content | None
-) -> Iterator[tuple[IncidentKind, int]]:
-    rows = _whole(health, "remapped_rows_uncorrected")
-    repairs = [_whole(condition, name) for name in _PENDING]
+def _levels_of_condition(condition: Content) -> dict[IncidentKind, int | None]:
+    repairs = [one for name in _PENDING if (one := _whole(condition, name)) is not None]
     valid = _whole(condition, "inforom_valid")
-    banks = _whole(condition, "remap_banks_none")
     life_pct = _whole(condition, "power_smoothing_lifetime_pct")
-    action = _whole(health, "recovery_action")
-    shown = {
-        IncidentKind.REMAP_FAILED: _flag(_whole(health, "remap_failed")),
-        IncidentKind.REMAP_PENDING: _flag(_whole(health, "remap_pending")),
-        IncidentKind.RECOVERY_ACTION: None if action is None else (action or WELL),
-        IncidentKind.ROWS_EXHAUSTED: _when(rows, rows is not None and rows >= ROWS_UNCORRECTED_MAX),
+    return {
         IncidentKind.UNREPAIRABLE_MEMORY: _flag(_whole(condition, "unrepairable_memory")),
         IncidentKind.SRAM_THRESHOLD: _flag(_whole(condition, "ecc_sram_threshold_exceeded")),
-        IncidentKind.REPAIR_PENDING: 0
-        if any(repairs)
-        else (None if all(one is None for one in repairs) else WELL),
-        IncidentKind.INFOROM_CORRUPTED: _when(valid, valid == 0),
-        IncidentKind.BANKS_EXHAUSTED: _flag(banks),
-        IncidentKind.SMOOTHING_WORN: _when(life_pct, life_pct == 0),
+        IncidentKind.REPAIR_PENDING: _flag(max(repairs, default=None)),
+        IncidentKind.INFOROM_CORRUPTED: _flag(None if valid is None else valid == 0),
+        IncidentKind.BANKS_EXHAUSTED: _flag(_whole(condition, "remap_banks_none")),
+        IncidentKind.SMOOTHING_WORN: _flag(None if life_pct is None else life_pct == 0),
         IncidentKind.FABRIC: _fabric(condition),
     }
-    return ((kind, code) for kind, code in shown.items() if code is not None)
 
 
 def _flag(value: int | None) -> int | None:
     return None if value is None else (0 if value else WELL)
-
-
-def _when(value: int | None, wrong: bool) -> int | None:
-    return None if value is None else (0 if wrong else WELL)
 
 
 def _fabric(condition: Content | None) -> int | None:
@@ -260,27 +261,37 @@ def _fabric(condition: Content | None) -> int | None:
 
 
 _TOTAL_MAX: Final = 2**64 - 1
-_COUNTED: Final = {
-    Total.PCIE_REPLAYS: ("pcie_replays",),
-    Total.SLOWDOWN_THERMAL: ("slowdown_thermal_ns",),
-    Total.SLOWDOWN_SOFTWARE: ("slowdown_software_thermal_ns",),
-    Total.SLOWDOWN_HARDWARE: ("slowdown_hardware_thermal_ns",),
-    Total.POWER_BRAKE: ("slowdown_power_brake_ns",),
-    Total.NVLINK_REPLAYS: ("nvlink_replay_errors", "nvlink_recovery_errors"),
-    Total.NVLINK_CRC: ("nvlink_crc_errors",),
-    Total.NVLINK_FAILED: ("nvlink5_recoveries_failed",),
-    Total.PCIE_FATAL: ("pcie_fatal_errors",),
-}
+_COUNTED_IN_HEALTH: Final = (
+    (Total.PCIE_REPLAYS, "pcie_replays"),
+    (Total.SLOWDOWN_THERMAL, "slowdown_thermal_ns"),
+    (Total.SLOWDOWN_SOFTWARE, "slowdown_software_thermal_ns"),
+    (Total.SLOWDOWN_HARDWARE, "slowdown_hardware_thermal_ns"),
+    (Total.POWER_BRAKE, "slowdown_power_brake_ns"),
+)
+_COUNTED_IN_CONDITION: Final = (
+    (Total.NVLINK_REPLAYS, ("nvlink_replay_errors", "nvlink_recovery_errors")),
+    (Total.NVLINK_CRC, ("nvlink_crc_errors",)),
+    (Total.NVLINK_FAILED, ("nvlink5_recoveries_failed",)),
+    (Total.PCIE_FATAL, ("pcie_fatal_errors",)),
+)
+TOTALS_OF_CONDITION: Final = frozenset(total for total, _ in _COUNTED_IN_CONDITION)
+"""Counters that the condition leaf carries: where it did not travel, they did not move."""
 
 
-def _totals(health: Content | None, condition: Content | None) -> Iterator[tuple[Total, int]]:
-    for total, names in _COUNTED.items():
-        leaf = condition if total in TOTALS_OF_CONDITION else health
-        if leaf is None:
-            continue
-        known = [value for name in names if (value := _sum(leaf, name)) is not None]
-        if known:
-            yield total, min(sum(known), _TOTAL_MAX)
+def _totals(health: Content | None, condition: Content | None) -> dict[Total, int]:
+    """The counters that have a value, of the leaves that are there."""
+    totals: dict[Total, int] = {}
+    if health is not None:
+        for total, name in _COUNTED_IN_HEALTH:
+            value = _whole(health, name)
+            if value is not None:
+                totals[total] = value
+    if condition is not None:
+        for total, names in _COUNTED_IN_CONDITION:
+            known = [value for name in names if (value := _sum(condition, name)) is not None]
+            if known:
+                totals[total] = min(sum(known), _TOTAL_MAX)
+    return totals
 
 
 def _links(condition: Content | None) -> Links | None:
