@@ -81,7 +81,8 @@ def test_the_library_that_this_process_has(tmp_path: Path, machine: FakeMachine)
         found = asyncio.run(Library(machine.root).evidence("self"))
         digest = hashlib.sha256(own.read_bytes()).hexdigest()
         assert found == Evidence(str(own), own.stat().st_ino, digest, NONE)
-        own.unlink()
+        (tmp_path / "new").write_bytes(b"another library")
+        (tmp_path / "new").replace(own)  # an upgrade: what is mapped is not what is there
         found = asyncio.run(Library(machine.root).evidence("self"))
         assert (found.path, found.sha256) == (str(own), Reason.NOT_SAMPLED)
     else:

@@ -86,6 +86,17 @@ def test_a_bus_is_looked_at_anew_and_read_once(machine: FakeMachine) -> None:
     assert list(bus.look()) == [shim_address(0)]  # type: ignore[arg-type]  # as above
 
 
+def test_a_card_that_was_changed_between_two_looks(machine: FakeMachine) -> None:
+    machine.gpus(1)
+    bus = PciBus(machine.root)
+    assert list(bus.look()) == [shim_address(0)]  # type: ignore[arg-type]  # as above
+    # Made beside the old one: so surely another inode, as each new entry of sysfs has.
+    other = machine.function("other", vendor="0x15b3", kind="0x020000")
+    machine.remove(0)
+    other.rename(machine.devices / shim_address(0))
+    assert list(bus.look()) == []  # type: ignore[arg-type]  # as above
+
+
 def test_no_more_than_a_host_could_hold(machine: FakeMachine) -> None:
     for number in range(GPUS_MAX + 3):
         machine.add(f"0000:{number + 1:02x}:00.0")

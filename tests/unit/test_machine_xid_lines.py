@@ -71,6 +71,7 @@ IMITATIONS = [
     "NVRM: GPU at PCI:0000:91:00: GPU-b6c3b2be-c55b-d076-fa0e-d464e4c7e08b",
     "NVRM: GPU Board Serial Number: 1653723052734",
     "NVRM: has fallen off the bus",
+    "x: NVRM: GPU 0000:91:00.0: GPU has fallen off the bus.",
     "NVRM: GPU 0000:91:00.0: name=GPU has fallen off the bus",
     "nvidia-nvswitch1: SXid (PCI:0000:06:00.0): 20009, Fatal",
     (

@@ -89,6 +89,7 @@ class FakeDriver:
         return Poll(now_ms(), 0, self.state, host, 0, gpus, events)
 
     async def pause(self) -> None:
+        await asyncio.sleep(0)
         self.paused = True
 
     async def resume(self) -> None:
@@ -314,6 +315,19 @@ def test_an_operators_pause_is_not_ended_by_looking_anew(machine: FakeMachine) -
         machine.add(shim_address(5)).device_file(5, 5)
         await source.pause()
         await source.poll(0, Depth.WINDOW)
+        assert (driver.paused, driver.starts) == (True, 0)
+
+    play(machine, story)
+
+
+def test_a_pause_that_comes_while_it_looks_anew(machine: FakeMachine) -> None:
+    async def story(source: Surroundings, driver: FakeDriver) -> None:
+        await source.poll(0, Depth.DAY)
+        machine.add(shim_address(5)).device_file(5, 5)
+        looking = asyncio.create_task(source.poll(0, Depth.WINDOW))
+        await asyncio.sleep(0)  # it now waits for the old process to let go
+        await source.pause()
+        await looking
         assert (driver.paused, driver.starts) == (True, 0)
 
     play(machine, story)

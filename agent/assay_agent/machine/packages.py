@@ -54,7 +54,7 @@ async def _dpkg_version(status: Path, name: str) -> str:
     """The version of an installed package; "?" where its record has none."""
     found = False
     try:
-        with status.open(encoding="utf-8", errors="replace") as lines:  # noqa: ASYNC230  # by parts
+        with status.open(encoding="utf-8", errors="replace") as lines:
             for count, line in enumerate(lines):
                 if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
                     await asyncio.sleep(0)
