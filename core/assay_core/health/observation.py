@@ -178,7 +178,8 @@ def _driver(host: Content | None) -> DriverState | None:
 
 def _clamped(health: Content | None, at_ms: int) -> Iterator[Event]:
     """Events at times that can be: the host's word for when, but not after it was heard, and
-    what happened once happened at one time."""
+    what happened once happened at one time.
+    """
     for event in _tuple(health, "events"):
         if isinstance(event, Event):
             last_ms = max(0, min(event.last_ms, at_ms))
