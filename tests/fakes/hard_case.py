@@ -147,11 +147,12 @@ class World:
             key=lambda subject: int(window.value(subject, Group.IDENTITY, "index")),  # type: ignore[arg-type]
         )
 
-    async def ask(self, pause_ms: int) -> None:
-        """`assay-agent pause`, or with 0 the end of it."""
+    async def ask(self, pause_ms: int) -> str:
+        """`assay-agent pause`, or with 0 the end of it; what it answers."""
         request = control.Request(pause_ms=pause_ms)
         reply = await asyncio.to_thread(control.ask, self.agent.keys.state_dir, request)
         assert reply.ok, reply.message
+        return reply.message
 
     @asynccontextmanager
     async def agent_running(self) -> AsyncIterator[NvmlSource]:

@@ -24,6 +24,7 @@ from assay_core.leaves import (
 )
 from tests.fakes.hard_case import HANG_TIMEOUT_MS, SteppedClock, Stepping, Window, World, live
 
+RESET_REQUIRED = 16
 LOSSES = {EventKind.GPU_LOST, EventKind.GPU_RETURNED, EventKind.COUNTER_FELL}
 Live = Callable[..., list[Window]]
 
@@ -320,8 +321,8 @@ def test_a_gpu_on_the_bus_that_the_driver_does_not_show(live: Live) -> None:
     assert happened(windows).count(EventKind.GPU_HIDDEN) == 1
 
 
-@pytest.mark.parametrize("keeps_handles", [False, True])
-def test_a_gpu_reset(live: Live, *, keeps_handles: bool) -> None:
+@pytest.mark.parametrize("way", ["handles go bad", "it was required", "nothing tells of it"])
+def test_a_gpu_reset(live: Live, way: str) -> None:
     """Its own counters start anew; its peers' and the driver go on."""
 
     async def story(world: World) -> None:
@@ -329,7 +330,11 @@ def test_a_gpu_reset(live: Live, *, keeps_handles: bool) -> None:
         world.shim.gpu(2).set(ecc_sram_parity_volatile=3, ecc_sram_parity_aggregate=9)
         async with world.agent_running():
             gpus = await world.gpus()
-            world.shim.gpu(2).reset(keeps_handles=keeps_handles)
+            if way == "it was required":
+                world.shim.gpu(2).fail(code=RESET_REQUIRED)
+                await world.settled(lambda window: isinstance(window.health(gpus[2]), Reason))
+            with world.shim.batch():
+                world.shim.gpu(2).fail(code=0).reset(keeps_handles=way != "handles go bad")
             after = await world.settled(
                 lambda window: (
                     isinstance(
@@ -345,8 +350,9 @@ def test_a_gpu_reset(live: Live, *, keeps_handles: bool) -> None:
 
     windows = live(story)
     told = [kind for gpu in windows[-1].subjects for kind in happened(windows, gpu)]
-    # Where the handles stay good nothing says that it was a reset: the counter fell.
-    assert set(told) == {EventKind.COUNTER_FELL if keeps_handles else EventKind.GPU_RESET}
+    # Where the handles stay good and nobody asked for it, all that is seen is a counter that fell.
+    fell = way == "nothing tells of it"
+    assert set(told) == {EventKind.COUNTER_FELL if fell else EventKind.GPU_RESET}
     assert not any(window.driver is DriverState.RELOADED for window in windows)
 
 
@@ -452,7 +458,9 @@ def test_a_pause_during_trouble(live: Live, trouble: Callable[[World], None], wh
             if when == "before":
                 trouble(world)
                 await asyncio.sleep(0.6)
-            await world.ask(600_000)
+            answer = await world.ask(600_000)
+            stuck = trouble is _hang and when == "before"
+            assert ("1 that hang in a call" in answer) is stuck, "handles are not said to be closed"
             sealed = await world.until(
                 lambda window: window.header.close_reason is CloseReason.MAINTENANCE
             )
@@ -465,7 +473,7 @@ def test_a_pause_during_trouble(live: Live, trouble: Callable[[World], None], wh
             paused = await world.settled(lambda window: window.driver is DriverState.PAUSED)
             assert paused.missing is Reason.IN_MAINTENANCE
             assert {paused.health(gpu) for gpu in gpus} == {Reason.IN_MAINTENANCE}
-            if trouble is not _hang:  # what hung before still waits in its call
+            if not stuck:
                 assert len(world.shim.calls()) == calls, "a paused agent asks nothing"
             _undo(world)
             await world.ask(0)
