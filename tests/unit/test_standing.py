@@ -370,6 +370,11 @@ def test_a_gpu_comes_back_from_a_virtual_machine_or_is_gone_after_all():
     assert (lost_first.missing_since_ms, lost_first.health.open) == (None, ())
 
 
+def test_a_driver_that_hangs_meanwhile_does_not_take_it_from_the_virtual_machine():
+    away = follow((0, {}), *passed(1000), (2000, {"seen": False, "driver": DriverState.ABSENT}))
+    assert (away.condition.passed_through, away.missing_since_ms) == (True, None)
+
+
 def test_a_host_that_is_silent_speaks_for_no_virtual_machine():
     track = follow((0, {}), *passed(1000))
     one = replace(asset(), track=track)
@@ -419,8 +424,8 @@ def test_windows_that_follow_on_each_other_are_no_gap():
         ([(HOUR_MS, used(5, boot_id="bb"))], "reset"),
         ([(HOUR_MS, used(1_000_010))], "idle"),
         ([(HOUR_MS, used(10**9))], "used"),
-        ([(MINUTE_MS, {"seen": False, "lost": True}), (2 * MINUTE_MS, used(20))], "idle"),
-        ([(MINUTE_MS, {"seen": False, "passed": True}), (2 * MINUTE_MS, used(20))], "idle"),
+        ([(1_000, {"seen": False, "lost": True}), (2_000, used(20))], "idle"),
+        ([(1_000, {"seen": False, "passed": True}), (2_000, used(20))], "idle"),
         ([(HOUR_MS, {})], "unknown"),
         ([(HOUR_MS, used(30, rows_uncorrected=0))], "impossible"),
     ],
