@@ -149,6 +149,9 @@ def test_there_is_a_bound_on_callers(plain, port):
             connection.sendall(b"GET")
         with socket.create_connection(("127.0.0.1", port), timeout=20) as late:
             assert late.recv(1) == b""
+        quiet[0].sendall(b" / HTTP/1.1\r\n\r\n")
+        quiet[0].settimeout(20)
+        assert quiet[0].recv(12) == b"HTTP/1.1 404", "those that came first are still answered"
     finally:
         for connection in quiet:
             connection.close()

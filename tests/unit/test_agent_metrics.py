@@ -216,6 +216,15 @@ def test_a_gpu_that_is_not_read_shows_no_reading_and_stays_known(metrics, then, 
     assert one(found, "assay_gpu_temperature_celsius") == 0.007
 
 
+def test_what_was_read_before_a_loss_is_not_shown_after_it(metrics):
+    metrics.take(poll((A, values(ecc_sram_l2=3))))
+    metrics.take(poll((A, dict.fromkeys(values(), Reason.GPU_LOST))))
+    metrics.take(poll((A, {"temperature_mc": 50_000})))
+    found = series(metrics)
+    assert one(found, "assay_gpu_temperature_celsius") == 50
+    assert "assay_gpu_ecc_sram_l2_total" not in found
+
+
 def test_open_incidents_are_shown_and_those_that_ended_are_not(metrics):
     metrics.take(poll((A, values())))
     xid = incident(IncidentKind.XID, 79, Severity.IMPAIRED, begin_ms=NOW_MS - 5_000, count=3)

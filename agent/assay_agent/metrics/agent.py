@@ -15,7 +15,7 @@ from assay_agent.metrics import process, textfile
 from assay_agent.metrics.readings import Draft, Readings
 from assay_agent.metrics.server import Server
 from assay_agent.metrics.text import Family, Kind, Metric, write
-from assay_core.errors import AssayError, Refusal
+from assay_core.errors import Refusal
 from assay_core.header import CloseReason, Source
 from assay_core.instants import SECOND_MS
 from assay_core.leaves import DriverState, Reason
@@ -209,12 +209,3 @@ class AgentMetrics:
         if self._settings.listen is None:
             return None
         return await Server(self._settings, self.pages).start()
-
-
-def check(settings: MetricsConfig) -> AssayError | None:
-    """What is wrong with the configuration; None where nothing is."""
-    try:
-        Server(settings, lambda *, openmetrics: iter(()))  # noqa: ARG005 - nothing is served
-    except AssayError as error:
-        return error
-    return None
