@@ -8,19 +8,17 @@ from typing import Final
 
 from sqlalchemy import Connection, insert
 
-from assay_agent.telemetry import scenario, simulation
-from assay_agent.telemetry.reading import GpuReading, Poll
-from assay_agent.window import Aggregator
-from assay_core.header import CloseReason, Head, Source
+from assay_core.header import Head, Source
 from assay_core.instants import DAY_MS
-from assay_core.leaves import SALT_BYTES, Content, DriverState
+from assay_core.leaves import SALT_BYTES, Content
 from assay_core.verify import Chain, HostTrust, Policy, VerifiedWindow, verify
 from assay_valuer.ledger.append import Run, append_runs
 from assay_valuer.store.database import Database, sqlite_url
 from assay_valuer.store.migrate import migrate
 from assay_valuer.store.schema import HOST, SEALING_KEY
 from bench.row import Context, Measurement, Row
-from tests.fakes.host import WINDOW_MS, FakeHost
+from bench.simulated_host import WINDOW_MS, SimulatedHost
+from tests.fakes.host import START_MS, FakeHost
 
 TARGET_KB: Final = 60
 HOSTS: Final = 2
@@ -45,7 +43,7 @@ Contents = Callable[[FakeHost], tuple[Content, ...]]
 
 def measure(context: Context) -> Sequence[Row]:
     """Two ledgers: of readings drawn at random, and of the agent's own simulated hosts."""
-    drawn = _bytes_per_window(context, "drawn", [FakeHost.contents] * HOSTS)
+    drawn = _bytes_per_window(context, "drawn", [_drawn_contents] * HOSTS)
     simulated = _bytes_per_window(
         context, "simulated", [_simulated_contents(seed) for seed in range(HOSTS)]
     )
@@ -100,38 +98,17 @@ def _bytes_per_window(context: Context, kind: str, says: Sequence[Contents]) -> 
     return (path.stat().st_size - empty) / (len(hosts) * WINDOWS)
 
 
+def _drawn_contents(host: FakeHost) -> tuple[Content, ...]:
+    """Readings drawn at random; what travels on change does so at the start and once a day."""
+    return host.contents(identity=host.sequence % (DAY_MS // WINDOW_MS) == 0)
+
+
 def _simulated_contents(seed: int) -> Contents:
-    """The agent's simulation, polled and gathered as the agent does, in the host's own time."""
-    scene = scenario.parse(_SCENARIO.format(seed=seed), "bench scenario")
-    gpus = simulation.gpus_of(scene)
-    aggregator = Aggregator((), begin_utc_ms=0, begin_boottime_ms=0)
-
-    def contents(host: FakeHost) -> tuple[Content, ...]:
-        begin_ms = host.sequence * host.window_ms
-        for after_ms in range(begin_ms, begin_ms + host.window_ms, POLL_MS):
-            readings = tuple(simulation.read(scene, gpu, after_ms) for gpu in gpus)
-            aggregator.add(_poll(readings, host.now_ms + after_ms - begin_ms, after_ms))
-        draft = aggregator.draft(
-            at_utc_ms=host.now_ms + host.window_ms,
-            at_boottime_ms=begin_ms + host.window_ms,
-            close_reason=CloseReason.PERIOD,
-        )
-        aggregator.restart(draft)
-        return draft.contents
-
-    return contents
-
-
-def _poll(readings: tuple[GpuReading, ...], at_ms: int, after_ms: int) -> Poll:
-    return Poll(
-        at_utc_ms=at_ms,
-        at_boottime_ms=after_ms,
-        driver=DriverState.RUNNING,
-        host={"driver_version": "simulated", "nvml_version": "simulated", "gpu_count": GPUS},
-        abandoned_processes=0,
-        gpus=readings,
-        events=(),
+    """The agent's simulation, in the host's own time."""
+    simulated = SimulatedHost(
+        _SCENARIO.format(seed=seed), start_ms=START_MS, boottime_ms=0, poll_ms=POLL_MS
     )
+    return lambda _host: simulated.window().contents
 
 
 def _enrol(connection: Connection, hosts: Sequence[FakeHost]) -> None:

@@ -13,27 +13,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from assay_agent.telemetry import scenario, simulation
-from assay_agent.telemetry.reading import Poll
-from assay_agent.window import Aggregator
 from assay_core import seal
-from assay_core.header import CloseReason, Source
-from assay_core.leaves import DriverState
+from assay_core.header import Source
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from assay_valuer.ledger import body
+from bench.simulated_host import SimulatedHost
 from tests.fakes.host import FakeHost
 
-DICTIONARY_BYTES = 16_384
+DICTIONARY_BYTES = 112_640
 PROFILES = ("h100", "h200", "l40s", "b200", "rtx-pro-6000")
 SHAPES = ("idle", "steady", "burst", "training")
+HOSTS_EACH = 2
+"""Of each profile and shape: a dictionary should know the kinds, and none of the hosts."""
 WINDOWS_PER_HOST = 24
-WINDOW_MS = 300_000
-POLL_MS = 5_000
+POLL_MS = 30_000
 EPOCH_MS = 1_767_225_600_000
 
 
@@ -41,10 +39,12 @@ def main() -> None:
     """Writes the dictionary to standard output."""
     samples: list[bytes | bytearray | memoryview] = [
         sample
-        for seed, (profile, shape) in enumerate((p, s) for p in PROFILES for s in SHAPES)
+        for seed, (profile, shape, _) in enumerate(
+            (p, s, n) for p in PROFILES for s in SHAPES for n in range(HOSTS_EACH)
+        )
         for sample in (*_simulated(seed, profile, shape), *_restless(seed))
     ]
-    dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, samples)
+    dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, samples, level=body.LEVEL)
     sys.stdout.buffer.write(dictionary.as_bytes())
     digest = hashlib.sha256(dictionary.as_bytes()).hexdigest()
     sys.stderr.write(f"{len(samples)} windows, SHA-256 {digest}\n")
@@ -52,41 +52,16 @@ def main() -> None:
 
 def _simulated(seed: int, profile: str, shape: str) -> Iterator[bytes]:
     text = f"seed: {seed}\nfleets: [{{profile: {profile}, count: 8, load: {{shape: {shape}}}}}]\n"
-    fleet = scenario.parse(text, "training")
-    gpus = simulation.gpus_of(fleet)
     start_ms = EPOCH_MS + seed * 7_919_000
-    gather = Aggregator((), begin_utc_ms=start_ms, begin_boottime_ms=seed * 1_000)
+    host = SimulatedHost(text, start_ms=start_ms, boottime_ms=seed * 1_000, poll_ms=POLL_MS)
     signer = seal.Ed25519Signer(Ed25519PrivateKey.from_private_bytes(_bytes(seed, -1)))
-    host = f"spiffe://assay.internal/site/dc{seed}/host/{signer.public_key.fingerprint[:16]}"
+    name = f"spiffe://assay.internal/site/dc{seed}/host/{signer.public_key.fingerprint[:16]}"
     previous = b""
     for number in range(WINDOWS_PER_HOST):
-        for after_ms in range(number * WINDOW_MS, (number + 1) * WINDOW_MS, POLL_MS):
-            readings = tuple(simulation.read(fleet, gpu, after_ms) for gpu in gpus)
-            gather.add(
-                Poll(
-                    at_utc_ms=start_ms + after_ms,
-                    at_boottime_ms=seed * 1_000 + after_ms,
-                    driver=DriverState.RUNNING,
-                    host={
-                        "driver_version": "590.48.01",
-                        "nvml_version": "13.590.48.01",
-                        "gpu_count": len(gpus),
-                    },
-                    abandoned_processes=0,
-                    gpus=readings,
-                    events=(),
-                )
-            )
-        end_ms = (number + 1) * WINDOW_MS
-        draft = gather.draft(
-            at_utc_ms=start_ms + end_ms,
-            at_boottime_ms=seed * 1_000 + end_ms,
-            close_reason=CloseReason.PERIOD,
-        )
-        gather.restart(draft)
+        draft = host.window()
         sealed = seal.seal_window(
             draft.contents,
-            link=seal.Link(host, 0, _bytes(seed, -2)[:16], number, previous),
+            link=seal.Link(name, 0, _bytes(seed, -2)[:16], number, previous),
             period=draft.period,
             source=Source.NVML,
             close_reason=draft.close_reason,
@@ -107,12 +82,8 @@ def _restless(seed: int) -> Iterator[bytes]:
 
 
 def _body(sealed: seal.Sealed, observed_ms: int) -> bytes:
-    """The array that a body's frame holds; see ledger.body."""
-    envelope = sealed.envelope
-    signatures = [(signature.sig, signature.keyid) for signature in envelope.signatures]
-    return msgspec.msgpack.encode(
-        (envelope.payload, envelope.payload_type, signatures, sealed.leaves, observed_ms, False)
-    )
+    """The array that a body's frame holds."""
+    return body.plain(body.Body(sealed.envelope, sealed.leaves, observed_ms))[1]
 
 
 def _bytes(seed: int, number: int) -> bytes:
