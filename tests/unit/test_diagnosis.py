@@ -1,19 +1,25 @@
 """Each thing that `assay-agent check` may find: its code, how it stands, and a fix that helps."""
 
 import ast
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from assay_agent import spool_file
 from assay_agent.cli import installation
 from assay_agent.config import AgentConfig, MetricsConfig, SourceConfig, TlsConfig
 from assay_agent.machine.packages import NONE
 from assay_agent.telemetry import diagnosis, diagnosis_gpus, diagnosis_host
 from assay_agent.telemetry.diagnosis import Finding, State
-from assay_agent.telemetry.reading import GpuReading, Poll, Sample
-from assay_core.leaves import DriverState, Reason
+from assay_agent.telemetry.fields import uuid_of
+from assay_agent.telemetry.reading import GpuReading, Happening, Poll, Sample
+from assay_agent.window import Aggregator
+from assay_core.header import CloseReason, Source
+from assay_core.leaves import DriverState, EventKind, Reason
+from tests.fakes import readings, spools
 from tests.fakes.machine import FakeMachine, shim_address
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,6 +359,35 @@ def test_the_port(tmp_path: Path) -> None:
     assert code(MetricsConfig(listen="0.0.0.0:9464")) == "metrics-refused"
     tls = TlsConfig(certificate=str(tmp_path / "none.pem"), key=str(tmp_path / "none.key"))
     assert code(MetricsConfig(listen="0.0.0.0:9464", tls=tls)) == "metrics-refused"
+
+
+def test_open_incidents_are_told_with_what_to_do(tmp_path: Path) -> None:
+    """From the spool of a host that sealed a window, read beside it."""
+    path = spools.create(tmp_path / spool_file.FILE)
+    settings = AgentConfig(state_dir=str(tmp_path))
+    with contextlib.closing(spools.open_spool(path)) as spool:
+        spools.append(spool)
+        assert [one.code for one in installation.incidents(settings)] == ["incidents-none"]
+        aggregator = Aggregator(
+            spool.known(), begin_utc_ms=readings.START_MS, begin_boottime_ms=readings.BOOT_MS
+        )
+        aggregator.add(readings.poll(readings.reading(1), readings.reading(2)))
+        subject = readings.reading(1).subject
+        for code in (13, 79):
+            aggregator.happen(Happening(subject, EventKind.XID, code, readings.START_MS + 1))
+        draft = aggregator.draft(
+            at_utc_ms=readings.START_MS + 5_000,
+            at_boottime_ms=readings.BOOT_MS + 5_000,
+            close_reason=CloseReason.EVENT,
+        )
+        spool.append(draft, source=Source.NVML, answered_challenge=b"", now_ms=0)
+        fallen, user_error = installation.incidents(settings)
+    assert (fallen.code, fallen.state) == ("incident-open", State.WARNING)
+    assert "Xid 79" in fallen.what
+    assert uuid_of(subject) in fallen.what
+    assert fallen.fix
+    assert user_error.state is State.NOTE
+    assert "Xid 13" in user_error.what
 
 
 def test_a_host_that_has_sealed_nothing_has_no_incidents(tmp_path: Path) -> None:
