@@ -54,8 +54,9 @@ class Book:
             record = Record(kind, code, rule.severity, first_ms, first_ms, None, 0, 0, 1, first_ms)
         days, day_ms = record.days, record.day_ms
         for at_ms in (first_ms, last_ms):
-            if at_ms - day_ms >= self._quiet_ms:
-                days, day_ms = days + 1, at_ms
+            apart = (at_ms - day_ms) // self._quiet_ms
+            if apart > 0:
+                days, day_ms = days + 1, day_ms + apart * self._quiet_ms
         record = replace(
             record,
             begin_ms=min(record.begin_ms, first_ms),

@@ -43,10 +43,11 @@ DEFAULT: Final = HealthPolicy()
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One incident as it is followed. Times are the host's, UTC ms.
 
-    `count` is how often it was seen, `windows` how many windows it has stood in, `days` on how
-    many occasions it came, the newest of which began at `day_ms`. `restart_ms` is the first restart
-    since it was last seen, `booted` whether the host was among what restarted. `shown`: the last
-    reading that told of it showed it. `fresh`: it ended in the window followed last.
+    `count` is how often it was seen, `windows` how many windows it has stood in, `days` on how many
+    of the days since its beginning it came, the newest of which began at `day_ms`. `restart_ms` is
+    the first restart since it was last seen, `booted` whether the host was among what restarted.
+    `shown`: the last reading that told of it showed it. `fresh`: it ended in the window followed
+    last.
     """
 
     kind: IncidentKind
