@@ -566,9 +566,12 @@ def test_garbage_from_the_library_is_no_value_and_stops_nothing(live: Live) -> N
         world.shim.gpu(1).set(mig_mode=1, mig_invented=1_000)
         world.shim.gpu(2).set(mig_mode=1, mig_device_max=4_000_000_000)
         world.shim.gpu(3).set(name=r"\x1b[2Jx", attestation_certificate_bytes=90_000)
+        world.shim.gpu(4).cut((9, 9984, 16), (10, 9984, 16)).metric(2, "nan", instance=9)
         async with world.agent_running():
             gpus = await world.gpus()
             window = await world.settled(lambda window: len(window.subjects) == 8)
+            cut = [one.activity for one in window.use(gpus[4], "mig_instances")]
+            assert cut == [Reason.INVALID_VALUE, (0, 0, 0, 0, 0)], "one of two instances"
             assert window.health(gpus[0]) is Reason.INVALID_VALUE
             assert window.health(gpus[0], "memory_temperature_mc") is Reason.INVALID_VALUE
             for name in ("graphics_activity_pct", "sm_activity_pct", "dram_activity_pct"):
