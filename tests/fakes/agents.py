@@ -12,7 +12,7 @@ from assay_agent import enroll, spool_file
 from assay_agent.config import AgentConfig, MetricsConfig
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
-from assay_agent.metrics import AgentMetrics
+from assay_agent.metrics import AgentMetrics, UplinkState
 from assay_agent.service import Service
 from assay_agent.spool import Chain, Spool
 from assay_agent.telemetry.reading import Depth, Happening, Poll
@@ -70,10 +70,7 @@ class FakeAgent:
     def state(self) -> str:
         """The uplink's state as metrics show it."""
         shown = [
-            sample.labels["state"]
-            for metric in self.metrics.uplink.collect()
-            for sample in metric.samples
-            if sample.value
+            state.value for state in UplinkState if self.metrics.uplink.labels(state.value).value
         ]
         return " ".join(shown)
 
