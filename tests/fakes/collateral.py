@@ -130,6 +130,7 @@ def sight(
     )
     told_of = {"remap_failed": 0, "remap_pending": 0, "recovery_action": 0, **health}
     rows = told_of.pop("rows_uncorrected", 0)
+    rows_told = Counter(0, rows) if isinstance(rows, int) else Reason.NO_PERMISSION
     health_leaf = Content(
         subject,
         Group.HEALTH,
@@ -137,7 +138,7 @@ def sight(
             "polls": 60 if seen else Reason.NOT_SAMPLED,
             "events": events,
             "tenancy": int(Tenancy.PASSED_THROUGH if passed else Tenancy.HOST),
-            "remapped_rows_uncorrected": Counter(0, rows) if isinstance(rows, int) else rows,
+            "remapped_rows_uncorrected": rows_told,
             **{
                 name: Reason.NO_PERMISSION if value is None else value
                 for name, value in (told_of if seen else {}).items()
