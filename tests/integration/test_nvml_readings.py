@@ -436,20 +436,23 @@ def test_only_events_that_the_gpu_has_are_asked_for(shim: ShimScenario) -> None:
     assert {call.outcome for call in shim.calls("nvmlDeviceRegisterEvents")} == {"0"}
 
 
-def test_a_gpu_that_the_driver_takes_is_seen_at_once(shim: ShimScenario) -> None:
-    shim.gpu(7).unplug()
+@pytest.mark.parametrize("others", [0, 7])
+def test_a_gpu_that_the_driver_takes_is_seen_at_once(shim: ShimScenario, others: int) -> None:
+    with shim.batch():
+        shim.host.set(gpus=others + 1)
+        shim.gpu(others).unplug()
 
     async def story(source: NvmlSource) -> None:
-        assert len((await source.poll(0)).gpus) == 7
+        assert len((await source.poll(0)).gpus) == others
         waiting = asyncio.create_task(source.poll(600_000))
         await asyncio.sleep(0.05)
         with shim.batch():
-            shim.gpu(7).restore()
-            shim.system_event(2, 7)
+            shim.gpu(others).restore()
+            shim.system_event(2, others)
         poll = await asyncio.wait_for(waiting, 30)
         check(poll)
-        assert (len(poll.gpus), poll.events) == (8, ())
-        assert slot(poll, 7).values.keys() == FIELDS.keys()
+        assert (len(poll.gpus), poll.events) == (others + 1, ())
+        assert slot(poll, others).values.keys() == FIELDS.keys()
 
     play(story)
 
@@ -503,6 +506,20 @@ def test_a_container_that_loses_its_devices_has_lost_no_gpu(shim: ShimScenario) 
         check(poll)
         assert poll.events == ()
         assert [gpu.subject for gpu in poll.gpus] == [gpu.subject for gpu in before.gpus]
+
+    play(story)
+
+
+@pytest.mark.parametrize("function", ["nvmlDeviceGetCount_v2", "nvmlSystemGetDriverVersion"])
+def test_a_library_that_calls_the_host_itself_lost(shim: ShimScenario, function: str) -> None:
+    shim.host.fail(function, code=15)
+
+    async def story(source: NvmlSource) -> None:
+        poll = await source.poll(0)
+        assert (poll.events, poll.abandoned_processes) == ((), 0)
+        assert {Reason.DRIVER_ERROR, Reason.GPU_LOST} & set(poll.host.values())
+        shim.host.fail(function, code=0)
+        assert len((await poll_until(source, lambda poll: bool(poll.gpus))).gpus) == 8
 
     play(story)
 

@@ -201,7 +201,8 @@ class Driver:
                 found[subject.hex()] = handle
         self._unreadable = tuple(unreadable)
         before = {uuid: address_of(device.handle) for uuid, device in self._devices.items()}
-        if {uuid: address_of(handle) for uuid, handle in found.items()} != before:
+        now = {uuid: address_of(handle) for uuid, handle in found.items()}
+        if now != before or self._events is None:
             self._adopt(found)
 
     def _adopt(self, found: dict[str, object]) -> None:
@@ -312,9 +313,11 @@ def _or_gone(function: Callable[[], int]) -> int:
 
 def _ask_host(depth: Depth) -> list[HostCell]:
     """What the library says of the host."""
-    return [
-        host_cell(sample)
-        for call in HOST_CALLS
-        if call.depth is depth
-        for sample in samples(call, None, False)
-    ]
+    cells: list[HostCell] = []
+    for call in HOST_CALLS:
+        if call.depth is depth:
+            try:
+                cells += map(host_cell, samples(call, None, False))
+            except LostError:  # said of the host, of which it cannot be true
+                cells += [host_cell(Reason.DRIVER_ERROR)] * len(call.fields)
+    return cells

@@ -67,8 +67,13 @@ class _Comings:
         self._request = Memory(32)
         self._wait = function("nvmlSystemEventSetWait")
 
-    def seen(self, wait_ms: int) -> bool:
-        """Whether any came or went since this was last asked, or does within `wait_ms`."""
+    @property
+    def listens(self) -> bool:
+        """Whether the library tells of them."""
+        return self._set != 0
+
+    def seen(self) -> bool:
+        """Whether any came or went since this was last asked. Does not wait."""
         if not self._set:
             return False
         data = self._data.address
@@ -77,7 +82,7 @@ class _Comings:
             self._request.bytes,
             0,
             _WAIT_V1,
-            wait_ms,
+            0,
             self._set,
             data,
             _SYSTEM_EVENTS_MAX,
@@ -111,7 +116,8 @@ class Events:
         except NvmlError:
             return  # no events from this driver: polls still see everything but Xids
         self._comings = _Comings()
-        if [uuid for handle, uuid in devices if self._register(handle)]:
+        registered = [uuid for handle, uuid in devices if self._register(handle)]
+        if registered or self._comings.listens:
             self._thread = threading.Thread(target=self._run, name="nvml-events", daemon=True)
             self._thread.start()
 
@@ -150,7 +156,7 @@ class Events:
                 self._tell(self._uuids.get(device, ""), kind, data)
             elif code != TIMEOUT:  # a lost GPU makes every wait fail at once
                 self._stopping.wait(_EVENT_WAIT_MS / 1000)
-            if self._comings.seen(0):
+            if self._comings.seen():
                 self._happened("", 0, 0)
 
     def _tell(self, uuid: str, types: int, data: int) -> None:
