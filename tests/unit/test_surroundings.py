@@ -10,6 +10,7 @@ import pytest
 
 from assay_agent.machine.kernel_log import FILE
 from assay_agent.telemetry import losses, xids
+from assay_agent.telemetry.addresses import FILE as ADDRESSES
 from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.reading import Depth, GpuReading, Happening, Poll, Sample
 from assay_agent.telemetry.surroundings import Surroundings
@@ -182,6 +183,44 @@ def test_a_gpu_that_a_guest_has_was_never_lost(machine: FakeMachine) -> None:
         assert poll.gpus[2].values["tenancy"] == Tenancy.HOST
 
     play(machine, story)
+
+
+def test_a_gpu_that_a_guest_had_before_the_agent_came(machine: FakeMachine, tmp_path: Path) -> None:
+    """NVML does not name it: it is known by the place where an earlier run saw it."""
+
+    async def before(source: Surroundings, driver: FakeDriver) -> None:
+        assert len((await source.poll(0, Depth.DAY)).gpus) == 4
+
+    async def after(source: Surroundings, driver: FakeDriver) -> None:
+        del driver.shown[2]
+        driver.known = {0, 1, 3}
+        for depth in (Depth.DAY, Depth.TICK):
+            poll = await source.poll(0, depth)
+            assert (told(poll), len(poll.gpus)) == ([], 4)
+            values = dict(poll.gpus[-1].values)
+            assert poll.gpus[-1].subject == SUBJECTS[2]
+            assert values.pop("tenancy") == Tenancy.PASSED_THROUGH
+            assert values == dict.fromkeys(names(depth), Reason.PASSED_THROUGH)
+        machine.remove(2)
+        assert len((await source.poll(0)).gpus) == 3
+
+    play(machine, before, state=tmp_path)
+    assert (tmp_path / ADDRESSES).stat().st_mode & 0o777 == 0o600
+    machine.bind(2, "vfio-pci")
+    play(machine, after, state=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"zz": "0000:18:00.0"}', '{"00": "x"}', "\x00"])
+def test_places_that_cannot_be_read_are_forgotten(
+    machine: FakeMachine, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / ADDRESSES).write_text(text)
+
+    async def story(source: Surroundings, driver: FakeDriver) -> None:
+        assert len((await source.poll(0, Depth.DAY)).gpus) == 4
+
+    play(machine, story, state=tmp_path)
+    assert len(json.loads((tmp_path / ADDRESSES).read_text())) == 4
 
 
 def test_a_gpu_that_a_guest_had_and_the_bus_lost(machine: FakeMachine) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol
 from assay_agent.machine.kernel_log import Choice, KernelLog, offered
 from assay_agent.machine.library import Library, module_version
 from assay_agent.machine.pci import Bus, Given, PciBus, hidden, normal
+from assay_agent.telemetry.addresses import Addresses
 from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.losses import Losses
 from assay_agent.telemetry.reading import Depth, GpuReading, GpuSource, Happening, Poll, Sample
@@ -65,6 +66,7 @@ class Surroundings:
         """
         self._inner = inner
         self._bus = PciBus(root)
+        self._places = Addresses(state_dir)
         self._given = Given(root, devices)
         self._losses = Losses()
         self._xids = Xids(inner.happen)
@@ -81,7 +83,7 @@ class Surroundings:
         self._told: dict[bytes, str] = {}
         self._bus_ids: dict[bytes, str] = {}
         self._tenancies: dict[bytes, Tenancy] = {}
-        self._given_away = False
+        self._guests: list[bytes] = []
         self._seen: tuple[object, ...] = ()
         self._odd: dict[EventKind, frozenset[str]] = {}
         self._process: int | None = None
@@ -112,13 +114,13 @@ class Surroundings:
         bus_ids = self._addresses()
         events = self._xids.settle(poll, now_s)
         seen = (poll.driver, process, poll.host.get("gpu_count"), len(poll.gpus), bus_ids)
-        watched = bool(events or self._anew or self._losses.any or self._given_away)
+        watched = bool(events or self._anew or self._losses.any or self._guests)
         host: dict[str, Sample] = {}
         tenancy: dict[bytes, Tenancy | Reason] | None = None
         if depth >= Depth.WINDOW or watched or seen != self._seen:
             bus = self._bus.look()
             tenancy = _tenancies(bus, bus_ids)
-            self._take(tenancy)
+            self._take(tenancy, bus)
             absent = self._absent(poll, bus, bus_ids)
             self._anew = self._to_look_for(absent, poll)
             host, happened = self._compare(poll, bus, bus_ids, absent - self._anew)
@@ -150,11 +152,16 @@ class Surroundings:
             self._told = dict(told)
             self._bus_ids = _normal(told)
             self._xids.know(self._bus_ids)
+            self._places.keep(self._bus_ids)
         return self._bus_ids
 
-    def _take(self, tenancy: Mapping[bytes, Tenancy | Reason]) -> None:
+    def _take(self, tenancy: Mapping[bytes, Tenancy | Reason], bus: Bus | Reason) -> None:
         self._tenancies = {s: t for s, t in tenancy.items() if isinstance(t, Tenancy)}
-        self._given_away = Tenancy.PASSED_THROUGH in self._tenancies.values()
+        places = self._places.without(self._bus_ids)
+        self._guests = [
+            *(s for s, who in self._tenancies.items() if who is Tenancy.PASSED_THROUGH),
+            *(s for s, place in places.items() if _passed_through(bus, place)),
+        ]
 
     async def pause(self) -> None:
         """See GpuSource. The kernel's log is no handle of a device: it is read on."""
@@ -253,16 +260,14 @@ class Surroundings:
                 values = dict.fromkeys(values, Reason.PASSED_THROUGH)
             values = {**values, "tenancy": _sample(tenancy.get(one.subject))}
             readings.append(GpuReading(one.subject, values))
-        if poll.driver not in ANSWERS and poll.driver is not DriverState.PAUSED:
-            # Nobody asks the driver about a GPU that it does not have.
+        if poll.driver is not DriverState.PAUSED:
+            # The driver does not list what it does not have, nor anything while it is away.
+            listed = {one.subject for one in poll.gpus}
+            given_away = dict.fromkeys(names(depth), Reason.PASSED_THROUGH)
             readings.extend(
-                GpuReading(
-                    subject,
-                    dict.fromkeys(names(depth), Reason.PASSED_THROUGH)
-                    | {"tenancy": int(Tenancy.PASSED_THROUGH)},
-                )
-                for subject, who in self._tenancies.items()
-                if who is Tenancy.PASSED_THROUGH
+                GpuReading(subject, {**given_away, "tenancy": int(Tenancy.PASSED_THROUGH)})
+                for subject in self._guests
+                if subject not in listed
             )
         return tuple(readings)
 
@@ -324,6 +329,14 @@ def _sample(tenancy: Tenancy | Reason | None) -> Sample:
     if tenancy is None:
         return Reason.NOT_SUPPORTED
     return tenancy if isinstance(tenancy, Reason) else int(tenancy)
+
+
+def _passed_through(bus: Bus | Reason, address: str) -> bool:
+    return (
+        not isinstance(bus, Reason)
+        and address in bus
+        and bus[address].tenancy is Tenancy.PASSED_THROUGH
+    )
 
 
 def _listed(poll: Poll) -> bool:
