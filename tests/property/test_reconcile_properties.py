@@ -222,6 +222,16 @@ def test_totals_keep_what_a_window_does_not_tell():
     assert msgspec.json.decode(msgspec.json.encode(again), type=Totals) == again
 
 
+def test_clocks_that_cannot_be_leave_numbers_that_can_be_kept():
+    most = 2**64 - 1
+    kept = None
+    for boot in ("aa", "bb", "cc", "aa"):
+        ends = Period(0, 2**63 - 1, 0, most)
+        kept = totals(kept, boot, ends, health=None, use=None, condition=None)
+    assert kept.odometer_age_ms <= 2**53
+    assert msgspec.json.decode(msgspec.json.encode(kept), type=Totals) == kept
+
+
 @pytest.mark.parametrize(
     ("boot", "utc_ms", "boottime_ms", "elapsed"),
     [

@@ -26,6 +26,8 @@ EXCEEDED_PCT: Final = 110
 """A governor holds mean power at the limit within a few percent; the counter has its own error."""
 SPARE_MS: Final = 900_000
 """When in its window a counter was read is not told: the longest window there is."""
+_AGE_MAX_MS: Final = 2**53
+"""No host is older, whatever its clock says; what is kept stays a number that others can read."""
 _MJ_PER_KWH: Final = 3_600_000_000
 
 
@@ -106,7 +108,7 @@ def totals(
     ends = {
         "at_ms": period.end_utc_ms,
         "boottime_ms": period.end_boottime_ms,
-        "odometer_age_ms": age_ms,
+        "odometer_age_ms": min(age_ms, _AGE_MAX_MS),
     }
     if before is None:
         return Totals(boot=boot, **ends, **news)
