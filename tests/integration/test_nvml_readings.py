@@ -386,6 +386,8 @@ def test_a_gpu_is_cut_anew_under_us(shim: ShimScenario) -> None:
         assert read(poll, 0, "gpu_utilisation_bps", "mig_instances") == [0, ()]
 
     play(story)
+    taken = [len(shim.calls(f"nvmlGpmSample{what}")) for what in ("Alloc", "Free")]
+    assert taken[0] == taken[1] == 8 * 2 + 3 * 2, "of the GPUs, and of each instance there was"
 
 
 def test_more_instances_than_there_can_be(shim: ShimScenario) -> None:
