@@ -530,6 +530,7 @@ def test_the_worst_of_what_ended_is_remembered_for_thirty_days():
 
 def test_a_state_reads_back_and_garbage_says_so():
     gpu = Gpu().window(xid(48, NOW), remap_pending=1, pcie_replays=counter(2**64 - 1))
+    gpu.window(nvlink_crc_errors=(2**64 - 1,) * 18)
     assert unpack(pack(gpu.state)) == gpu.state
     for bad in (b"", b"\x00", pack(gpu.state)[:-1], pack(gpu.state) + b"\x00", b"\x97" * 7):
         with pytest.raises(ServiceError, match="start anew"):
