@@ -1,10 +1,16 @@
-"""The agent at work over the test driver library, beside nvitop's exporter over the same library."""
+"""The agent at work over the test driver library, beside nvitop's exporter over the same library.
+
+Everything is on: readings of every depth, GPU performance, the kernel's log where this machine lets
+one read it, metrics scraped every 15 s, windows sent. It polls once a second here; its default is
+5 s.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +43,7 @@ WINDOW_MS: Final = 60_000
 EVENT_WAIT_MS: Final = 1_000
 WARM_S: Final = 8.0
 MEASURE_S: Final = 60.0
+SCRAPE_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +55,76 @@ class _Used:
     pss_mib: float
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An agent that runs, and where its metrics are."""
+
+    process: subprocess.Popen[bytes]
+    metrics_port: int
+    log: Path
+    state: Path
+
+    def pids(self) -> tuple[int, ...]:
+        """Parent and child. Raises MeasurementFailed where there are others, or not both."""
+        processes.alive(self.process, self.log)
+        found = processes.family(self.process.pid)
+        if len(found) != 2:
+            raise MeasurementFailed(f"the agent is {len(found)} processes, not parent and child")
+        return found
+
+    def scrape(self) -> int:
+        """Reads the metrics; returns how many bytes they are."""
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10
+        ) as page:
+            return len(page.read())
+
+
+def environment(folder: Path) -> tuple[ShimScenario, dict[str, str]]:
+    """8 busy GPUs, and the environment in which they are there.
+
+    Without what only a pretended driver costs: a log of its calls, and looking for events, which
+    only the agent waits for; a real driver blocks in that wait.
+    """
+    shim = ShimScenario(folder).set_every(load="loaded")
+    env = shim.env(processes.environment())
+    del env["ASSAY_SHIM_CALL_LOG"]
+    env["ASSAY_SHIM_WAIT_POLL_MS"] = str(EVENT_WAIT_MS)
+    return shim, env
+
+
 def measure(context: Context) -> Sequence[Row]:
     """Both at once, each reading 8 busy GPUs every second, for a minute."""
     folder = context.folder
-    shim = ShimScenario(folder).set_every(load="loaded")
-    env = shim.env(processes.environment())
-    # What only a pretended driver costs: a log of its calls, and looking for events, which only the
-    # agent waits for; a real driver blocks in that wait.
-    del env["ASSAY_SHIM_CALL_LOG"]
-    env["ASSAY_SHIM_WAIT_POLL_MS"] = str(EVENT_WAIT_MS)
+    _, env = environment(folder)
     nvitop = [str(BIN / "nvitop-exporter"), "--port", str(processes.free_port())]
     log = folder / "nvitop.log"
     with (
-        _agent(folder, env) as agent,
+        running(folder, env) as agent,
         processes.running([*nvitop, "--interval", "1"], log, env=env) as exporter,
     ):
         context.say("warming up")
         time.sleep(WARM_S)
-        processes.alive(agent, folder / "agent.log")
         processes.alive(exporter, log)
-        pids = (processes.family(agent.pid), (exporter.pid,))
-        if len(pids[0]) != 2:
-            raise MeasurementFailed(f"the agent is {len(pids[0])} processes, not parent and child")
+        page_bytes = agent.scrape()
+        pids = (agent.pids(), (exporter.pid,))
         context.say(f"measuring both for {MEASURE_S:.0f} s")
         before_s = [sum(map(processes.cpu_s, group)) for group in pids]
         began_s = time.monotonic()
-        time.sleep(MEASURE_S)
+        while time.monotonic() < began_s + MEASURE_S:
+            time.sleep(SCRAPE_S)
+            agent.scrape()
         ours, theirs = (
             _used(group, before, time.monotonic() - began_s)
             for group, before in zip(pids, before_s, strict=True)
         )
-    sealed = (folder / "agent.log").read_text().count('"sealed"')
+    sealed = agent.log.read_text().count('"sealed"')
     if not sealed:
         raise MeasurementFailed(f"the agent sealed {sealed} windows; see its log")
-    return _rows(ours, theirs, sealed)
+    return _rows(ours, theirs, sealed, page_bytes)
 
 
-def _rows(ours: _Used, theirs: _Used, sealed: int) -> list[Row]:
+def _rows(ours: _Used, theirs: _Used, sealed: int, page_bytes: int) -> list[Row]:
     return [
         Row(
             name="agent_cpu_vs_nvitop",
@@ -97,7 +137,8 @@ def _rows(ours: _Used, theirs: _Used, sealed: int) -> list[Row]:
             judged="ratio",
             better="lower",
             note=f"8 GPUs at 1 Hz for {MEASURE_S:.0f} s; the agent sealed, spooled and sent "
-            f"{sealed} windows of {WINDOW_MS // 1000} s",
+            f"{sealed} windows of {WINDOW_MS // 1000} s; its metrics ({page_bytes:,} bytes) were "
+            f"scraped every {SCRAPE_S:.0f} s",
         ),
         Row(
             name="agent_rss_mib",
@@ -125,7 +166,14 @@ def _used(pids: Sequence[int], before_s: float, seconds: float) -> _Used:
 
 
 @contextmanager
-def _agent(folder: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    folder: Path,
+    env: dict[str, str],
+    *,
+    command: Sequence[str] = (str(BIN / "assay-agent"), "run"),
+    poll_ms: int = POLL_MS,
+    window_ms: int = WINDOW_MS,
+) -> Iterator[Running]:
     """`assay-agent run`, enrolled and connected to a valuer that stores nothing."""
     state, valuer = folder / "agent", folder / "valuer"
     valuer.mkdir()
@@ -140,20 +188,22 @@ def _agent(folder: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes
     with fleet.bare(valuer, valuer, {HOST_ID: public}) as (_, port):
         _enrol(keys, valuer, port, now_ms)
         config = folder / "agent.yaml"
+        metrics_port = processes.free_port()
         config.write_text(
             yaml.safe_dump(
                 {
                     "state_dir": str(state),
-                    "poll_ms": POLL_MS,
-                    "window_ms": WINDOW_MS,
-                    "metrics": {"listen": f"127.0.0.1:{processes.free_port()}"},
+                    "poll_ms": poll_ms,
+                    "window_ms": window_ms,
+                    "metrics": {"listen": f"127.0.0.1:{metrics_port}"},
                 }
             )
         )
-        command = [str(BIN / "assay-agent"), "run", "--config", str(config)]
-        with processes.running(command, folder / "agent.log", env=env) as process:
-            yield process
-            processes.alive(process, folder / "agent.log")
+        log = folder / "agent.log"
+        with processes.running([*command, "--config", str(config)], log, env=env) as process:
+            processes.wait_for_port(metrics_port, process, log)
+            yield Running(process, metrics_port, log, state)
+            processes.alive(process, log)
 
 
 def _enrol(keys: KeyStore, valuer: Path, port: int, now_ms: int) -> None:

@@ -30,7 +30,16 @@ from rich.console import Console  # noqa: E402
 from rich.status import Status  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from bench import agent, false_alarms, ingest, ledger, oracle, report_latency, valuation  # noqa: E402
+from bench import (  # noqa: E402
+    agent,
+    agent_ticks,
+    false_alarms,
+    ingest,
+    ledger,
+    oracle,
+    report_latency,
+    valuation,
+)
 from bench.row import Context, Measurement, Row  # noqa: E402
 
 RESULT: Final = ROOT / "build" / "bench.json"
@@ -39,6 +48,9 @@ MEASUREMENTS: Final[tuple[Measurement, ...]] = (
     ingest.RSS,
     ledger.SIZE,
     agent.COST,
+    agent_ticks.TICK,
+    agent_ticks.GROWTH,
+    agent_ticks.EVENT,
     valuation.PER_GPU,
     false_alarms.FALSE_ALARMS,
     report_latency.LATENCY,
