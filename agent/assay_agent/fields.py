@@ -259,9 +259,7 @@ class _ExtremeField(_LastField):
     def add(self, sample: Sample) -> bool:
         clean = self._admit(sample)
         now = self._value
-        if now.__class__ is not int:
-            self._value = clean
-        elif clean.__class__ is int and (clean < now) is self._least:
+        if now.__class__ is not int or (clean.__class__ is int and (clean < now) is self._least):
             self._value = clean
         return False
 

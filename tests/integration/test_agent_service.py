@@ -96,7 +96,9 @@ def test_slow_leaves_travel_once_and_incidents_outlive_a_restart_of_the_agent(tm
         agent.open()
         again = FakeSource()
         async with serving(agent, again):
-            await until(lambda: again.polls > 0)
+            before = len(valuer.chain)
+            again.happen(EventKind.XID, 13, number=2)
+            await valuer.until(lambda: len(valuer.chain) > max(before, 2))
         groups = [
             [codec.decode_leaf(data).content.group for data in kept.sealed.leaves]
             for kept in valuer.chain
