@@ -373,6 +373,27 @@ def test_xid_79_that_survives_a_restart_is_impaired_and_so_is_the_third_in_a_mon
     assert severity is IMPAIRED
 
 
+def test_xid_79_told_again_of_a_gpu_that_did_not_come_back_is_no_milder():
+    again = {**LOST, "events": (xid(79, NOW + 900_000),)}
+    gpu = Gpu().window(xid(79, NOW)).lost().lost(boot=2)
+    gpu.window(health=again, host={"missing_gpus": (GPU,)}, condition=False)
+    assert (gpu.only(XID, 79).severity, gpu.only(XID, 79).count) == (IMPAIRED, 2)
+    assert gpu.window(boot=3).open() == {}
+
+
+def test_the_third_79_in_a_month_stays_though_the_gpu_came_back():
+    gpu = Gpu()
+    for boot in (2, 3, 4):
+        gpu.window(xid(79, gpu.at_ms + 1)).window(boot=boot)
+    assert gpu.window().open()[XID, 79].severity is IMPAIRED
+
+
+def test_what_came_with_a_restart_is_not_what_survived_it():
+    gpu = Gpu().window(xid(48, NOW + 100), event(EventKind.GPU_RESET, NOW + 100))
+    assert gpu.open() == {}
+    assert gpu.only(XID, 48).severity is DEGRADED
+
+
 def test_a_reset_is_no_restart_of_the_host():
     gpu = (
         Gpu()

@@ -46,7 +46,7 @@ class Book:
         key = (kind, code)
         record = self._open.get(key)
         if record is not None:
-            over_ms = self._over(record, rule, first_ms)
+            over_ms = self._over(record, rule, first_ms, here=False)
             if over_ms is not None:
                 self.end(key, over_ms)
                 record = None
@@ -145,7 +145,7 @@ class Book:
     def settle_event(self, key: Key, at_ms: int) -> None:
         """The GPU is there and the event has not come again: it may be over."""
         record = self._open[key]
-        over_ms = self._over(record, rule_for(*key), at_ms)
+        over_ms = self._over(record, rule_for(*key), at_ms, here=True)
         if over_ms is not None:
             self.end(key, over_ms)
 
@@ -159,7 +159,8 @@ class Book:
         """It stands after what should have cured it, or for too long: impaired."""
         record = self._open.get(key)
         if record is not None:
-            self._open[key] = replace(record, severity=Severity.IMPAIRED)
+            survived = record.survived or record.severity is not Severity.IMPAIRED
+            self._open[key] = replace(record, severity=Severity.IMPAIRED, survived=survived)
 
     def worsen_after_loss(self, key: Key, at_ms: int) -> None:
         """A GPU that is gone for so long is impaired, whatever the reason."""
@@ -250,8 +251,8 @@ class Book:
         self._open[key] = record
         self._touched.add(key)
 
-    def _over(self, record: Record, rule: Rule, at_ms: int) -> int | None:
-        """When an event's incident ended, if by this time it has."""
+    def _over(self, record: Record, rule: Rule, at_ms: int, *, here: bool) -> int | None:
+        """When an event's incident ended, if by this time it has; `here`: the GPU is there, well."""
         if rule.ends not in (Ends.QUIET, Ends.RESTART):
             return None
         ends: list[int] = []
@@ -259,9 +260,10 @@ class Book:
         quiet_ms = self._recurrence_ms if impaired else self._quiet_ms
         if at_ms - record.last_ms >= quiet_ms:
             ends.append(record.last_ms + quiet_ms)
-        # What became impaired because restarts did not keep it away, no restart ends.
-        became = rule.again and rule.severity is not None and record.severity > rule.severity
-        curable = rule.ends is Ends.RESTART and (rule.cure is not Cure.NONE or not became)
+        # What became worse because it came again, no restart ends; what became worse because the
+        # GPU did not come back ends with its return.
+        worse = rule.severity is not None and record.severity > rule.severity
+        curable = rule.ends is Ends.RESTART and (not worse or (record.survived and here))
         if curable and record.restart_ms is not None:
             ends.append(record.restart_ms)
         return min(ends, default=None)

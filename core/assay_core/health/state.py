@@ -47,7 +47,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     of the days since its beginning it came, the newest of which began at `day_ms`. `restart_ms` is
     the first restart since it was last seen, `booted` whether the host was among what restarted.
     `shown`: the last reading that told of it showed it. `fresh`: it ended in the window followed
-    last.
+    last. `survived`: it is impaired since a restart did not cure it, or it has lasted too long.
     """
 
     kind: IncidentKind
@@ -64,6 +64,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     booted: bool = False
     shown: bool = True
     fresh: bool = False
+    survived: bool = False
 
     @property
     def open(self) -> bool:
