@@ -103,7 +103,7 @@ def measure_growth(context: Context) -> Sequence[Row]:
             target=GROWTH_MIB,
             judged="value",
             better="lower",
-            note=f"agent and child together, resident, after {POLLS:,} more polls of 8 GPUs at full "
+            note=f"agent and child together, resident and not a file's, after {POLLS:,} more polls of 8 GPUs at full "
             f"speed, {sealed} windows sealed, spooled and sent, metrics scraped every "
             f"{SCRAPE_POLLS} polls",
         )
@@ -111,13 +111,13 @@ def measure_growth(context: Context) -> Sequence[Row]:
 
 
 def _resident_mib(running: Running, say: Callable[[str], None], polls: int) -> float:
-    """Resident memory of both once it has polled so often, scraping as it goes on."""
+    """Anonymous resident memory of both once it has polled so often, scraping as it goes on."""
     while (done := _polled(running.log)) < polls:
         say(f"{done:,} polls")
         running.scrape()
         time.sleep(0.2)
         running.pids()
-    return sum(map(processes.rss_kib, running.pids())) / 1024
+    return sum(map(processes.anonymous_kib, running.pids())) / 1024
 
 
 def _polled(log: Path) -> int:

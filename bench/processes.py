@@ -29,6 +29,11 @@ def rss_kib(pid: int) -> int:
     return _kib(_read(pid, "status"), "VmRSS")
 
 
+def anonymous_kib(pid: int) -> int:
+    """Resident memory that is no file's, KiB: what a process has taken, whatever the page cache does."""
+    return _kib(_read(pid, "status"), "RssAnon")
+
+
 def pss_kib(pid: int) -> int:
     """Proportional set size, KiB: what is shared is divided among those who share it."""
     return _kib(_read(pid, "smaps_rollup"), "Pss")
