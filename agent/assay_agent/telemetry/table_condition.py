@@ -126,7 +126,7 @@ def _condition() -> tuple[Call, ...]:
         Call(
             group,
             "nvmlDeviceGetLastBBXFlushTime",
-            (Field("bbx_flush_utc_ms", COUNT_MAX, 1),),
+            (Field("bbx_flush_utc_ms", 4_102_444_800_000, 1),),  # to 2100, as it is decoded
             "Q8x",
             day,
             pointers=(0, 8),
