@@ -15,7 +15,6 @@ from assay_core.health import (
     told,
     unpack,
 )
-from assay_core.health.observation import pci_address
 from assay_core.health.state import CLOSED_MAX, OPEN_MAX
 from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from assay_core.leaves import (
@@ -452,9 +451,11 @@ def test_a_gpu_on_the_bus_that_the_driver_does_not_show_is_hidden():
     assert told_so.open().keys() == {(IncidentKind.HIDDEN, 0)}
 
 
-def test_addresses_of_the_driver_and_of_the_bus_are_the_same_address():
-    assert pci_address("00000000:3B:00.0") == pci_address("0000:3b:00.0") == "0000:3b:00.0"
-    assert pci_address("00000001:3B:00.0") == pci_address("1:3b:00.0") == "0001:3b:00.0"
+def test_addresses_are_compared_as_sysfs_writes_them_domain_and_all():
+    away = Gpu().window().window(host={"hidden_gpus": ("10000:3b:00.0", "no address")})
+    assert away.state.records == ()
+    here = Gpu().window().window(host={"hidden_gpus": ("00000000:3B:00.0",)})
+    assert here.open().keys() == {(IncidentKind.HIDDEN, 0)}
 
 
 ACTIONS = [  # action, whether a reset is what it asks for

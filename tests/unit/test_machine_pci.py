@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from assay_agent.machine.pci import GPUS_MAX, Bus, Given, PciBus, hidden, normal, withheld
+from assay_agent.machine.pci import GPUS_MAX, Bus, Given, PciBus, hidden, withheld
 from assay_core.leaves import Reason, Tenancy
+from assay_core.pci import pci_address
 from tests.fakes.machine import FakeMachine, shim_address
 
 
@@ -33,11 +34,13 @@ def look(machine: FakeMachine) -> Bus:
         ("0000:18:00.0\n", None),
         ("0000:1８:00.0", None),
         ("18:00.0", None),
+        ("0000:18:00.", None),
+        ("0000:18.00.0", None),
         ("", None),
     ],
 )
 def test_addresses_of_every_hand(written: str, meant: str | None) -> None:
-    assert normal(written) == meant
+    assert pci_address(written) == meant
 
 
 def test_only_gpus_are_gpus(machine: FakeMachine) -> None:

@@ -12,7 +12,6 @@ import pynvml
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from assay_agent.machine import sleep
 from assay_agent.telemetry import ask, gpm, wire
 from assay_agent.telemetry.calls import COUNT_MAX, Call, Field, reason_of
 from assay_agent.telemetry.fields import (
@@ -406,18 +405,6 @@ def test_cells_carry_every_sample() -> None:
         wire.values(given[:-1], back)
     for sample in ("590.48.01", 8, *Reason):
         assert wire.host_sample(wire.host_cell(sample)) == sample
-
-
-@pytest.mark.parametrize(
-    ("bus_id", "address"),
-    [
-        ("00000000:1B:00.0", "0000:1b:00.0"),
-        ("0000:1b:00.0", "0000:1b:00.0"),
-        ("00010000:C3:00.0", "10000:c3:00.0"),
-    ],
-)
-def test_a_bus_address_as_sysfs_names_it(bus_id: str, address: str) -> None:
-    assert sleep.address(bus_id) == address
 
 
 def test_the_drivers_process_imports_nothing_heavy() -> None:

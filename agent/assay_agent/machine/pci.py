@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from assay_core.leaves import Reason, Tenancy
+from assay_core.pci import pci_address
 
 GPUS_MAX: Final = 64
 """Most GPUs of a host that are looked at; it holds 16."""
@@ -32,9 +33,6 @@ DRIVER: Final = "nvidia"
 
 _VENDOR: Final = "0x10de"
 _CLASSES: Final = ("0x0300", "0x0302")  # VGA compatible, 3D controller
-_ADDRESS: Final = re.compile(
-    r"([0-9a-fA-F]{4,8}):([0-9a-fA-F]{2}):([0-9a-fA-F]{2})(?:\.([0-7]))?", re.ASCII
-)
 _MINOR: Final = re.compile(rb"^Device Minor:\s*(\d{1,5})\s*$", re.MULTILINE)
 _FILE_BYTES_MAX: Final = 4096
 _CONTAINER_FILES: Final = ("/.dockerenv", "/run/.containerenv")
@@ -60,18 +58,6 @@ class PciGpu:
 
 Bus = Mapping[str, PciGpu]
 """The GPUs of a bus by their address."""
-
-
-def normal(address: str) -> str | None:
-    """An address as sysfs writes it, "0000:18:00.0"; None for what is none.
-
-    NVML writes the domain in eight digits, the kernel's log leaves out the function.
-    """
-    found = _ADDRESS.fullmatch(address)
-    if found is None:
-        return None
-    domain, bus, device, function = found.groups()
-    return f"{int(domain, 16):04x}:{bus.lower()}:{device.lower()}.{function or 0}"
 
 
 class PciBus:
@@ -102,7 +88,7 @@ class PciBus:
         return {
             address: PciGpu(address, self._driver(name))
             for name in gpus[:GPUS_MAX]
-            if (address := normal(name)) is not None
+            if (address := pci_address(name)) is not None
         }
 
     def _is_gpu(self, name: str) -> bool:

@@ -10,25 +10,23 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from assay_core.pci import pci_address
+
 DEVICES: Final = "sys/bus/pci/devices"
 _NVIDIA: Final = "0x10de"
 _DISPLAY: Final = "0x03"
 
 
-def address(bus_id: str) -> str:
-    """NVML's "00000000:1B:00.0" as sysfs names it, "0000:1b:00.0"."""
-    domain, colon, rest = bus_id.lower().partition(":")
-    return f"{domain.lstrip('0'):0>4}{colon}{rest}"
-
-
 def may_sleep(root: str, bus_id: str) -> bool:
     """Whether the kernel may put the GPU at this address to sleep."""
-    return _read(root, address(bus_id), "power/control") == "auto"
+    device = pci_address(bus_id)
+    return device is not None and _read(root, device, "power/control") == "auto"
 
 
 def asleep(root: str, bus_id: str) -> bool:
     """Whether the GPU at this address sleeps now. `root` is where this host's / is."""
-    return may_sleep(root, bus_id) and _suspended(root, address(bus_id))
+    device = pci_address(bus_id)
+    return device is not None and may_sleep(root, device) and _suspended(root, device)
 
 
 def any_asleep(root: str) -> bool:

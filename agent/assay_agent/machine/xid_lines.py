@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from assay_agent.machine.pci import normal
+from assay_core.pci import pci_address
 
 KERNEL: Final = 0
 """The facility of the kernel's own messages: a user's write to /dev/kmsg never has it."""
@@ -107,12 +107,12 @@ def mention(text: str) -> Mention | None:
     text = text[:TEXT_CHARACTERS_MAX]
     found = _XID.match(text)
     if found is not None:
-        address = normal(found[1])
+        address = pci_address(found[1])
         return None if address is None else Mention(address, int(found[2]))
     for pattern in _FALLEN:
         found = pattern.match(text)
         if found is not None:
-            address = normal(found[1])
+            address = pci_address(found[1])
             return None if address is None else Mention(address, FALLEN, fallen=True)
     return None
 

@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
-from assay_agent.machine.pci import GPUS_MAX, normal
+from assay_agent.machine.pci import GPUS_MAX
 from assay_core.leaves import SUBJECT_BYTES
+from assay_core.pci import pci_address
 
 FILE: Final = "gpu-addresses.json"
 _FILE_BYTES_MAX: Final = 64 * 1024
@@ -62,7 +63,7 @@ class Addresses:
             with self._file.open("rb") as file:
                 text = file.read(_FILE_BYTES_MAX)
             named = msgspec.json.decode(text, type=dict[str, str])
-            kept = {bytes.fromhex(name): normal(place) for name, place in named.items()}
+            kept = {bytes.fromhex(name): pci_address(place) for name, place in named.items()}
         except (OSError, ValueError):  # none yet, or none that can be read
             return {}
         return {

@@ -9,10 +9,11 @@ from typing import Final
 
 from assay_agent.config import SourceConfig
 from assay_agent.machine.journal import folder, program
-from assay_agent.machine.pci import DRIVER, Bus, Given, PciBus, normal, withheld
+from assay_agent.machine.pci import DRIVER, Bus, Given, PciBus, withheld
 from assay_agent.telemetry.diagnosis import DEVICES, Finding, State, answers
 from assay_agent.telemetry.reading import Poll
 from assay_core.leaves import Reason, Tenancy
+from assay_core.pci import pci_address
 
 _NAMED_MAX: Final = 4
 _RIVALS: Final = ("nouveau", "nova_core", "nvidiafb")
@@ -125,7 +126,7 @@ def _container(poll: Poll, found: Bus, given: Given, devices: Path) -> Iterator[
     if not answers(poll):
         return
     shown = {gpu.values.get("pci_bus_id") for gpu in poll.gpus}
-    accounted = frozenset(normal(one) or one for one in shown if isinstance(one, str))
+    accounted = frozenset(pci_address(one) or one for one in shown if isinstance(one, str))
     others = withheld(found, accounted, given)
     if others:
         yield Finding(

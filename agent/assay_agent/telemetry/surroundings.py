@@ -18,7 +18,7 @@ from typing import Protocol
 
 from assay_agent.machine.kernel_log import Choice, KernelLog, offered
 from assay_agent.machine.library import Library, module_version
-from assay_agent.machine.pci import Bus, Given, PciBus, hidden, normal
+from assay_agent.machine.pci import Bus, Given, PciBus, hidden
 from assay_agent.telemetry.addresses import Addresses
 from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.losses import Losses
@@ -26,6 +26,7 @@ from assay_agent.telemetry.reading import Depth, GpuReading, GpuSource, Happenin
 from assay_agent.telemetry.xids import ANSWERS, Xids
 from assay_core.header import Source
 from assay_core.leaves import HOST, DriverState, EventKind, Reason, Tenancy
+from assay_core.pci import pci_address
 
 
 class Driver(GpuSource, Protocol):
@@ -317,7 +318,7 @@ def _tenancies(bus: Bus | Reason, bus_ids: Mapping[bytes, str]) -> dict[bytes, T
 
 def _normal(bus_ids: Mapping[bytes, str]) -> dict[bytes, str]:
     """Addresses as sysfs writes them. Where a GPU is on no bus its address is all zeros."""
-    found = {subject: normal(bus_id) for subject, bus_id in bus_ids.items()}
+    found = {subject: pci_address(bus_id) for subject, bus_id in bus_ids.items()}
     return {
         subject: address
         for subject, address in found.items()

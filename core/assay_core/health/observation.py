@@ -26,6 +26,7 @@ from assay_core.leaves import (
     Tenancy,
     Value,
 )
+from assay_core.pci import pci_address
 
 WELL: Final = -1
 """What a condition shows where all is well; else it shows the code the incident has."""
@@ -317,13 +318,8 @@ def _hidden(host: Content | None) -> tuple[str, ...] | None:
     value = None if host is None else host.values.get("hidden_gpus")
     if not isinstance(value, tuple):
         return None
-    return tuple(pci_address(one) for one in value if isinstance(one, str))
-
-
-def pci_address(text: str) -> str:
-    """A PCI address as sysfs writes it, "0000:3b:00.0": NVML writes the domain in eight digits."""
-    domain, _, rest = text.strip().lower().partition(":")
-    return f"{domain[-4:]:0>4}:{rest}"[:64] if rest else text[:64]
+    places = (pci_address(one) for one in value if isinstance(one, str))
+    return tuple(one for one in places if one is not None)
 
 
 def _told(identity: Content | None) -> Told | None:
