@@ -4,8 +4,9 @@
     python -m bench.cycles bare --ticks 200       the same NVML calls through NVIDIA's binding
     python -m bench.cycles service --config F     `assay-agent run` with a poll as soon as one ends
 
-The first two print a JSON line: the CPU of a tick, microseconds, of all processes together; ticks
-are APART_S apart, since samples of GPU performance must be. The third prints how often it
+The first two print a JSON line: the CPU of a tick, microseconds, of all processes together. With
+`--spaced` ticks are APART_S apart, so that each has its sample of GPU performance; otherwise they
+follow at once, and have one when the last is old enough. The third prints how often it
 has polled, a line after each `--every` polls, until it is stopped.
 """
 
@@ -29,7 +30,7 @@ from assay_agent.keys import KeyStore
 from assay_agent.metrics import AgentMetrics
 from assay_agent.service import Service
 from assay_agent.spool import Chain, Spool
-from assay_agent.telemetry import table
+from assay_agent.telemetry import gpm, table
 from assay_agent.telemetry.reading import Depth, GpuSource, Poll
 from assay_agent.telemetry.sources import make_source
 from assay_agent.uplink.uplink import Pace
@@ -47,19 +48,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("agent", "bare", "service"))
     parser.add_argument("--ticks", type=int, default=200)
+    parser.add_argument("--spaced", action="store_true")
     parser.add_argument("--every", type=int, default=1_000)
     parser.add_argument("--config", type=Path)
     options = parser.parse_args()
     if options.what == "service":
         asyncio.run(_serve(options.config, options.every))
         return
-    each_us = (
-        asyncio.run(_agent(options.ticks)) if options.what == "agent" else _bare(options.ticks)
-    )
+    apart_s = APART_S if options.spaced else 0.0
+    if options.what == "agent":
+        each_us = asyncio.run(_agent(options.ticks, apart_s))
+    else:
+        each_us = _bare(options.ticks, apart_s)
     print(json.dumps({"us": each_us}))
 
 
-async def _agent(ticks: int) -> float:
+async def _agent(ticks: int, apart_s: float) -> float:
     """CPU of this process and of its driver process for one tick."""
     source, clock = make_source(SourceConfig()), Clock()
     window = Aggregator(
@@ -70,10 +74,10 @@ async def _agent(ticks: int) -> float:
     if len(children) != 1:
         raise SystemExit(f"{len(children)} driver processes")
     for _ in range(WARM):
-        window.add(await source.poll(int(APART_S * 1_000)))
+        window.add(await source.poll(int(apart_s * 1_000)))
     before_ns = _cpu_ns("self") + _cpu_ns(children[0])
     for _ in range(ticks):
-        window.add(await source.poll(int(APART_S * 1_000)))
+        window.add(await source.poll(int(apart_s * 1_000)))
     used_ns = _cpu_ns("self") + _cpu_ns(children[0]) - before_ns
     await source.close()
     return used_ns / ticks / 1e3
@@ -155,7 +159,7 @@ def _cpu_ns(pid: str) -> int:
     )
 
 
-def _bare(ticks: int) -> float:
+def _bare(ticks: int, apart_s: float) -> float:
     functions = vars(import_module("pynvml"))  # not at the head: the agent itself has it not
     functions["nvmlInit"]()
     tick = [
@@ -167,7 +171,8 @@ def _bare(ticks: int) -> float:
     for count in (WARM, ticks):
         before_ns = _cpu_ns("self")
         for _ in range(count):
-            time.sleep(APART_S)
+            if apart_s:
+                time.sleep(apart_s)
             for call in tick:
                 call()
     return (_cpu_ns("self") - before_ns) / ticks / 1e3
@@ -207,7 +212,13 @@ def _performance(functions: Mapping[str, object], handle: object) -> Callable[[]
         cast("_Metric", metric).metricId = number
     get = _call(functions, "nvmlGpmMetricsGet", asked)
 
+    taken_s = time.monotonic()
+
     def measure() -> None:
+        nonlocal taken_s
+        if time.monotonic() - taken_s < gpm.APART_S:
+            return
+        taken_s = time.monotonic()
         samples.reverse()
         take.reverse()
         take[1]()
