@@ -11,7 +11,6 @@ from typing import Final
 from assay_agent.telemetry.reading import Depth, Poll
 from assay_core.header import CloseReason
 from assay_core.instants import DAY_MS, MINUTE_MS, SECOND_MS
-from assay_core.leaves import DriverState
 
 WINDOW_MS_LEAST: Final = SECOND_MS
 WINDOW_MS_MOST: Final = 15 * MINUTE_MS
@@ -63,7 +62,7 @@ class Cutter:
         A source looks as deep as a window by itself when something happened.
         """
         self._deep = depth >= Depth.WINDOW or bool(poll.events)
-        answered = poll.driver in (DriverState.RUNNING, DriverState.RELOADED)
+        answered = poll.driver.answers
         if depth is Depth.DAY and (answered or self._day_ms is None):
             self._day_ms = poll.at_boottime_ms
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from assay_agent.fields import U32_MAX
 from assay_core import codec
 from assay_core.leaves import Event, EventKind
-
-U32_MAX: Final = 2**32 - 1
 
 
 class Events:

@@ -78,14 +78,6 @@ _REACHING: Final = tuple(
 _CODES: Final = MappingProxyType(
     {name: counter_code(group, name) for group in _OF_GPU for name in read_names(group)}
 )
-_DRIVER_REASONS: Final = MappingProxyType(
-    {
-        DriverState.UNRESPONSIVE: Reason.DRIVER_UNRESPONSIVE,
-        DriverState.ABSENT: Reason.DRIVER_ABSENT,
-        DriverState.PAUSED: Reason.IN_MAINTENANCE,
-    }
-)
-"""Why no GPU could be read, by the driver's state; a driver that answers has lost the GPU."""
 _UNWATCHED: Final = frozenset(
     {EventKind.GPU_LOST, EventKind.GPU_RETURNED, EventKind.GPU_RESET, EventKind.MIG_CHANGED}
 )
@@ -171,7 +163,7 @@ class Aggregator:
                 add(sample)
         if poll.events or poll.driver is DriverState.RELOADED:
             self._expect_resets(poll)
-        unread = _DRIVER_REASONS.get(poll.driver)
+        unread = poll.unread
         seen: set[bytes] = set()
         lost: set[bytes] = set()
         for reading in poll.gpus:

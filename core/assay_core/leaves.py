@@ -66,6 +66,11 @@ class DriverState(enum.IntEnum):
     ABSENT = 4
     PAUSED = 5
 
+    @property
+    def answers(self) -> bool:
+        """Whether it shows what there is: what it does not show has gone."""
+        return self in (DriverState.RUNNING, DriverState.RELOADED)
+
 
 class EventKind(enum.IntEnum):
     """What happened. Numbers as on the wire."""

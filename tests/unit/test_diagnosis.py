@@ -309,7 +309,8 @@ def test_reasons_are_no_values() -> None:
 
 def test_an_action_that_nobody_knows_asks_for_service() -> None:
     (finding,) = diagnosis_gpus.conditions(poll(gpu(0, recovery_action=77)))
-    assert "service (action 77)" in finding.what
+    assert "(recovery action 77)" in finding.what
+    assert finding.fix.startswith("service")
 
 
 def test_confidential_computing() -> None:

@@ -25,7 +25,6 @@ from assay_agent.telemetry.fields import uuid_of
 from assay_core.instants import SECOND_MS
 from assay_core.leaves import (
     Content,
-    DriverState,
     Group,
     Incident,
     MigInstance,
@@ -42,12 +41,6 @@ INCIDENTS_MAX: Final = 32
 """Most open incidents shown of one GPU, the worst first."""
 _MIB: Final = 1024 * 1024
 
-_WHOLE_GPU: Final = {
-    DriverState.UNRESPONSIVE: Reason.DRIVER_UNRESPONSIVE,
-    DriverState.ABSENT: Reason.DRIVER_ABSENT,
-    DriverState.PAUSED: Reason.IN_MAINTENANCE,
-}
-"""Why no GPU was read, by the driver's state."""
 _NOT_THE_GPU: Final = frozenset({*GPU_INFO, "tenancy"})
 """Fields that may have a value while the GPU itself says nothing."""
 
@@ -155,7 +148,7 @@ class Readings:
             gpu = self._gpu(reading.subject)
             if gpu is not None:
                 _take(gpu, reading, poll.at_utc_ms)
-        why = _WHOLE_GPU.get(poll.driver, Reason.GPU_LOST)
+        why = poll.unread or Reason.GPU_LOST
         for subject, gpu in self._gpus.items():
             if subject not in listed:
                 _unread(gpu, why)

@@ -46,11 +46,6 @@ class Finding:
     fix: str = ""
 
 
-def answers(poll: Poll) -> bool:
-    """Whether there is a driver that was read."""
-    return poll.driver in (DriverState.RUNNING, DriverState.RELOADED)
-
-
 def library() -> Finding:
     """Whether the driver's library can be loaded. Loading it calls nothing in it."""
     about = "driver library"
@@ -136,7 +131,7 @@ def _version_of(found: Mapped | Reason) -> str | None:
 def driver(poll: Poll, version_file: Path = DRIVER_VERSION_FILE) -> Finding:
     """Whether a driver answers, by a poll just taken."""
     about = "driver"
-    if answers(poll):
+    if poll.driver.answers:
         versions = f"driver {poll.host['driver_version']}, NVML {poll.host['nvml_version']}"
         return Finding(State.OK, "driver-answers", about, f"answers: {versions}")
     if poll.driver is DriverState.UNRESPONSIVE:

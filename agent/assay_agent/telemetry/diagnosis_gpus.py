@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from assay_agent.telemetry.diagnosis import Finding, State, answers
+from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.fields import uuid_of
 from assay_agent.telemetry.reading import GpuReading, Poll, Sample
-from assay_core.leaves import Reason
+from assay_core.health import rule_for
+from assay_core.leaves import IncidentKind, Reason
 
-_ACTIONS: Final = {
-    1: "a reset of the GPU",
-    2: "a reboot of the host",
-    3: "an end of peer-to-peer traffic",
-    4: "a drain and a reset",
-}
-"""Field 230, nvml.h; any other number asks for service."""
 _PLACES_NAMED_MAX: Final = 4
 _SRAM: Final = "ecc_sram_"
 
@@ -80,7 +74,7 @@ def conditions(poll: Poll) -> Iterator[Finding]:
             about = _where(found, len(poll.gpus))
             yield Finding(state, code, "GPU health" if state is not State.NOTE else "GPU mode",
                           f"{about}: {what}", fix)  # fmt: skip
-    if answers(poll):
+    if poll.driver.answers:
         yield from _confidential(poll)
 
 
@@ -106,13 +100,14 @@ def _actions(readable: list[GpuReading]) -> Iterator[Finding]:
         if isinstance(action, int) and not isinstance(action, Reason) and action:
             asked.setdefault(action, []).append(gpu)
     for action, found in sorted(asked.items()):
-        words = _ACTIONS.get(action, f"service (action {action})")
+        rule = rule_for(IncidentKind.RECOVERY_ACTION, action)
         yield Finding(
             State.WARNING,
             "recovery-asked",
             "GPU health",
-            f"{_where(found)}: the driver asks for {words}",
-            "drain the GPU's work, tell the agent (assay-agent pause --for 30m), do what is asked",
+            f"{_where(found)}: {rule.meaning} (recovery action {action})",
+            f"{rule.action}; drain the GPU's work and tell the agent first (assay-agent pause --for "
+            "30m)",
         )
 
 

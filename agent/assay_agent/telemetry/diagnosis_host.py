@@ -10,7 +10,7 @@ from typing import Final
 from assay_agent.config import SourceConfig
 from assay_agent.machine.journal import folder, program
 from assay_agent.machine.pci import DRIVER, Bus, Given, PciBus, withheld
-from assay_agent.telemetry.diagnosis import DEVICES, Finding, State, answers
+from assay_agent.telemetry.diagnosis import DEVICES, Finding, State
 from assay_agent.telemetry.reading import Poll
 from assay_core.leaves import Reason, Tenancy
 from assay_core.pci import pci_address
@@ -44,7 +44,7 @@ def bus(
     if given.in_container:
         yield from _container(poll, found, given, devices)
     yield from _differences(poll, about)
-    if not answers(poll):
+    if not poll.driver.answers:
         count = f"{len(found)} NVIDIA GPUs are" if found else "no NVIDIA GPU is"
         yield Finding(State.NOTE, "bus-without-driver", about, f"{count} on it")
     elif not poll.host.get("hidden_gpus") and not poll.host.get("phantom_gpus"):
@@ -112,7 +112,7 @@ def _guests(found: Bus) -> Iterator[Finding]:
 def _container(poll: Poll, found: Bus, given: Given, devices: Path) -> Iterator[Finding]:
     about = "container"
     theirs = [gpu.address for gpu in found.values() if gpu.driver == DRIVER]
-    if theirs and not answers(poll) and not any(devices.glob("nvidia[0-9]*")):
+    if theirs and not poll.driver.answers and not any(devices.glob("nvidia[0-9]*")):
         yield Finding(
             State.FAILED,
             "container-without-devices",
@@ -123,7 +123,7 @@ def _container(poll: Poll, found: Bus, given: Given, devices: Path) -> Iterator[
             "use CDI or the cgroupfs driver",
         )
         return
-    if not answers(poll):
+    if not poll.driver.answers:
         return
     shown = {gpu.values.get("pci_bus_id") for gpu in poll.gpus}
     accounted = frozenset(pci_address(one) or one for one in shown if isinstance(one, str))

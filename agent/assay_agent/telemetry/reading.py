@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
 
 from assay_core.leaves import DriverState, EventKind, MigInstance, Reason
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:  # what it brings has no place in the driver's process
 
 Sample = int | str | tuple[int, ...] | tuple[str, ...] | tuple[MigInstance, ...] | Reason
 """A field at one instant, in the unit its schema gives it; a list has an item for each link."""
+
+
+_UNREAD: Final = MappingProxyType(
+    {
+        DriverState.UNRESPONSIVE: Reason.DRIVER_UNRESPONSIVE,
+        DriverState.ABSENT: Reason.DRIVER_ABSENT,
+        DriverState.PAUSED: Reason.IN_MAINTENANCE,
+    }
+)
 
 
 class Depth(enum.IntEnum):
@@ -68,6 +78,11 @@ class Poll:
     abandoned_processes: int
     gpus: tuple[GpuReading, ...]
     events: tuple[Happening, ...]
+
+    @property
+    def unread(self) -> Reason | None:
+        """Why no GPU could be read. None: the driver answers, and has lost what it does not list."""
+        return _UNREAD.get(self.driver)
 
 
 class GpuSource(Protocol):

@@ -23,7 +23,7 @@ from assay_agent.telemetry.addresses import Addresses
 from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.losses import Losses
 from assay_agent.telemetry.reading import Depth, GpuReading, GpuSource, Happening, Poll, Sample
-from assay_agent.telemetry.xids import ANSWERS, Xids
+from assay_agent.telemetry.xids import Xids
 from assay_core.header import Source
 from assay_core.leaves import HOST, DriverState, EventKind, Reason, Tenancy
 from assay_core.pci import pci_address
@@ -283,7 +283,7 @@ class _Platform:
 
     def due(self, poll: Poll, process: int | None) -> bool:
         """Whether the library that was looked at may not be the one in use."""
-        if poll.driver not in ANSWERS:
+        if not poll.driver.answers:
             return False
         return process is not None and (
             poll.driver is DriverState.RELOADED or process != self._read_for
@@ -292,7 +292,7 @@ class _Platform:
     async def read(self, poll: Poll, process: int | None) -> dict[str, Sample]:
         """The platform leaf's fields of both."""
         fields: dict[str, Sample] = {"kernel_module_version": module_version(self._root)}
-        if poll.driver not in ANSWERS or process is None:
+        if not poll.driver.answers or process is None:
             count = poll.host.get("gpu_count")
             why = count if isinstance(count, Reason) else Reason.NOT_SAMPLED
             keys = ("library_path", "library_inode", "library_sha256", "library_package")
@@ -342,7 +342,7 @@ def _passed_through(bus: Bus | Reason, address: str) -> bool:
 
 def _listed(poll: Poll) -> bool:
     """Whether the driver said which GPUs it has: one that sleeps is not asked."""
-    return poll.driver in ANSWERS and not isinstance(poll.host.get("gpu_count"), Reason)
+    return poll.driver.answers and not isinstance(poll.host.get("gpu_count"), Reason)
 
 
 def _is_lost(reading: GpuReading) -> bool:

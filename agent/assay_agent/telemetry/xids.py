@@ -16,13 +16,11 @@ from typing import Final
 from assay_agent.machine.pairing import Origin, Pairs
 from assay_agent.machine.xid_lines import Mention
 from assay_agent.telemetry.reading import Happening, Poll
-from assay_core.leaves import HOST, DriverState, EventKind
+from assay_core.leaves import HOST, EventKind
 
 HELD_S: Final = 60.0
 HELD_MAX: Final = 1_024
 SEALED_S: Final = 5.0
-ANSWERS: Final = (DriverState.RUNNING, DriverState.RELOADED)
-"""A driver that was read."""
 
 
 class Xids:
@@ -83,7 +81,7 @@ class Xids:
         told = []
         for mention, at_ms, since_s in held:
             subject = self._bus_ids.get(mention.address)
-            if subject is None and poll.driver not in ANSWERS and now_s - since_s < HELD_S:
+            if subject is None and not poll.driver.answers and now_s - since_s < HELD_S:
                 self._held.append((mention, at_ms, since_s))
                 continue
             subject = HOST if subject is None else subject

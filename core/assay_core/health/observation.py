@@ -30,8 +30,6 @@ from assay_core.pci import pci_address
 
 WELL: Final = -1
 """What a condition shows where all is well; else it shows the code the incident has."""
-WORKS: Final = (DriverState.RUNNING, DriverState.RELOADED)
-"""A driver that shows what there is: what it does not show has gone."""
 _RESTARTS: Final = (EventKind.DRIVER_RELOADED, EventKind.GPU_RESET)
 
 
@@ -134,7 +132,7 @@ def observe(
     `subject` names the GPU where it has no leaf at all.
     """
     driver = _driver(host)
-    works = driver in WORKS
+    works = driver is not None and driver.answers
     events = tuple(_clamped(health, at_ms))
     polls = _whole(health, "polls") or 0
     passed = _whole(health, "tenancy") == Tenancy.PASSED_THROUGH or (

@@ -18,7 +18,7 @@ from assay_core.instants import MINUTE_MS
 from assay_core.leaves import EventKind
 from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.standing.notes import Notes, noted, reconciled
-from assay_valuer.standing.types import DRIVER_WORKS, Sight, Track
+from assay_valuer.standing.types import Sight, Track
 
 HOLE_MIN_MS: Final = MINUTE_MS
 """Windows of one boot follow on each other; more time than this between two is a gap."""
@@ -33,7 +33,7 @@ def observe(track: Track, sight: Sight, policy: ValuerPolicy) -> Track:
     """
     before = track.condition
     seen, lost, passed = sight.seen, sight.lost, sight.health.passed
-    alone = not seen and not passed and (before.alone or lost or sight.driver in DRIVER_WORKS)
+    alone = not seen and not passed and (before.alone or lost or sight.driver.answers)
     condition = msgspec.structs.replace(
         before,
         boot_id=sight.boot,

@@ -58,8 +58,6 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 DRIVER_SILENT: Final = (DriverState.UNRESPONSIVE, DriverState.ABSENT)
 """A driver that does not answer: the host's silence, not its GPUs'."""
-DRIVER_WORKS: Final = (DriverState.RUNNING, DriverState.RELOADED)
-"""A driver that shows what there is: what it does not show has gone."""
 
 
 class Leaves(NamedTuple):
