@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+
 import pytest
 
 from assay_core.errors import ServiceError
@@ -21,6 +23,7 @@ from assay_core.leaves import (
     Content,
     Counter,
     DriverState,
+    Event,
     EventKind,
     Group,
     Incident,
@@ -649,6 +652,22 @@ def test_what_the_host_tells_of_a_state_we_see_for_ourselves_is_not_opened():
     assert merge_told(gpu.state, told_so) is gpu.state
     ended = (said(IncidentKind.GPU_LOST, 0, NOW - DAY_MS, NOW - HOUR_MS),)
     assert [one.open for one in merge_told(gpu.state, ended).records] == [False]
+
+
+def test_what_a_window_costs_does_not_grow_with_restarts_times_events():
+    """Counted in calls, which no machine's speed changes: a host could stop everyone's valuation."""
+    reloads = tuple(
+        Event(EventKind.DRIVER_RELOADED, n, NOW + 2 * n, NOW + 2 * n + 1, 2) for n in range(256)
+    )
+    flood = tuple(xid(1_000 + n, NOW + n, NOW + 1_000 + n, 5) for n in range(256))
+    gpu = Gpu()
+    seen = gpu.seen(*flood, host={"events": reloads})
+    counted = cProfile.Profile()
+    counted.enable()
+    state = follow(gpu.state, seen)
+    counted.disable()
+    assert len(seen.restarts) == 512 and len(state.open) == OPEN_MAX
+    assert sum(entry.callcount for entry in counted.getstats()) < 60_000
 
 
 def test_a_thousand_incidents_told_are_bounded():

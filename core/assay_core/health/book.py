@@ -30,7 +30,12 @@ class Book:
             for one in records
             if not one.open
         ]
+        self._ended_of: dict[Key, list[Record]] = {}
+        for one in self._ended:
+            self._ended_of.setdefault((one.kind, one.code), []).append(one)
         self._touched: set[Key] = set()
+        # Who tells of hundreds of restarts among hundreds of events must not cost their product.
+        self._not_restarted: set[Key] = set(self._open)
         self._quiet_ms = policy.xid_quiet_s * SECOND_MS
         self._recurrence_ms = policy.xid_recurrence_s * SECOND_MS
         self._lost_ms = policy.lost_impaired_after_s * SECOND_MS
@@ -78,13 +83,15 @@ class Book:
 
     def restart(self, at_ms: int, *, boot: bool) -> None:
         """GPU, driver or host came up anew: what is open has yet to show that it stands on."""
-        for key, record in self._open.items():
+        for key in self._open.keys() if boot else self._not_restarted & self._open.keys():
+            record = self._open[key]
             since_ms = at_ms if record.restart_ms is None else record.restart_ms
             self._open[key] = replace(
                 record,
                 restart_ms=max(since_ms, record.last_ms),
                 booted=record.booted or boot,
             )
+        self._not_restarted.clear()
 
     def untried(self) -> frozenset[Key]:
         """Open incidents that a restart should have cured and that were not seen since."""
@@ -172,7 +179,7 @@ class Book:
         """It is over; never before it was last seen."""
         record = self._open.pop(key, None)
         if record is not None:
-            self._ended.append(
+            self._end(
                 replace(
                     record,
                     end_ms=max(at_ms, record.last_ms),
@@ -203,10 +210,8 @@ class Book:
             )
             return
         known_already = any(
-            (one.kind, one.code) == key
-            and one.begin_ms <= until_ms
-            and (one.end_ms or one.last_ms) >= begin_ms
-            for one in self._ended
+            one.begin_ms <= until_ms and (one.end_ms or one.last_ms) >= begin_ms
+            for one in self._ended_of.get(key, ())
         )
         reading = told.kind > 100 or told.kind is IncidentKind.GPU_LOST
         if rule.severity is None or known_already or (reading and over_ms is None):
@@ -226,7 +231,7 @@ class Book:
             self._open[key] = replace(record, severity=self._severity(record, rule))
             return
         end_ms = last_ms if over_ms is None else over_ms
-        self._ended.append(replace(record, end_ms=end_ms))
+        self._end(replace(record, end_ms=end_ms))
         if ours is not None:
             self._open[key] = replace(ours, severity=self._severity(ours, rule))
 
@@ -250,6 +255,11 @@ class Book:
         key = (record.kind, record.code)
         self._open[key] = record
         self._touched.add(key)
+        self._not_restarted.add(key)
+
+    def _end(self, record: Record) -> None:
+        self._ended.append(record)
+        self._ended_of.setdefault((record.kind, record.code), []).append(record)
 
     def _over(self, record: Record, rule: Rule, at_ms: int, *, here: bool) -> int | None:
         """When an event's incident ended, if by this time it has; `here`: the GPU is there, well."""
@@ -276,9 +286,8 @@ class Book:
         if rule.again:
             days = record.days + sum(
                 one.days
-                for one in self._ended
-                if (one.kind, one.code) == (record.kind, record.code)
-                and record.last_ms - one.last_ms <= self._recurrence_ms
+                for one in self._ended_of.get((record.kind, record.code), ())
+                if record.last_ms - one.last_ms <= self._recurrence_ms
             )
             if days >= rule.again:
                 worst = max(worst, Severity(rule.severity + 1))

@@ -11,7 +11,8 @@ driver that does not answer is one of absent values: nothing that was wrong befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -104,14 +105,15 @@ _Step = Callable[[Book], None]
 def _timeline(seen: Observation) -> list[_Step]:
     """The window's happenings, each as a step to take, in the order of their times."""
     steps: list[tuple[int, int, int, int, int, _Step]] = []
-    ends: set[int] = set()
+    instants: set[int] = set()
     for event in seen.events:
         for key in _cancelled(event):
             for at_ms in {event.first_ms, event.last_ms}:
-                ends.add(at_ms)
+                instants.add(at_ms)
                 steps.append((at_ms, _CANCEL, *key, 0, _canceller(key, at_ms)))
     for at_ms in seen.restarts:
         steps.append((at_ms, _RESTART, 0, 0, 0, _restarter(at_ms)))
+    ends = sorted(instants)
     for event in seen.events:
         kind = _incident_kind(event)
         if kind is None:
@@ -143,14 +145,17 @@ def _cancelled(event: Event) -> tuple[Key, ...]:
     return rule_for(IncidentKind.XID, event.code).cancels if event.kind is EventKind.XID else ()
 
 
-def _parts(event: Event, ends: set[int], restarts: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def _parts(
+    event: Event, ends: Sequence[int], restarts: Sequence[int]
+) -> list[tuple[int, int, int]]:
     """An event as first, last and count; in two where something ended between its ends.
 
     Between them a window does not say when it came: all but the last are taken as at the first.
+    `ends` and `restarts` ascend.
     """
     first_ms, last_ms = event.first_ms, event.last_ms
-    parted = any(first_ms < one <= last_ms for one in ends) or any(
-        first_ms <= one < last_ms for one in restarts
+    parted = bisect_right(ends, first_ms) < bisect_right(ends, last_ms) or (
+        bisect_left(restarts, first_ms) < bisect_left(restarts, last_ms)
     )
     if parted and event.count > 1:
         return [(first_ms, first_ms, event.count - 1), (last_ms, last_ms, 1)]
