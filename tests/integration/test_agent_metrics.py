@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import http.client
+import itertools
 import json
 import socket
 import ssl
@@ -162,6 +163,69 @@ def test_there_is_a_bound_on_callers(plain, port):
             return
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("size", [1_000, 64 * 1024 * 1024], ids=["small", "large"])
+def test_who_never_reads_the_answer_keeps_no_descriptor(port, size):
+    """Any user of the host could take them all, and with them the agent's own files."""
+
+    def pages(*, openmetrics: bool) -> Iterator[str]:
+        yield from ("x" * 65_536 for _ in range(size // 65_536 + 1))
+
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def run() -> None:
+        settings = MetricsConfig(listen=f"127.0.0.1:{port}")
+        server = server_module.Server(settings, pages, answer_s=0.2, close_s=0.2)
+        async with await server.start():
+            before = descriptors()
+            for _ in range(2 * server_module.CONNECTIONS_MAX):
+                with socket.socket() as mute:
+                    mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+                    mute.connect(("127.0.0.1", port))
+                    mute.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                    await asyncio.sleep(0)
+                    held = mute.dup()
+                callers.append(held)
+                while len(callers) % server_module.CONNECTIONS_MAX == 0:
+                    if descriptors() <= before + len(callers):
+                        break
+                    assert time.monotonic() < deadline_s, "the server holds on"
+                    await asyncio.sleep(0.02)
+
+    callers: list[socket.socket] = []
+    deadline_s = time.monotonic() + 20
+    try:
+        asyncio.run(run())
+    finally:
+        for caller in callers:
+            caller.close()
+
+
+def test_callers_in_a_loop_get_a_page_at_a_time(port):
+    """The pages begin apart from each other, by the loop's own clock."""
+    begun: list[float] = []
+
+    def pages(*, openmetrics: bool) -> Iterator[str]:
+        begun.append(time.monotonic())
+        yield "x\n"
+
+    async def call() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).endswith(b"x\n")
+        writer.close()
+
+    async def run() -> None:
+        server = server_module.Server(MetricsConfig(listen=f"127.0.0.1:{port}"), pages)
+        async with await server.start():
+            await asyncio.gather(*(call() for _ in range(4)))
+
+    asyncio.run(run())
+    apart = [later - earlier for earlier, later in itertools.pairwise(begun)]
+    assert len(apart) == 3
+    assert min(apart) >= server_module.SPACING_S / 2
 
 
 @pytest.mark.parametrize(

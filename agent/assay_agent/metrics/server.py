@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 REQUEST_BYTES_MAX: Final = 8 * 1024
 REQUEST_S: Final = 5.0
 ANSWER_S: Final = 30.0
+CLOSE_S: Final = 5.0
+"""For the rest of an answer to leave; who does not take it is hung up on, for a closed connection
+that nobody reads would keep its descriptor for ever."""
+SPACING_S: Final = 0.05
+"""Between the beginnings of two pages: any user of the host may ask on loopback, in a loop, and a
+page costs some milliseconds."""
 CONNECTIONS_MAX: Final = 16
 PORT_MAX: Final = 65_535
 
@@ -55,8 +61,17 @@ class Stream(Protocol):
 class Server:
     """The port. Raises FileError where the configuration does not hold."""
 
-    def __init__(self, settings: MetricsConfig, pages: Pages) -> None:
+    def __init__(
+        self,
+        settings: MetricsConfig,
+        pages: Pages,
+        *,
+        answer_s: float = ANSWER_S,
+        close_s: float = CLOSE_S,
+    ) -> None:
         self._pages = pages
+        self._answer_s, self._close_s = answer_s, close_s
+        self._next_page_s = 0.0
         self._address, self._port = _place(settings)
         self._open = 0
         self._tls: Tls | None = None
@@ -81,12 +96,16 @@ class Server:
             if self._open <= CONNECTIONS_MAX:
                 await self._converse(_Plain(reader, writer))
         except (OSError, TimeoutError):
-            pass  # whoever asked has gone, or is too slow: that is theirs to know
+            writer.transport.abort()  # gone, or too slow: that is theirs to know
         finally:
-            self._open -= 1
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            try:
+                writer.close()
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(self._close_s):
+                        await writer.wait_closed()
+            finally:
+                writer.transport.abort()
+                self._open -= 1
 
     async def _converse(self, plain: _Plain) -> None:
         async with asyncio.timeout(REQUEST_S):
@@ -94,7 +113,7 @@ class Server:
             if self._tls is not None:
                 stream = await self._tls.accept(plain)
             head = await _head(stream)
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(self._answer_s):
             await self._answer(stream, head)
             await stream.close()
 
@@ -123,12 +142,20 @@ class Server:
         await stream.write("\r\n".join([*head, "", ""]).encode())
         if words[0] == b"HEAD":
             return
+        await self._turn()
         for page in self._pages(openmetrics=openmetrics):
             data = page.encode()
             if data:
                 await stream.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
         if chunked:
             await stream.write(b"0\r\n\r\n")
+
+    async def _turn(self) -> None:
+        """Waits until a page may be made."""
+        now_s = asyncio.get_running_loop().time()
+        wait_s = max(0.0, self._next_page_s - now_s)
+        self._next_page_s = now_s + wait_s + SPACING_S
+        await asyncio.sleep(wait_s)
 
 
 class _Plain:
