@@ -79,6 +79,7 @@ class Service:
         self._cutter = Cutter()
         self._turned_ms = clock.boottime_ms()
         self._dropped = 0
+        self._gaps = 0
         self._stuck = 0
         self._log = structlog.get_logger("agent")
 
@@ -192,6 +193,9 @@ class Service:
     def _seal(self, reason: CloseReason) -> bool:
         """Seals the period; False where the spool took no write, and then the period goes on."""
         now_ms = self._clock.utc_ms()
+        if self._gaps != self._spool.gaps:
+            self._gaps = self._spool.gaps
+            self._aggregator.tell_again()
         draft = self._aggregator.draft(
             at_utc_ms=now_ms,
             at_boottime_ms=self._clock.boottime_ms(),

@@ -110,6 +110,8 @@ class Spool:
         self._head_hash: bytes = row[4]
         self.dropped_windows = 0
         """Windows that the bound made this process drop before they were acknowledged."""
+        self.gaps = 0
+        """Gaps that this process has declared: what they held that travels on change is lost."""
 
     def close(self) -> None:
         """Closes the file; what was committed stays."""
@@ -323,6 +325,8 @@ class Spool:
             row = ("gap", first, last, last_hash, cursor.hash, gap.begin_utc_ms, gap.end_utc_ms)
             self._insert(row, pack_envelope(envelope))
             self._db.execute("UPDATE record SET cause = ? WHERE sequence = ?", (gap.cause, last))
+            self._db.execute("DELETE FROM told")
+        self.gaps += 1
         return Outgoing(Head(last, last_hash), first, envelope)
 
     def _insert(self, row: tuple[str, int, int, bytes, bytes, int, int], data: bytes) -> None:

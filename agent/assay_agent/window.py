@@ -3,7 +3,7 @@
 Rules (those of single fields stand in fields.py):
 
 1. Leaves of the groups in ON_CHANGE travel when they say something else than the last one that
-   was sealed in this boot, at each boot and once a day; the others travel in every window.
+   was sealed in this boot, at each boot, once a day and after a gap; the others in every window.
 2. A GPU that was ever seen by this installation stays in the window: present, or the reason why
    not. One that the driver no longer enumerates is lost.
 3. Looking is not closing: `draft` changes nothing, and `restart` begins the next period once the
@@ -187,6 +187,12 @@ class Aggregator:
             events = self._gpu(happening.subject).events
         events.add(happening.kind, happening.code, happening.at_ms)
 
+    def tell_again(self) -> None:
+        """What travels on change travels next, changed or not: it was in a window that is lost."""
+        self._told.clear()
+        for gpu in self._gpus.values():
+            gpu.tell_again()
+
     def draft(
         self,
         *,
@@ -353,6 +359,10 @@ class _Gpu:
         self._energy.unwatched()
         for field in self._fields:
             field.anew()
+
+    def tell_again(self) -> None:
+        """See Aggregator."""
+        self._told.clear()
 
     def draft(
         self, host: Content, *, at_utc_ms: int, at_boottime_ms: int, boot_id: bytes

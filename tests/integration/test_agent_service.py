@@ -113,6 +113,25 @@ def test_slow_leaves_travel_once_and_incidents_outlive_a_restart_of_the_agent(tm
     play(tmp_path, scene)
 
 
+def test_slow_leaves_travel_again_after_a_gap_that_may_have_held_them(tmp_path):
+    async def scene(valuer, agent):
+        source = FakeSource()
+        async with serving(agent, source):
+            for code, gaps in ((79, 0), (48, 0), (13, 1)):
+                agent.spool.gaps = gaps
+                before = agent.spool.next_sequence
+                source.happen(EventKind.XID, code)
+                await until(lambda before=before: agent.spool.next_sequence > before)
+            await valuer.until(lambda: len(valuer.chain) >= 3)
+        groups = [
+            {codec.decode_leaf(data).content.group for data in kept.sealed.leaves} & ON_CHANGE
+            for kept in valuer.chain[:3]
+        ]
+        assert groups == [ON_CHANGE, set(), ON_CHANGE]
+
+    play(tmp_path, scene)
+
+
 def test_a_driver_that_hangs_does_not_keep_a_pause_from_being_sealed(tmp_path):
     async def scene(valuer, agent):
         source = FakeSource()

@@ -110,6 +110,17 @@ def test_a_full_spool_drops_its_oldest_and_declares_the_gap(path):
     spool.close()
 
 
+def test_after_a_gap_nothing_counts_as_told(path):
+    spool = open_spool(path, bytes_max=70_000)
+    append(spool, 60)
+    assert spool.gaps == 0
+    assert any(one.told for one in spool.known())
+    drain(spool, None)
+    assert spool.gaps == 1
+    assert not any(one.told for one in spool.known())
+    spool.close()
+
+
 def test_a_gap_once_sealed_is_never_changed_and_later_drops_make_another(path):
     spool = open_spool(path, bytes_max=70_000)
     append(spool, 60)

@@ -152,6 +152,18 @@ def test_an_identity_travels_once_and_again_when_it_changes():
     assert [Group.IDENTITY in each for each in groups] == [True, False, True]
 
 
+def test_after_a_gap_what_travels_on_change_travels_again():
+    found = aggregator()
+    for at_s, travels in ((10, True), (20, False), (30, True), (40, False)):
+        if at_s == 30:
+            found.tell_again()
+        found.add(poll(reading(1)))
+        draft = draft_of(found, at_s)
+        found.restart(draft)
+        groups = {content.group for content in draft.contents} & ON_CHANGE
+        assert groups == (ON_CHANGE if travels else set())
+
+
 def test_an_identity_that_was_sealed_in_this_boot_does_not_travel_again():
     found = aggregator()
     found.add(poll(reading(1)))
