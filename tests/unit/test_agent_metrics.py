@@ -205,6 +205,7 @@ def test_a_gpu_that_is_not_read_shows_no_reading_and_stays_known(metrics, then, 
     assert one(found, "assay_gpu_up", gpu=UUID_A) == 0
     assert one(found, "assay_gpu_unread", gpu=UUID_A, reason=reason) == 1
     assert one(found, "assay_gpu_info", gpu=UUID_A, serial="serial of a GPU") == 1
+    assert one(found, "assay_gpu_up", gpu=UUID_A, bus_id="0000:1b:00.0") == 0  # an alert says where
     for reading in READINGS:
         assert reading.family.series not in found
     assert "assay_gpu_field_absent" not in found

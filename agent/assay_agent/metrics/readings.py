@@ -41,7 +41,7 @@ INCIDENTS_MAX: Final = 32
 """Most open incidents shown of one GPU, the worst first."""
 _MIB: Final = 1024 * 1024
 
-_NOT_THE_GPU: Final = frozenset({*GPU_INFO, "tenancy"})
+_NOT_THE_GPU: Final = frozenset({*GPU_INFO, "pci_bus_id", "tenancy"})
 """Fields that may have a value while the GPU itself says nothing."""
 
 _UP: Final = Family("assay_gpu_up", Kind.GAUGE, "1 if the last poll read the GPU, else 0")
