@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from assay_agent import spool_file
+from assay_agent import host, spool_file
 from assay_agent.cli import installation
 from assay_agent.config import AgentConfig, MetricsConfig, SourceConfig, TlsConfig
 from assay_agent.machine.packages import NONE
 from assay_agent.telemetry import diagnosis, diagnosis_gpus, diagnosis_host
 from assay_agent.telemetry.diagnosis import Finding, State
-from assay_agent.telemetry.fields import uuid_of
 from assay_agent.telemetry.reading import GpuReading, Happening, Poll, Sample
 from assay_agent.window import Aggregator
 from assay_core.header import CloseReason, Source
@@ -244,6 +243,20 @@ def test_a_container_without_devices_and_one_with_some(machine: FakeMachine) -> 
     assert found["container-with-some"].what.startswith("2 of the host's 4")
 
 
+def test_a_gpu_that_is_lost_or_asleep_is_not_another_containers(machine: FakeMachine) -> None:
+    machine.device_file(0, 0)
+    told = {"hidden_gpus": (), "phantom_gpus": ()}
+    for count in (4, Reason.ASLEEP):
+        found = seen(machine, poll(*all_gpus(1), gpu_count=count, **told))
+        assert "container-with-some" not in found
+
+
+def test_a_guests_gpu_is_not_among_those_that_the_driver_says(machine: FakeMachine) -> None:
+    machine.bind(3, "vfio-pci")
+    found = seen(machine, poll(*all_gpus(3), hidden_gpus=(), phantom_gpus=()))
+    assert found["bus-agrees"].what == "3 GPUs, as the driver says"
+
+
 def test_where_the_bus_cannot_be_seen(tmp_path: Path) -> None:
     found = by_code(diagnosis_host.bus(poll(), tmp_path, tmp_path, {}))
     assert found.keys() == {"bus-unreadable"}
@@ -366,14 +379,16 @@ def test_open_incidents_are_told_with_what_to_do(tmp_path: Path) -> None:
     """From the spool of a host that sealed a window, read beside it."""
     path = spools.create(tmp_path / spool_file.FILE)
     settings = AgentConfig(state_dir=str(tmp_path))
-    with contextlib.closing(spools.open_spool(path)) as spool:
+    boot_id = host.boot_id(Source.NVML)
+    with contextlib.closing(spools.open_spool(path, boot_id=boot_id)) as spool:
         spools.append(spool)
         assert [one.code for one in installation.incidents(settings)] == ["incidents-none"]
         aggregator = Aggregator(
             spool.known(), begin_utc_ms=readings.START_MS, begin_boottime_ms=readings.BOOT_MS
         )
-        aggregator.add(readings.poll(readings.reading(1), readings.reading(2)))
-        subject = readings.reading(1).subject
+        first = readings.reading(1, pci_bus_id="00000000:01:00.0")
+        subject = first.subject
+        aggregator.add(readings.poll(first, readings.reading(2)))
         for code in (13, 79):
             aggregator.happen(Happening(subject, EventKind.XID, code, readings.START_MS + 1))
         draft = aggregator.draft(
@@ -385,7 +400,9 @@ def test_open_incidents_are_told_with_what_to_do(tmp_path: Path) -> None:
         fallen, user_error = installation.incidents(settings)
     assert (fallen.code, fallen.state) == ("incident-open", State.WARNING)
     assert "Xid 79" in fallen.what
-    assert uuid_of(subject) in fallen.what
+    assert "(serial S001)" in fallen.what
+    assert "GPU 0000:01:00.0" in fallen.what  # as `assay-agent read --gpu` takes it
+    assert fallen.what.endswith(", seen once")
     assert fallen.fix
     assert user_error.state is State.NOTE
     assert "Xid 13" in user_error.what

@@ -11,6 +11,7 @@ from typing import Final
 
 from assay_agent import host, spool, spool_file
 from assay_agent.config import AgentConfig
+from assay_agent.known import Known
 from assay_agent.metrics.server import Server
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.fields import uuid_of
@@ -18,7 +19,7 @@ from assay_core.errors import AssayError
 from assay_core.header import Source
 from assay_core.health import Record, rule_for
 from assay_core.instants import format_instant
-from assay_core.leaves import HOST, IncidentKind, Severity
+from assay_core.leaves import HOST, Group, IncidentKind, Severity
 
 USER: Final = "assay-agent"
 """The unit's user; see systemd/assay.sysusers.conf."""
@@ -115,24 +116,37 @@ def incidents(settings: AgentConfig) -> list[Finding]:
     if not found:
         gpus = sum(one.subject != HOST for one in known)
         return [Finding(State.OK, "incidents-none", about, f"none open on {gpus} GPUs")]
-    shown = [_incident(record, subject) for record, subject in found[:_SHOWN_MAX]]
+    named = {one.subject: _name(one) for one in known}
+    shown = [_incident(record, named[subject]) for record, subject in found[:_SHOWN_MAX]]
     if len(found) > _SHOWN_MAX:
         more = f"{len(found) - _SHOWN_MAX} more"
         shown.append(Finding(State.WARNING, "incidents-more", about, more, "see the dashboard"))
     return shown
 
 
-def _incident(record: Record, subject: bytes) -> Finding:
+def _name(one: Known) -> str:
+    """A GPU as `assay-agent read --gpu` takes it, with the serial on its board."""
+    if one.subject == HOST:
+        return "the host"
+    identity = one.told.get(Group.IDENTITY)
+    serial = None if identity is None else identity.values.get("serial")
+    board = f" (serial {serial})" if isinstance(serial, str) else ""
+    address = one.health.place.address
+    return f"{f'GPU {address}' if address else uuid_of(one.subject)}{board}"
+
+
+def _incident(record: Record, where: str) -> Finding:
     rule = rule_for(record.kind, record.code)
     what = f"Xid {record.code}" if record.kind is IncidentKind.XID else record.kind.name.lower()
-    where = "the host" if subject == HOST else uuid_of(subject)
+    times = "once" if record.count == 1 else f"{record.count} times"
     bad = record.severity is not Severity.USER_ERROR
     return Finding(
         State.WARNING if bad else State.NOTE,
         "incident-open",
         "incidents",
-        f"{where}: {what.replace('_', ' ')}, {rule.meaning}: {record.severity.label}, since "
-        f"{format_instant(record.begin_ms)}, seen {record.count} times",
+        f"{where}: {what.replace('_', ' ')}, {rule.meaning}: "
+        f"{record.severity.label.replace('_', ' ')}, since {format_instant(record.begin_ms)}, "
+        f"seen {times}",
         rule.action,
     )
 

@@ -48,7 +48,9 @@ def bus(
         count = f"{len(found)} NVIDIA GPUs are" if found else "no NVIDIA GPU is"
         yield Finding(State.NOTE, "bus-without-driver", about, f"{count} on it")
     elif not poll.host.get("hidden_gpus") and not poll.host.get("phantom_gpus"):
-        yield Finding(State.OK, "bus-agrees", about, f"{len(found)} GPUs, as the driver says")
+        shown = _count(poll)
+        shown = len(found) if shown is None else shown
+        yield Finding(State.OK, "bus-agrees", about, f"{shown} GPUs, as the driver says")
 
 
 def kernel_log(poll: Poll, settings: SourceConfig) -> Finding:
@@ -81,6 +83,12 @@ def kernel_log(poll: Poll, settings: SourceConfig) -> Finding:
         "systemd/assay-agent.service.d/journal.conf, or usermod -aG systemd-journal assay-agent), "
         "and restart the agent; in a container give it CAP_SYSLOG and /dev/kmsg",
     )
+
+
+def _count(poll: Poll) -> int | None:
+    """How many GPUs the driver has; None where it was not asked, as while they sleep."""
+    count = poll.host.get("gpu_count")
+    return count if isinstance(count, int) and not isinstance(count, Reason) else None
 
 
 def _rivals(found: Bus) -> Iterator[Finding]:
@@ -128,7 +136,9 @@ def _container(poll: Poll, found: Bus, given: Given, devices: Path) -> Iterator[
     shown = {gpu.values.get("pci_bus_id") for gpu in poll.gpus}
     accounted = frozenset(pci_address(one) or one for one in shown if isinstance(one, str))
     others = withheld(found, accounted, given)
-    if others:
+    count = _count(poll)
+    # One that the driver counts and that says nothing, not even where it is, is here, and lost.
+    if others and count is not None and count < len(theirs):
         yield Finding(
             State.NOTE,
             "container-with-some",
