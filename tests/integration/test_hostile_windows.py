@@ -13,7 +13,7 @@ from assay_core.header import CloseReason, Period, Source
 from assay_core.leaves import Content, Counter, DriverState, Event, EventKind, Gauge, Group
 from assay_core.seal import Link, seal_window
 from assay_valuer.ledger.read import entries_from
-from assay_valuer.reading import gpu_rows
+from assay_valuer.rows import gpu_rows
 from tests.fakes.books import DAY_MS, FakeBooks
 from tests.fakes.collateral import PRICES
 from tests.fakes.host import START_MS, FakeHost

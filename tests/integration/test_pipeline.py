@@ -26,7 +26,7 @@ from assay_valuer.credit.position import State
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.pipeline import BookRaced, Pipeline
 from assay_valuer.policy import ValuerPolicy
-from assay_valuer.reading import gpu_rows, loan_rows
+from assay_valuer.rows import gpu_rows, loan_rows
 from assay_valuer.standing.types import Cause, Presence
 from assay_valuer.store.schema import ASSET, LEDGER_ENTRY, PROJECTION
 from tests.fakes.books import DAY_MS, FakeBooks

@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from assay_core.health.book import Book
+from assay_core.health.incidents import Incidents
 from assay_core.health.observation import OF_CONDITION, WELL, Observation
 from assay_core.health.rates import measure
 from assay_core.health.rules import (
@@ -51,18 +51,18 @@ def follow(state: HealthState, seen: Observation, policy: HealthPolicy = DEFAULT
     levels = _levels(seen, place, pages)
     records: tuple[Record, ...] = ()
     if state.records or seen.events or seen.lost or _wrong(levels) or _wrong(measured):
-        book = Book(state.records, policy)
+        incidents = Incidents(state.records, policy)
         if booted:
-            book.restart(state.at_ms, boot=True)
-        untried = book.untried()
+            incidents.restart(state.at_ms, boot=True)
+        untried = incidents.untried()
         for step in _timeline(seen):
-            step(book)
-        _settle_levels(book, seen, levels, untried)
+            step(incidents)
+        _settle_levels(incidents, seen, levels, untried)
         for kind in _MEASURED:
-            book.settle_rate(kind, measured.get(kind), seen.at_ms)
-        _settle_loss(book, seen, untried)
-        _settle_events(book, seen, untried)
-        records = book.close_up(seen.at_ms)
+            incidents.settle_rate(kind, measured.get(kind), seen.at_ms)
+        _settle_loss(incidents, seen, untried)
+        _settle_events(incidents, seen, untried)
+        records = incidents.close_up(seen.at_ms)
     return HealthState(
         at_ms=seen.at_ms,
         order=state.order if seen.order is None else seen.order,
@@ -75,7 +75,7 @@ def follow(state: HealthState, seen: Observation, policy: HealthPolicy = DEFAULT
 
 
 def merge_told(
-    state: HealthState, incidents: tuple[Incident, ...], policy: HealthPolicy = DEFAULT
+    state: HealthState, told: tuple[Incident, ...], policy: HealthPolicy = DEFAULT
 ) -> HealthState:
     """What the host says of its incidents, where our windows lost them; call it after `follow`.
 
@@ -83,10 +83,10 @@ def merge_told(
     earlier beginning and a higher count of one that we know. How bad it is, our rules say. What a
     reading shows to be over is not opened again, and nothing is ended or made less.
     """
-    book = Book(state.records, policy, keep_fresh=True)
-    for incident in incidents:
-        book.add_told(incident, state.at_ms)
-    records = book.close_up(state.at_ms)
+    incidents = Incidents(state.records, policy, keep_fresh=True)
+    for incident in told:
+        incidents.add_told(incident, state.at_ms)
+    records = incidents.close_up(state.at_ms)
     return state if records == state.records else replace(state, records=records)
 
 
@@ -99,7 +99,7 @@ def _followed(state: HealthState, seen: Observation) -> bool:
 # ----------------------------------------------------------------------- what happened, in order
 
 
-_Step = Callable[[Book], None]
+_Step = Callable[[Incidents], None]
 
 
 def _timeline(seen: Observation) -> list[_Step]:
@@ -163,15 +163,15 @@ def _parts(
 
 
 def _canceller(key: Key, at_ms: int) -> _Step:
-    return lambda book: book.cancel(key, at_ms)
+    return lambda incidents: incidents.cancel(key, at_ms)
 
 
 def _restarter(at_ms: int) -> _Step:
-    return lambda book: book.restart(at_ms, boot=False)
+    return lambda incidents: incidents.restart(at_ms, boot=False)
 
 
 def _occurrence(kind: IncidentKind, code: int, first_ms: int, last_ms: int, count: int) -> _Step:
-    return lambda book: book.occur(kind, code, first_ms, last_ms, count)
+    return lambda incidents: incidents.occur(kind, code, first_ms, last_ms, count)
 
 
 # --------------------------------------------------------------------------- what readings show
@@ -203,12 +203,15 @@ def _wrong(shown: Mapping[IncidentKind, int]) -> bool:
 
 
 def _settle_levels(
-    book: Book, seen: Observation, levels: Mapping[IncidentKind, int], untried: frozenset[Key]
+    incidents: Incidents,
+    seen: Observation,
+    levels: Mapping[IncidentKind, int],
+    untried: frozenset[Key],
 ) -> None:
     unchanged = seen.seen and not seen.condition_read
     for kind in _LEVELS:
         same = unchanged and kind in OF_CONDITION
-        book.settle_level(kind, levels.get(kind), seen.at_ms, same=same, untried=untried)
+        incidents.settle_level(kind, levels.get(kind), seen.at_ms, same=same, untried=untried)
 
 
 def _links_down(seen: Observation, place: Place) -> int | None:
@@ -287,24 +290,24 @@ def _place(place: Place, seen: Observation) -> Place:
 # ----------------------------------------------------------------- what has gone, and what is over
 
 
-def _settle_loss(book: Book, seen: Observation, untried: frozenset[Key]) -> None:
+def _settle_loss(incidents: Incidents, seen: Observation, untried: frozenset[Key]) -> None:
     key = (IncidentKind.GPU_LOST, 0)
     if seen.lost:
-        book.stand(key, seen.at_ms)
+        incidents.stand(key, seen.at_ms)
     elif seen.seen or seen.passed:
-        book.end(key, seen.at_ms)
+        incidents.end(key, seen.at_ms)
     if seen.lost and seen.works and key in untried:
-        book.worsen(key)
-    book.worsen_after_loss(key, seen.at_ms)
+        incidents.worsen(key)
+    incidents.worsen_after_loss(key, seen.at_ms)
 
 
-def _settle_events(book: Book, seen: Observation, untried: frozenset[Key]) -> None:
+def _settle_events(incidents: Incidents, seen: Observation, untried: frozenset[Key]) -> None:
     here = seen.seen and not seen.lost
-    for key in book.open_keys():
+    for key in incidents.open_keys():
         if key[0] > 100 or key[0] is IncidentKind.GPU_LOST:
             continue
         if here:
-            book.settle_event(key, seen.at_ms)
+            incidents.settle_event(key, seen.at_ms)
         elif seen.works and not seen.passed and key in untried:
-            book.worsen(key)
-        book.count_window(key, here=here)
+            incidents.worsen(key)
+        incidents.count_window(key, here=here)

@@ -21,7 +21,7 @@ from assay_valuer.cli.common import (
     print_table,
     say,
 )
-from assay_valuer.reading import GpuRow, IncidentRow, gpu_rows
+from assay_valuer.rows import GpuRow, IncidentRow, gpu_rows
 from assay_valuer.standing.notes import Note
 
 
@@ -141,7 +141,7 @@ def _incident(one: IncidentRow) -> tuple[str, ...]:
         one.severity,
         format_instant(one.begin_ms),
         format_instant(one.last_ms),
-        "open" if one.end_ms is None else format_instant(one.end_ms),
+        "no, open" if one.end_ms is None else format_instant(one.end_ms),
         str(one.count),
         f"{one.meaning}: {one.action} ({one.source})",
     )

@@ -17,8 +17,8 @@ from assay_valuer.cli.common import (
 )
 from assay_valuer.cli.gpu import assurance_of, presence_of
 from assay_valuer.credit.position import percent
-from assay_valuer.reading import GpuRow, LoanRow, gpu_rows, loan_rows, usd
 from assay_valuer.results import StoredValues
+from assay_valuer.rows import GpuRow, LoanRow, gpu_rows, loan_rows, usd
 
 
 def add_parser(commands: Commands) -> None:

@@ -18,7 +18,7 @@ from assay_core.instants import SECOND_MS
 from assay_core.leaves import Incident, IncidentKind, Severity
 
 
-class Book:
+class Incidents:
     """Open incidents by kind and code, and the ended ones. Lives for one step of the fold."""
 
     def __init__(
