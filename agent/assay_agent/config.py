@@ -75,7 +75,9 @@ def load(path: Path | None) -> AgentConfig:
         return AgentConfig()
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise FileError(f"{path}: cannot be read: {error}") from error
     if not text.strip():
         return AgentConfig()
@@ -86,4 +88,9 @@ def load(path: Path | None) -> AgentConfig:
         raise FileError(f"{path}: poll_ms: {config.poll_ms} is not within 100 to window_ms")
     if config.source.kind != "nvml" and config.source.file is None:
         raise FileError(f"{path}: source.file: {config.source.kind} needs a file")
+    textfile = config.metrics.textfile
+    if textfile is not None and not textfile.endswith(".prom"):
+        raise FileError(
+            f"{path}: metrics.textfile: {textfile} does not end in .prom: node-exporter reads no other"
+        )
     return config

@@ -75,9 +75,10 @@ def ask(state_dir: Path, request: Request) -> Reply:
                 line = file.readline(_LINE_BYTES_MAX)
         return msgspec.json.decode(line, type=Reply)
     except (OSError, msgspec.MsgspecError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise ServiceError(
-            f"no agent answers at {path} ({error}); is assay-agent running, and do you run this as "
-            "its user?"
+            f"no agent answers at {path} ({why}); is assay-agent running, and do you run this as its "
+            "user?"
         ) from error
 
 

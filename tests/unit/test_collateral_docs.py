@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from assay_agent import config as agent_config
 from assay_agent.config import AgentConfig
+from assay_core.errors import FileError
 from assay_core.files import parse
 from assay_valuer import config
 from assay_valuer.credit.loan import read_loan
@@ -33,6 +36,15 @@ def test_an_agent_needs_an_empty_file_and_no_more(tmp_path):
     file = tmp_path / "agent.yaml"
     file.touch()
     assert agent_config.load(file) == AgentConfig()
+
+
+def test_a_file_that_no_collector_would_read_is_refused(tmp_path):
+    file = tmp_path / "agent.yaml"
+    file.write_text("metrics: {textfile: /var/lib/node_exporter/assay.txt}\n")
+    with pytest.raises(FileError, match=r"assay\.txt does not end in \.prom"):
+        agent_config.load(file)
+    with pytest.raises(FileError, match=r"cannot be read: No such file or directory$"):
+        agent_config.load(tmp_path / "none.yaml")
 
 
 def test_the_examples_are_good_files():

@@ -105,6 +105,7 @@ CODES = {
     "state-open",
     "state-ready",
     "state-small",
+    "textfile-denied",
     "valuer-reached",
     "valuer-refuses",
     "valuer-unknown",
@@ -245,9 +246,9 @@ def test_a_container_without_devices_and_one_with_some(machine: FakeMachine) -> 
 
 def test_a_gpu_that_is_lost_or_asleep_is_not_another_containers(machine: FakeMachine) -> None:
     machine.device_file(0, 0)
-    told = {"hidden_gpus": (), "phantom_gpus": ()}
     for count in (4, Reason.ASLEEP):
-        found = seen(machine, poll(*all_gpus(1), gpu_count=count, **told))
+        told = poll(*all_gpus(1), gpu_count=count, hidden_gpus=(), phantom_gpus=())
+        found = seen(machine, told)
         assert "container-with-some" not in found
 
 
@@ -373,6 +374,8 @@ def test_the_port(tmp_path: Path) -> None:
     assert code(MetricsConfig(listen="0.0.0.0:9464")) == "metrics-refused"
     tls = TlsConfig(certificate=str(tmp_path / "none.pem"), key=str(tmp_path / "none.key"))
     assert code(MetricsConfig(listen="0.0.0.0:9464", tls=tls)) == "metrics-refused"
+    assert code(MetricsConfig(textfile=str(tmp_path / "assay.prom"))) == "metrics-ready"
+    assert code(MetricsConfig(textfile=str(tmp_path / "none" / "assay.prom"))) == "textfile-denied"
 
 
 def test_open_incidents_are_told_with_what_to_do(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "kernel's log, the clock, the state directory, open incidents, the metrics port, the "
         "enrolment, its certificate, and whether the valuer can be reached. Changes nothing. "
         "Exit status 1: something failed; warnings and notes do not count.",
-        epilog="example: sudo -u assay-agent assay-agent check --config /etc/assay-agent/agent.yaml",
+        epilog="example: runuser -u assay-agent -- assay-agent check --json",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
 

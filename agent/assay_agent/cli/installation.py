@@ -82,8 +82,17 @@ def state_directory(settings: AgentConfig, name: str = USER) -> Finding:
 
 
 def metrics(settings: AgentConfig) -> Finding:
-    """Whether the port for Prometheus may be opened as configured. Opens none."""
+    """Whether the port and the textfile for Prometheus may be had as configured. Makes neither."""
     about, listen = "metrics", settings.metrics.listen
+    textfile = settings.metrics.textfile
+    if textfile is not None and not os.access(Path(textfile).parent, os.W_OK | os.X_OK):
+        return Finding(
+            State.FAILED,
+            "textfile-denied",
+            about,
+            f"metrics.textfile: this user may not write to {Path(textfile).parent}",
+            "make the folder and give it to the agent's user; under systemd, ReadWritePaths= too",
+        )
     if listen is None:
         return Finding(State.OK, "metrics-off", about, "no port is opened")
     try:
