@@ -170,7 +170,9 @@ def test_the_commands_record_until_interrupted_and_replay(
     broken.write_text(text.replace('"power_mw":6', '"power_mw":5', 1))
     assert broken.read_text() != text
     assert main(["replay", str(broken)]) == 1
-    assert "NO" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 DIFFER" in said
+    assert ", use" in said  # which leaf it is
 
 
 def test_a_bar_is_shown_where_somebody_watches(tmp_path: Path, shim: ShimScenario) -> None:
