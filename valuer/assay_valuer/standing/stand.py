@@ -200,7 +200,10 @@ def _weigh(
         )
         rule = rule_for(record.kind, record.code)
         waits = "" if holds else ", not yet confirmed"
-        detail = f"{name_of(record.kind, record.code)}: {rule.meaning} ({rule.source}){waits}."
+        name = name_of(record.kind, record.code).replace("_", " ")
+        bad = severity.label.replace("_", " ")
+        # What to do, and by whose word: `gpu show`.
+        detail = f"{name}, {bad}: {rule.meaning}{waits}."
         said.append((severity, Finding(f"incident.{severity.label}", detail)))
         if holds and (worst is None or severity > worst):
             worst = severity
