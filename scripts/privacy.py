@@ -51,7 +51,7 @@ _OPENING: Final = """\
 
 This page is the whole list. It is generated from the schema (`make docs`), a test fails when it is out of
 date, and another fails when a window carries a field that is not on it. `assay-agent show-outgoing`
-prints the windows that this host has sealed.
+prints, on a host, what the next window would carry, and sends nothing.
 
 ## What never leaves
 
