@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -12,6 +13,8 @@ MINUTE_MS: Final = 60 * SECOND_MS
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 
+_DURATION: Final = re.compile(r"([1-9]\d{0,5})([smhd])", re.ASCII)
+_UNITS_MS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -30,6 +33,14 @@ def format_instant(instant_ms: int) -> str:
     """UTC milliseconds to RFC 3339 in UTC with milliseconds."""
     moment = _EPOCH + timedelta(milliseconds=instant_ms)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_duration(text: str) -> int:
+    """Durations as people type them, "90s", "30m", "24h" or "7d", to milliseconds."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise FileError(f"{text!r} is not a duration such as 90s, 30m, 24h or 7d")
+    return int(found[1]) * _UNITS_MS[found[2]]
 
 
 def format_duration(duration_ms: int) -> str:

@@ -22,6 +22,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from assay_agent import state_file
 from assay_agent.machine.journal import JournalReader, folder, program
 from assay_agent.machine.kmsg import KmsgReader
 from assay_agent.machine.xid_lines import Mention
@@ -35,7 +36,6 @@ AGAIN_S: Final = 60.0
 _FILE_BYTES_MAX: Final = 4096
 _ROUNDING_MS: Final = 2
 """By how much a time may seem earlier than it was: two clocks, each cut to milliseconds."""
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 Told = Callable[[Mention, int], None]
 """Takes an Xid and its time, UTC milliseconds."""
@@ -134,16 +134,9 @@ class KernelLog:
         position = self._position()
         if self._file is None or position is None or _same(position, self._saved):
             return
-        fresh = self._file.with_suffix(".new")
-        try:
-            with os.fdopen(os.open(fresh, _WRITE, 0o600), "wb") as file:
-                file.write(msgspec.json.encode(position))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._file)
-        except OSError:
-            return  # a full disk: read again from the place before, at worst
-        self._saved = position
+        # Where the disk is full, it is read again from the place before, at worst.
+        if state_file.replace(self._file, msgspec.json.encode(position)):
+            self._saved = position
 
     def close(self) -> None:
         """Stops reading."""

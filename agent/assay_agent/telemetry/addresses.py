@@ -6,20 +6,19 @@ was started is known by its place alone: it is passed through, and not lost.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from assay_agent import state_file
 from assay_agent.machine.pci import GPUS_MAX
 from assay_core.leaves import SUBJECT_BYTES
 from assay_core.pci import pci_address
 
 FILE: Final = "gpu-addresses.json"
 _FILE_BYTES_MAX: Final = 64 * 1024
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 class Addresses:
@@ -45,16 +44,9 @@ class Addresses:
     def _save(self) -> None:
         if self._file is None:
             return
-        fresh = self._file.with_suffix(".new")
         named = {subject.hex(): address for subject, address in self._kept.items()}
-        try:
-            with os.fdopen(os.open(fresh, _WRITE, 0o600), "wb") as file:
-                file.write(msgspec.json.encode(named))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._file)
-        except OSError:
-            return  # a full disk: it is known for as long as this agent runs
+        # Where the disk is full, it is known for as long as this agent runs.
+        state_file.replace(self._file, msgspec.json.encode(named))
 
     def _load(self) -> dict[bytes, str]:
         if self._file is None:

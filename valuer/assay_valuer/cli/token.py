@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
-from typing import Final
 
 from assay_core.errors import FileError
-from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, format_instant
+from assay_core.instants import format_instant, parse_duration
 from assay_valuer.cli.common import OK, Commands, add_command, now_ms, opened, say
 from assay_valuer.config import ListenerConfig
 from assay_valuer.tokens import Terms, create_token
-
-_UNITS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
 def add_parser(commands: Commands) -> None:
@@ -41,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the token, and nothing else, on standard output."""
     with opened(args) as state:
         now = now_ms()
-        terms = Terms(args.site, args.hosts, now + duration_ms(args.expires), args.host)
+        terms = Terms(args.site, args.hosts, now + parse_duration(args.expires), args.host)
         token = state.database.write(
             lambda c: create_token(
                 c,
@@ -63,11 +59,3 @@ def public_endpoint(listener: ListenerConfig) -> str:
     if endpoint.endswith(":0"):
         raise FileError("enrolment.public: is needed where enrolment.listen takes any free port")
     return endpoint
-
-
-def duration_ms(text: str) -> int:
-    """Durations as people write them, such as "24h". Raises FileError."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if match is None:
-        raise FileError(f"--expires {text!r}: a number and s, m, h or d, such as 24h")
-    return int(match[1]) * _UNITS[match[2]]
