@@ -10,7 +10,14 @@ from assay_core import codec
 from assay_core.header import Period
 from assay_core.health import plausibility
 from assay_core.health.plausibility import CODES, GPU_RULES, HOST_RULES, NEEDED, examine
-from assay_core.health.plausibility_view import Known, learn
+from assay_core.health.plausibility_gpu import DAILY_MS
+from assay_core.health.plausibility_view import (
+    RESTARTS_MAX,
+    WINDOW_MAX_MS,
+    Known,
+    learn,
+    remember,
+)
 from assay_core.health.reconcile import Totals, totals
 from assay_core.leaves import Content, Counter, DriverState, Event, EventKind, Gauge, Group, Reason
 from tests.fakes.host import START_MS, WINDOW_MS, FakeHost
@@ -135,7 +142,7 @@ def test_a_planted_lie_is_found(code):
 
 
 def test_every_rule_has_a_lie_that_it_finds_and_says_why():
-    elsewhere = {"odometer", "identical", "clock_lengths", "bus"}
+    elsewhere = {"odometer", "identical", "clock_lengths", "bus", "withheld", "restarts"}
     assert {code.removeprefix("plausibility.") for code in CODES} == LIES.keys() | elsewhere
     assert len(set(CODES)) == len(CODES)
     assert all(rule.why for rule in (*GPU_RULES, *HOST_RULES))
@@ -264,6 +271,81 @@ def test_what_travels_on_change_is_remembered():
         identity.subject, Group.IDENTITY, dict.fromkeys(identity.values, Reason.ASLEEP)
     )
     assert learn(known, unread) == known
+
+
+DAILY = (Group.IDENTITY, Group.CONDITION, Group.PLATFORM)
+ALL_TOLD = dict.fromkeys(DAILY, True)
+
+
+@pytest.mark.parametrize("kept_back", DAILY)
+def test_a_leaf_that_stops_coming_is_missed_after_two_days(kept_back):
+    """One good condition, once, must not stand for a GPU for ever."""
+    told = ALL_TOLD | {kept_back: False}
+    known, at_ms = remember(Known(), 0, None, ALL_TOLD, restarted=False), 0
+    contents = [one for one in window(1) if one.group is not kept_back]
+    (subject,) = {one.subject for one in contents if one.group is Group.HEALTH}
+    while at_ms < DAILY_MS:
+        assert codes(contents, known={subject: known}) == set()
+        known = remember(known, at_ms + WINDOW_MS, at_ms, told, restarted=False)
+        at_ms += WINDOW_MS
+    known = remember(known, at_ms + WINDOW_MS, at_ms, told, restarted=False)
+    assert codes(contents, known={subject: known}) == {"withheld"}
+    assert codes(window(1), known={subject: known}) == set(), "it came after all"
+    assert remember(known, at_ms, at_ms, ALL_TOLD, restarted=False) == Known()
+
+
+def test_time_in_which_nobody_saw_the_gpu_keeps_no_leaf_back():
+    nothing = dict.fromkeys(DAILY, False)
+    known = remember(Known(), 30 * DAILY_MS, 0, nothing, restarted=False)
+    assert known.condition_untold_ms == WINDOW_MAX_MS
+    assert remember(known, 0, 30 * DAILY_MS, nothing, restarted=False) == known
+
+
+def test_a_window_without_usage_keeps_it_back():
+    contents = [one for one in window(1) if one.group is not Group.USE]
+    assert codes(contents) == {"withheld"}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda: lie(Group.HOST, window(1), driver_state=int(DriverState.RELOADED)),
+        lambda: lie(
+            Group.HOST,
+            window(1),
+            events=(Event(EventKind.DRIVER_RELOADED, 0, START_MS, START_MS, 1),),
+        ),
+        lambda: lie(
+            Group.HEALTH,
+            window(1),
+            events=(Event(EventKind.GPU_RESET, 0, START_MS, START_MS, 1),),
+        ),
+    ],
+)
+def test_who_tells_of_restarts_all_the_time_is_found(told):
+    contents = told()
+    (subject,) = {one.subject for one in contents if one.group is Group.HEALTH}
+    known, end_ms = Known(), PERIOD.end_utc_ms
+    for back in range(RESTARTS_MAX, 0, -1):
+        assert codes(contents, known={subject: known}) == set()
+        at_ms = end_ms - back * WINDOW_MS
+        known = remember(known, at_ms, None, ALL_TOLD, restarted=True)
+    assert codes(contents, known={subject: known}) == {"restarts"}
+    assert codes(window(1), known={subject: known}) == set(), "none was told of"
+    later = replace(
+        PERIOD, end_utc_ms=end_ms + DAILY_MS, begin_utc_ms=PERIOD.begin_utc_ms + DAILY_MS
+    )
+    assert codes(contents, later, {subject: known}) == set(), "days apart"
+    more = remember(known, end_ms, None, ALL_TOLD, restarted=True)
+    assert len(more.restarts) == RESTARTS_MAX
+
+
+def test_a_boot_is_a_restart_too():
+    contents = window(1)
+    (subject,) = {one.subject for one in contents if one.group is Group.HEALTH}
+    times = tuple(PERIOD.end_utc_ms - n * WINDOW_MS for n in range(RESTARTS_MAX, 0, -1))
+    known = Known(restarts=times, totals=Totals(at_ms=0, boot="bb", boottime_ms=0))
+    assert codes(contents, known={subject: known}) == {"restarts"}
 
 
 def test_fields_that_are_not_there_make_rules_silent():

@@ -125,6 +125,15 @@ def test_an_honest_window_has_no_findings_and_a_lie_in_it_has_one():
     assert (found.subject, found.code) == (uuid, "plausibility.energy_and_power")
 
 
+def test_whether_the_platform_was_told_is_told_of_every_gpu():
+    host = FakeHost(gpu_count=2)
+    for whole in (True, False):
+        contents = [one for one in host.contents() if whole or one.group is not Group.PLATFORM]
+        window = sights(stored(host, host.seal(contents=contents)))
+        has = any(one.group is Group.PLATFORM for one in contents)
+        assert {sight.platform for _, sight in window.gpus.values()} == {has}
+
+
 def test_what_its_host_concluded_and_who_has_the_gpu_are_told():
     host = FakeHost(gpu_count=1)
     incident = Incident(IncidentKind.XID, 48, Severity.USER_ERROR, 1, 2, None, 3)

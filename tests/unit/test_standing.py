@@ -258,6 +258,10 @@ def test_of_many_incidents_the_worst_are_said_and_the_others_counted():
     said = [one for one in standing.findings if one.code.startswith("incident.")]
     assert said[0].code == "incident.impaired"
     assert len(said) == INCIDENTS_SAID_MAX + 1
+    assert (
+        said[0].detail
+        == "remap failed, impaired: a memory row could not be remapped, not yet confirmed."
+    )
     assert said[-1].detail == "53 more open incidents, none of them worse."
     assert len(standing.incidents) == 61
 
@@ -409,6 +413,18 @@ def used(energy_mj, **more):
 
 def codes_of(track):
     return [note.code for note in track.notes.findings]
+
+
+def test_leaves_that_do_not_come_and_restarts_that_are_told_are_remembered():
+    known = follow((0, {"condition": {"odometer_s": 1}}), (1_000, used(20))).notes.known
+    assert (known.condition_untold_ms, known.identity_untold_ms) == (1_000, 1_000)
+    known = follow((0, {}), (1_000, {"condition": {"odometer_s": 1}})).notes.known
+    assert (known.condition_untold_ms, known.platform_untold_ms) == (0, 1_000)
+    assert known.restarts == ()
+    boot = follow((0, {}), (1_000, {"reset": True}), (2_000, {"boot_id": "bb"}))
+    assert boot.notes.known.restarts == (T0 + 1_000, T0 + 2_000)
+    unseen = follow((0, {}), (1_000, {"seen": False, "lost": True}))
+    assert unseen.notes.known.identity_untold_ms == 0
 
 
 def test_windows_that_follow_on_each_other_are_no_gap():

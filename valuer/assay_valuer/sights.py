@@ -121,7 +121,8 @@ def sights(window: StoredWindow) -> WindowSights:
             host = content
         elif content.group is not Group.PLATFORM:
             leaves.setdefault(content.subject, {})[content.group.value] = content
-    around = _around(window, host)
+    platform = any(content.group is Group.PLATFORM for content in contents)
+    around = replace(_around(window, host), platform=platform)
     return WindowSights(
         host_key=window.host_key,
         position=window.position,
@@ -197,6 +198,7 @@ def _gpu(
         temperature_mc=temperature.max if isinstance(temperature, Gauge) else None,
         ecc_uncorrected=errors.total if errors else None,
         leaves=leaves,
+        platform=around.platform,
         told=health.incidents(),
     )
 

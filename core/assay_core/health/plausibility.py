@@ -40,6 +40,7 @@ NEEDED: Final[Mapping[Group, tuple[str, ...]]] = MappingProxyType(
             "hidden_gpus",
             "phantom_gpus",
             "clock_step_ms",
+            "events",
         ),
         Group.IDENTITY: (
             "name",
@@ -169,7 +170,8 @@ def _bus(window: WindowView) -> Iterator[tuple[bytes, str]]:
         addresses = window.host.get(name)
         if isinstance(addresses, tuple) and addresses:
             some = ", ".join(printable(one, 16) for one in addresses[:4] if isinstance(one, str))
-            yield HOST, f"{len(addresses)} GPUs {words}: {some}."
+            more = f" and {len(addresses) - 4} more" if len(addresses) > 4 else ""
+            yield HOST, f"{len(addresses)} GPU{'s'[: len(addresses) - 1]} {words}: {some}{more}."
 
 
 def _versions(window: WindowView) -> Iterator[tuple[bytes, str]]:
@@ -228,7 +230,8 @@ def examine(
 
     `known` is what earlier windows told of its GPUs (see `learn` and reconcile's `totals`), by subject;
     `boot` names the boot, as it does in their totals. The contents may be
-    partial: a group, or a field, that is not there is not looked at.
+    partial: a group, or a field, that is not there is not looked at, but for what a whole window owes
+    (`plausibility.withheld`).
     """
     window = view(contents, boot, period, known)
     found = [

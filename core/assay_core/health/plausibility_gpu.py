@@ -15,6 +15,7 @@ from typing import Final
 
 from assay_core.health.plausibility_view import (
     LENGTH_MIN_MS,
+    RESTARTS_MAX,
     GpuView,
     WindowView,
     counter,
@@ -22,8 +23,10 @@ from assay_core.health.plausibility_view import (
     interrupted,
     mib,
     number,
+    restarted,
 )
 from assay_core.health.reconcile import SPARE_MS, elapsed_ms
+from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS
 from assay_core.leaves import EventKind
 
 ENERGY_OFF_PCT: Final = 30
@@ -55,6 +58,7 @@ POWER_MAX_MW: Final = 3_000_000
 """Beyond any product there is."""
 MODEL_OFF_PCT: Final = 5
 NAMED_OFF_PCT: Final = 15
+DAILY_MS: Final = 2 * DAY_MS + HOUR_MS
 _IDLE_REASON: Final = 0x1  # nvmlClocksEventReasonGpuIdle
 _THERMAL_REASONS: Final = 0x60  # software and hardware thermal slowdown
 
@@ -306,6 +310,31 @@ def _odometer(gpu: GpuView, window: WindowView) -> str | None:
     return f"The odometer advanced by {advance_s} s within {since_ms // 1_000} s."
 
 
+def _withheld(gpu: GpuView, window: WindowView) -> str | None:
+    known = gpu.known
+    untold = (
+        ("identity", gpu.identified, known.identity_untold_ms),
+        ("condition", bool(gpu.condition), known.condition_untold_ms),
+        ("platform", bool(window.platform), known.platform_untold_ms),
+    )
+    late = [f"{name} {ms // HOUR_MS} h" for name, told, ms in untold if not told and ms > DAILY_MS]
+    if not late and gpu.use:
+        return None
+    also = ["use, which every window has"] if not gpu.use else []
+    return f"It is seen, and leaves that are due do not come: {', '.join([*late, *also])}."
+
+
+def _restarts(gpu: GpuView, window: WindowView) -> str | None:
+    times = gpu.known.restarts
+    span_ms = window.period.end_utc_ms - times[0] if len(times) == RESTARTS_MAX else DAY_MS
+    if not 0 <= span_ms < DAY_MS or not restarted(gpu, window):
+        return None
+    return (
+        f"{len(times) + 1} windows within {span_ms // MINUTE_MS} minutes told of a restart, over "
+        "which no rate of errors is taken."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRule:
     """A rule over one GPU: `look` returns what does not hang together, or None."""
@@ -388,5 +417,16 @@ GPU_RULES: Final = (
         "plausibility.odometer",
         _odometer,
         "the odometer counts seconds with a driver loaded (NVML, BBX time data)",
+    ),
+    GpuRule(
+        "plausibility.withheld",
+        _withheld,
+        "identity, condition and platform travel once a day at least, usage always; two days and "
+        "an hour allow for one window lost with a full spool",
+    ),
+    GpuRule(
+        "plausibility.restarts",
+        _restarts,
+        "who tells of restarts all the time has no rate taken; the number is judgement",
     ),
 )

@@ -11,6 +11,7 @@ import msgspec
 
 from assay_core.header import Period
 from assay_core.health.reconcile import Totals, elapsed_ms
+from assay_core.instants import MINUTE_MS
 from assay_core.leaves import (
     Content,
     Counter,
@@ -29,6 +30,9 @@ LENGTH_MIN_MS: Final = 30_000
 """With fewer polls, or in less time, a mean says little of an integral."""
 HOLE_MAX_MS: Final = 1_000
 """Windows that follow on each other leave no more between them."""
+WINDOW_MAX_MS: Final = 15 * MINUTE_MS
+"""No window is longer: what two windows lie further apart was a gap, and no leaf was kept back."""
+RESTARTS_MAX: Final = 12
 TEXT_MAX: Final = 64
 """Characters of a name or a version; none that there is has more."""
 _INTERRUPTED: Final = frozenset(
@@ -43,6 +47,7 @@ _INTERRUPTED: Final = frozenset(
     }
 )
 
+_RESTARTS: Final = (EventKind.DRIVER_RELOADED, EventKind.GPU_RESET)
 _NOTHING: Final[Mapping[str, Value]] = MappingProxyType({})
 
 
@@ -54,6 +59,12 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     board_limit_mw: int | None = None
     """The largest power limit that the board may have."""
     totals: Totals | None = None
+    identity_untold_ms: int = 0
+    condition_untold_ms: int = 0
+    platform_untold_ms: int = 0
+    """For how long windows showed the GPU and the leaf did not travel."""
+    restarts: tuple[int, ...] = ()
+    """When windows ended that told of a restart, the newest RESTARTS_MAX, UTC ms."""
 
 
 UNKNOWN: Final = Known()
@@ -76,6 +87,23 @@ def learn(known: Known, identity: Content | None) -> Known:
     )
 
 
+def remember(
+    known: Known, at_ms: int, before_ms: int | None, told: Mapping[Group, bool], *, restarted: bool
+) -> Known:
+    """What is known after a window that ended at `at_ms` and showed the GPU.
+
+    `before_ms`: the end of the last one that did. `told`: whether these groups' leaves travelled.
+    """
+    since_ms = 0 if before_ms is None else max(0, min(at_ms - before_ms, WINDOW_MAX_MS))
+    return msgspec.structs.replace(
+        known,
+        identity_untold_ms=0 if told[Group.IDENTITY] else known.identity_untold_ms + since_ms,
+        condition_untold_ms=0 if told[Group.CONDITION] else known.condition_untold_ms + since_ms,
+        platform_untold_ms=0 if told[Group.PLATFORM] else known.platform_untold_ms + since_ms,
+        restarts=(*known.restarts, at_ms)[-RESTARTS_MAX:] if restarted else known.restarts,
+    )
+
+
 @dataclass(slots=True)
 class GpuView:
     """One GPU of the window, its fields by short names. None: no value, or not told.
@@ -87,6 +115,7 @@ class GpuView:
 
     subject: bytes
     known: Known
+    identified: bool = False
     health: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
     use: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
     condition: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
@@ -174,6 +203,7 @@ def view(
     for subject, content in identities.items():
         if subject in gpus:
             gpus[subject].known = learn(gpus[subject].known, content)
+            gpus[subject].identified = True
     length_ms = period.end_boottime_ms - period.begin_boottime_ms
     smooth = length_ms >= LENGTH_MIN_MS and host.get("driver_state") == DriverState.RUNNING
     polls = number(host, "polls") or 0
@@ -196,6 +226,16 @@ def view(
 def interrupted(health: Mapping[str, Value]) -> bool:
     """Whether something happened in the window that cuts its statistics short."""
     return any(event.kind in _INTERRUPTED for event in events(health))
+
+
+def restarted(gpu: GpuView, window: WindowView) -> bool:
+    """Whether the window tells of a restart of the GPU, its driver or its host."""
+    before = gpu.known.totals
+    return (
+        (before is not None and before.boot != window.boot)
+        or window.host.get("driver_state") == DriverState.RELOADED
+        or any(one.kind in _RESTARTS for one in (*events(gpu.health), *events(window.host)))
+    )
 
 
 def events(values: Mapping[str, Value]) -> tuple[Event, ...]:

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from assay_core.health import follow, merge_told
-from assay_core.health.plausibility_view import learn
+from assay_core.health.plausibility_view import learn, remember
 from assay_core.health.reconcile import elapsed_ms, reconcile, totals
 from assay_core.instants import MINUTE_MS
-from assay_core.leaves import EventKind
+from assay_core.leaves import EventKind, Group
 from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.standing.notes import Notes, noted, reconciled
 from assay_valuer.standing.types import Sight, Track
@@ -103,6 +103,15 @@ def _notes(track: Track, sight: Sight, policy: ValuerPolicy) -> Notes:
                 power_limit_mw=known.board_limit_mw,
             )
             found = (*found, reconciled(over.verdict, over.detail))
+        told = {
+            Group.IDENTITY: leaves.identity is not None,
+            Group.CONDITION: leaves.condition is not None,
+            Group.PLATFORM: sight.platform,
+        }
+        restarted = bool(sight.health.restarts) or (
+            before is not None and before.boot != sight.boot
+        )
+        known = remember(known, sight.observed_ms, track.seen_ms, told, restarted=restarted)
         known = msgspec.structs.replace(known, totals=after)
     findings = notes.findings
     if found or findings:

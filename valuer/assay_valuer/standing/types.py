@@ -78,7 +78,7 @@ class Sight:
 
     `health` is it in the words of the rules, `told` the incidents that its host says there are,
     `found` what does not hang together in the window. None is "no value". `reset` marks a reload of
-    the driver within the window.
+    the driver within the window, `platform` that the host's platform leaf travelled.
     """
 
     observed_ms: int
@@ -92,6 +92,7 @@ class Sight:
     temperature_mc: int | None = None
     ecc_uncorrected: int | None = None
     leaves: Leaves = NO_LEAVES
+    platform: bool = False
     told: tuple[Incident, ...] = ()
     found: tuple[Found, ...] = ()
 
