@@ -199,8 +199,8 @@ def _check_host(body: pb.HostState) -> None:
 
 
 def _check_health(body: pb.Health) -> None:
-    if body.HasField("tenancy"):
-        enumerated(Tenancy, body.tenancy, "tenancy")
+    if body.tenancy not in _TENANCIES and body.HasField("tenancy"):
+        raise Malformed(f"tenancy has no value {body.tenancy}")
 
 
 def _check_condition(body: pb.Condition) -> None:
@@ -325,5 +325,6 @@ _LISTS: Final[Mapping[str | int, object]] = {
     FieldDescriptor.TYPE_STRING: _check_texts,
     FieldDescriptor.TYPE_BYTES: _check_uuids,
 }
+_TENANCIES: Final = frozenset(int(tenancy) for tenancy in Tenancy)
 _REASONS: Final = frozenset(int(reason) for reason in Reason)
 _TABLES: Final = {group.value: _table(group, fields) for group, fields in FIELDS.items()}
