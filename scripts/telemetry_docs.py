@@ -38,7 +38,7 @@ ELSEWHERE: Final[Mapping[str, tuple[str, str]]] = {
     "polls": (_AGENT, "tick"),
     "events": ("NVML events, kernel log, bus", "at once"),
     "incidents": ("the health rules", "window"),
-    "tenancy": (_SYSFS, "tick"),
+    "tenancy": (_SYSFS, "window"),
     "energy_lifetime_mj": ("sum of field 83", "window"),
     "mig_instances": ("`nvmlDeviceGetGpuInstances`, `nvmlGpmMigSampleGet`", "window"),
     "driver_state": (_AGENT, "tick"),
