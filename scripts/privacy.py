@@ -175,7 +175,7 @@ def _carriers() -> Iterator[Descriptor]:
 def _group(group: Group) -> str:
     message = _type(window_pb2.Leaf.DESCRIPTOR.fields_by_name[group.value])
     when = (
-        "Travels when it changes, at each boot and once a day."
+        "Travels when it changes, at each boot, once a day and after a gap."
         if group in ON_CHANGE
         else "Travels in every window."
     )

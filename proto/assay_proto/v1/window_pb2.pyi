@@ -642,8 +642,8 @@ Global___GapRecord: _TypeAlias = GapRecord  # noqa: Y015
 
 @_typing.final
 class Leaf(_message.Message):
-    """One leaf of the tree. Identity, condition and platform leaves travel when they change, at each boot
-    and once a day; the others in every window. Its bytes travel beside the header and are hashed as
+    """One leaf of the tree. Identity, condition and platform leaves travel when they change, at each boot,
+    once a day and after a gap; the others in every window. Its bytes travel beside the header and are hashed as
     they are.
     """
 
