@@ -12,6 +12,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13 pytho
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := $(CURDIR)/build
+# Most tests wait for a process or a clock: twice as many at a time as there are cores.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGES := core/assay_core agent/assay_agent valuer/assay_valuer audit/assay_audit
 CODE := $(PACKAGES) scripts $(wildcard demo) $(wildcard bench)
@@ -32,7 +34,7 @@ demo: $(VENV)/.run ## one valuer, three simulated agents, a chain; ONCE=1 tells 
 
 .PHONY: test
 test: setup shim tools ## every test; ARGS='-k spool' chooses among them
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: check
 check: setup format-check lint types walls proto-check tidy audit ## format, lint, types, import walls, drift, tidiness, dependency audit

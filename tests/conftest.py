@@ -22,11 +22,10 @@ from scripts import tools
 settings.register_profile("assay", deadline=None)  # timing is never asserted in a test
 settings.load_profile("assay")
 
-_LEFT_OUT = pytest.StashKey[list[tuple[str, str]]]()
+_LEFT_OUT = "left out"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_LEFT_OUT] = []
     config.addinivalue_line(
         "markers", "kill: kills processes at random points; ASSAY_KILLS says how many times"
     )
@@ -44,7 +43,7 @@ def leave_out(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
     """Leave this test out, loudly: what it needs is nothing a set-up could have fetched."""
 
     def leave(why: str) -> NoReturn:
-        request.config.stash[_LEFT_OUT].append((request.node.nodeid, why))
+        request.node.user_properties.append((_LEFT_OUT, why))  # reaches us from any worker
         pytest.skip(why)
 
     return leave
@@ -68,10 +67,13 @@ def requires_tool(
     return require
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    left_out = config.stash[_LEFT_OUT]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = [
+        (report.nodeid, why)
+        for report in terminalreporter.getreports("skipped")
+        for name, why in report.user_properties
+        if name == _LEFT_OUT
+    ]
     if not left_out:
         return
     terminalreporter.section("LEFT OUT", sep="=", yellow=True, bold=True)
