@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from assay_core import codec
 from assay_core.header import Source
+from assay_core.health import START, follow
 from assay_core.health.observation import WELL
 from assay_core.health.plausibility import examine
+from assay_core.instants import DAY_MS
 from assay_core.leaves import (
     Content,
     Counter,
@@ -22,7 +26,7 @@ from assay_core.leaves import (
 )
 from assay_valuer.ledger.read import StoredWindow
 from assay_valuer.sights import sights
-from tests.fakes.host import FakeHost
+from tests.fakes.host import START_MS, WINDOW_MS, FakeHost
 
 U = b"\x09" * 16
 
@@ -132,6 +136,24 @@ def test_whether_the_platform_was_told_is_told_of_every_gpu():
         window = sights(stored(host, host.seal(contents=contents)))
         has = any(one.group is Group.PLATFORM for one in contents)
         assert {sight.platform for _, sight in window.gpus.values()} == {has}
+
+
+def test_what_a_clock_that_is_behind_dates_is_dated_by_ours():
+    """Else an Xid of just now, told by a host two days behind, were over as soon as it came."""
+    host, behind_ms = FakeHost(gpu_count=1), 2 * DAY_MS
+    begin_ms, end_ms = START_MS, START_MS + WINDOW_MS
+    happened = Event(EventKind.XID, 48, begin_ms + 1, begin_ms + 2, 2)
+    incident = Incident(IncidentKind.XID, 48, Severity.DEGRADED, begin_ms, begin_ms + 2, end_ms, 3)
+    contents = changed(host, Group.HEALTH, events=(happened,), incidents=(incident,))
+    window = stored(host, host.seal(contents=contents))
+    assert window.header.period.end_utc_ms == end_ms
+    window = replace(window, observed_ms=end_ms + behind_ms, clock_behind=True)
+    _, sight = sights(window).gpus[host.gpus[0].uuid]
+    (seen,) = sight.health.events
+    assert (seen.first_ms, seen.last_ms) == (begin_ms + 1 + behind_ms, begin_ms + 2 + behind_ms)
+    (told,) = sight.told
+    assert (told.begin_ms, told.end_ms) == (begin_ms + behind_ms, end_ms + behind_ms)
+    assert [one.code for one in follow(START, sight.health).open] == [48]
 
 
 def test_what_its_host_concluded_and_who_has_the_gpu_are_told():

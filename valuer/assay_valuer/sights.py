@@ -10,7 +10,16 @@ from assay_core import codec
 from assay_core.header import Period, Source
 from assay_core.health import Observation, observe
 from assay_core.health.plausibility import NEEDED
-from assay_core.leaves import Content, Counter, DriverState, EventKind, Gauge, Group, Reason
+from assay_core.leaves import (
+    Content,
+    Counter,
+    DriverState,
+    EventKind,
+    Gauge,
+    Group,
+    Incident,
+    Reason,
+)
 from assay_valuer.ledger.read import StoredWindow
 from assay_valuer.standing.types import NO_LEAVES, Leaves, Sight
 
@@ -150,12 +159,23 @@ def _around(window: StoredWindow, host: Content | None) -> Sight:
         )
     observed_ms = _between(0, window.observed_ms, _LATEST_MS)
     boot_id = window.header.boot_id
+    # Only a challenge shows that it was later than the host's clock says.
+    behind_ms = max(0, observed_ms - window.header.period.end_utc_ms)
     return Sight(
         observed_ms=observed_ms,
         position=window.position,
         driver=state,
         period=window.header.period,
-        health=observe(host, None, None, at_ms=observed_ms, boot_id=boot_id, order=window.position),
+        health=observe(
+            host,
+            None,
+            None,
+            at_ms=observed_ms,
+            boot_id=boot_id,
+            order=window.position,
+            behind_ms=behind_ms,
+        ),
+        behind_ms=behind_ms,
         reset=reset,
         maintenance_until_ms=until_ms,
     )
@@ -173,6 +193,7 @@ def _observed(
         identity=leaves.identity,
         order=around.position,
         subject=uuid,
+        behind_ms=around.behind_ms,
     )
 
 
@@ -199,8 +220,18 @@ def _gpu(
         ecc_uncorrected=errors.total if errors else None,
         leaves=leaves,
         platform=around.platform,
-        told=health.incidents(),
+        behind_ms=around.behind_ms,
+        told=tuple(_dated(one, around.behind_ms) for one in health.incidents()),
     )
+
+
+def _dated(incident: Incident, behind_ms: int) -> Incident:
+    """The incident by our clock."""
+    if not behind_ms:
+        return incident
+    end_ms = None if incident.end_ms is None else incident.end_ms + behind_ms
+    begin_ms, last_ms = incident.begin_ms + behind_ms, incident.last_ms + behind_ms
+    return replace(incident, begin_ms=begin_ms, last_ms=last_ms, end_ms=end_ms)
 
 
 def _between(least: int, number: int, most: int) -> int:

@@ -124,16 +124,18 @@ def observe(
     identity: Content | None = None,
     order: int | None = None,
     subject: bytes | None = None,
+    behind_ms: int = 0,
 ) -> Observation:
     """What a window that ended at `at_ms` says of one GPU.
 
     `host` is the host's leaf, the others the GPU's; None where the window has none. `order` is the
     window's place in its chain or ledger: with it, a window that was followed already is refused.
-    `subject` names the GPU where it has no leaf at all.
+    `subject` names the GPU where it has no leaf at all. `behind_ms` is how far the host's clock, by
+    which its events are dated, is behind the one of `at_ms`.
     """
     driver = _driver(host)
     works = driver is not None and driver.answers
-    events = tuple(_clamped(health, at_ms))
+    events = tuple(_clamped(health, at_ms, behind_ms))
     polls = _whole(health, "polls") or 0
     passed = _whole(health, "tenancy") == Tenancy.PASSED_THROUGH or (
         polls == 0 and _says(health, Reason.PASSED_THROUGH)
@@ -152,7 +154,7 @@ def observe(
         lost=lost,
         passed=passed,
         works=works or (driver is None and polls > 0),
-        restarts=_restarts(host, events, driver, at_ms),
+        restarts=_restarts(events, tuple(_clamped(host, at_ms, behind_ms)), driver, at_ms),
         events=events,
         levels=_levels(health, condition),
         totals=_totals(health, condition),
@@ -175,14 +177,16 @@ def _driver(host: Content | None) -> DriverState | None:
     return DriverState(state) if state in _DRIVER_STATES else None
 
 
-def _clamped(health: Content | None, at_ms: int) -> Iterator[Event]:
-    """Events at times that can be: the host's word for when, but not after it was heard, and
-    what happened once happened at one time.
+def _clamped(leaf: Content | None, at_ms: int, behind_ms: int) -> Iterator[Event]:
+    """Events at times that can be: the host's word for when, by our clock, but not after it was
+    heard, and what happened once happened at one time.
     """
-    for event in _tuple(health, "events"):
+    for event in _tuple(leaf, "events"):
         if isinstance(event, Event):
-            last_ms = max(0, min(event.last_ms, at_ms))
-            first_ms = max(0, min(event.first_ms, last_ms)) if event.count > 1 else last_ms
+            last_ms = max(0, min(event.last_ms + behind_ms, at_ms))
+            first_ms = last_ms
+            if event.count > 1:
+                first_ms = max(0, min(event.first_ms + behind_ms, last_ms))
             yield replace(event, first_ms=first_ms, last_ms=last_ms, count=max(1, event.count))
 
 
@@ -194,10 +198,10 @@ def _lost_at_end(events: tuple[Event, ...]) -> bool:
 
 
 def _restarts(
-    host: Content | None, events: tuple[Event, ...], driver: DriverState | None, at_ms: int
+    events: tuple[Event, ...], of_host: tuple[Event, ...], driver: DriverState | None, at_ms: int
 ) -> tuple[int, ...]:
     times: set[int] = set()
-    for event in (*events, *_clamped(host, at_ms)):
+    for event in (*events, *of_host):
         if event.kind in _RESTARTS:
             times |= {event.first_ms, event.last_ms}
     if not times and driver is DriverState.RELOADED:

@@ -79,6 +79,7 @@ class Sight:
     `health` is it in the words of the rules, `told` the incidents that its host says there are,
     `found` what does not hang together in the window. None is "no value". `reset` marks a reload of
     the driver within the window, `platform` that the host's platform leaf travelled.
+    `behind_ms` is how far its clock was shown to be behind ours.
     """
 
     observed_ms: int
@@ -93,6 +94,7 @@ class Sight:
     ecc_uncorrected: int | None = None
     leaves: Leaves = NO_LEAVES
     platform: bool = False
+    behind_ms: int = 0
     told: tuple[Incident, ...] = ()
     found: tuple[Found, ...] = ()
 
