@@ -31,7 +31,7 @@ class Group(enum.StrEnum):
 OF_HOST: Final = frozenset({Group.HOST, Group.PLATFORM})
 """Groups whose subject is the host; the others' is a GPU."""
 ON_CHANGE: Final = frozenset({Group.IDENTITY, Group.CONDITION, Group.PLATFORM})
-"""Groups that travel when they change, at each boot, once a day and after a gap; the others always do."""
+"""Groups that travel when they change, at each boot, once a day and after a gap; others always do."""
 
 
 class Reason(enum.IntEnum):

@@ -67,7 +67,7 @@ class Look(msgspec.Struct, frozen=True, tag="look", kw_only=True, omit_defaults=
     depth: int = 1
     """How deep it was; no less than asked."""
     host: list[HostCell] = []
-    """fields.HOST_NAMES; a look of depth DAY has PLATFORM_NAMES after them."""
+    """table.HOST_NAMES; a look of depth DAY has PLATFORM_NAMES after them."""
     uuids: list[str] | None = None
     """Whose readings follow; None where the agent knows this generation's already."""
     gpus: list[Reading | int] = []

@@ -206,13 +206,6 @@ class Hub:
         data = selector(f"digest({REPORT_TYPE})") + encode([REPORT_TYPE], [report.values()])
         return self._call(data, "latest")
 
-    def simulate(self, data: bytes, sender: str) -> None:
-        """Runs a transaction's data without sending it. Raises HubRefused with the hub's reason."""
-        try:
-            self.rpc.call(self.domain.hub, data, sender=sender, at="pending")
-        except CallReverted as error:
-            raise explain(error.data) from error
-
     def _integer(self, signature: str, data: bytes, type_: str, at: Tag | int) -> int:
         (value,) = self._view(signature, data, (type_,), at)
         if not isinstance(value, int):
