@@ -10,15 +10,13 @@ from assay_core import codec
 from assay_core.header import Period, Source
 from assay_core.health import Observation, observe
 from assay_core.health.plausibility import NEEDED
+from assay_core.health.values import counter, gauge, number
 from assay_core.leaves import (
     Content,
-    Counter,
     DriverState,
     EventKind,
-    Gauge,
     Group,
     Incident,
-    Reason,
 )
 from assay_valuer.ledger.read import StoredWindow
 from assay_valuer.standing.types import NO_LEAVES, Leaves, Sight
@@ -150,8 +148,8 @@ def _around(window: StoredWindow, host: Content | None) -> Sight:
     until_ms: int | None = None
     reset = False
     if host is not None:
-        state = DriverState(_integer(host, "driver_state") or DriverState.RUNNING)
-        announced = _integer(host, "maintenance_until_ms")
+        state = DriverState(number(host.values, "driver_state") or DriverState.RUNNING)
+        announced = number(host.values, "maintenance_until_ms")
         if state is DriverState.PAUSED and announced is not None:
             until_ms = _between(0, announced, _LATEST_MS)
         reset = state is DriverState.RELOADED or any(
@@ -205,8 +203,8 @@ def _gpu(
     if health is None:
         seen = replace(around, health=_observed(around, host, leaves, uuid), leaves=leaves)
         return identity, seen
-    errors = _counter(health, "ecc_uncorrected_aggregate")
-    temperature = health.values["temperature_mc"]
+    errors = counter(health.values, "ecc_uncorrected_aggregate")
+    temperature = gauge(health.values, "temperature_mc")
     return identity, Sight(
         observed_ms=around.observed_ms,
         position=around.position,
@@ -215,8 +213,8 @@ def _gpu(
         health=_observed(around, host, leaves, uuid),
         reset=around.reset,
         maintenance_until_ms=around.maintenance_until_ms,
-        recovery_action=_integer(health, "recovery_action"),
-        temperature_mc=temperature.max if isinstance(temperature, Gauge) else None,
+        recovery_action=number(health.values, "recovery_action"),
+        temperature_mc=temperature.max if temperature else None,
         ecc_uncorrected=errors.total if errors else None,
         leaves=leaves,
         platform=around.platform,
@@ -245,15 +243,5 @@ def _identity(content: Content) -> Identified:
         return told if 0 < len(told) <= _LENGTHS[name] and told.isprintable() else None
 
     return Identified(
-        text("name"), text("serial"), text("board_part_number"), _integer(content, "pdi")
+        text("name"), text("serial"), text("board_part_number"), number(content.values, "pdi")
     )
-
-
-def _integer(content: Content, name: str) -> int | None:
-    value = content.values[name]
-    return None if isinstance(value, Reason) or not isinstance(value, int) else value
-
-
-def _counter(content: Content, name: str) -> Counter | None:
-    value = content.values[name]
-    return value if isinstance(value, Counter) else None

@@ -15,9 +15,9 @@ from assay_core.health.rules import (
     NVLINK_MODELS,
     ROWS_UNCORRECTED_MAX,
 )
+from assay_core.health.values import whole
 from assay_core.leaves import (
     Content,
-    Counter,
     DriverState,
     Event,
     EventKind,
@@ -136,8 +136,8 @@ def observe(
     driver = _driver(host)
     works = driver is not None and driver.answers
     events = tuple(_clamped(health, at_ms, behind_ms))
-    polls = _whole(health, "polls") or 0
-    passed = _whole(health, "tenancy") == Tenancy.PASSED_THROUGH or (
+    polls = whole(health, "polls") or 0
+    passed = whole(health, "tenancy") == Tenancy.PASSED_THROUGH or (
         polls == 0 and _says(health, Reason.PASSED_THROUGH)
     )
     subject = next((leaf.subject for leaf in (health, condition, identity) if leaf), subject)
@@ -161,9 +161,9 @@ def observe(
         condition_read=condition is not None,
         links=_links(condition),
         pages_retired=_pages_retired(condition),
-        pages_double_bit=_whole(condition, "retired_pages_double_bit"),
-        pcie_generation=_whole(health, "pcie_generation"),
-        pcie_width=_whole(health, "pcie_width"),
+        pages_double_bit=whole(condition, "retired_pages_double_bit"),
+        pcie_generation=whole(health, "pcie_generation"),
+        pcie_width=whole(health, "pcie_width"),
         hidden=_hidden(host),
         told=_told(identity),
     )
@@ -173,7 +173,7 @@ _DRIVER_STATES: Final = frozenset(DriverState)
 
 
 def _driver(host: Content | None) -> DriverState | None:
-    state = _whole(host, "driver_state")
+    state = whole(host, "driver_state")
     return DriverState(state) if state in _DRIVER_STATES else None
 
 
@@ -213,11 +213,11 @@ def _levels(health: Content | None, condition: Content | None) -> dict[IncidentK
     """The conditions that have a value, of the leaves that are there."""
     shown: dict[IncidentKind, int | None] = {}
     if health is not None:
-        rows = _whole(health, "remapped_rows_uncorrected")
-        action = _whole(health, "recovery_action")
+        rows = whole(health, "remapped_rows_uncorrected")
+        action = whole(health, "recovery_action")
         shown = {
-            IncidentKind.REMAP_FAILED: _flag(_whole(health, "remap_failed")),
-            IncidentKind.REMAP_PENDING: _flag(_whole(health, "remap_pending")),
+            IncidentKind.REMAP_FAILED: _flag(whole(health, "remap_failed")),
+            IncidentKind.REMAP_PENDING: _flag(whole(health, "remap_pending")),
             IncidentKind.RECOVERY_ACTION: None if action is None else (action or WELL),
             IncidentKind.ROWS_EXHAUSTED: None
             if rows is None
@@ -232,15 +232,15 @@ _PENDING: Final = ("repair_channel_pending", "repair_tpc_pending", "retired_page
 
 
 def _levels_of_condition(condition: Content) -> dict[IncidentKind, int | None]:
-    repairs = [one for name in _PENDING if (one := _whole(condition, name)) is not None]
-    valid = _whole(condition, "inforom_valid")
-    life_pct = _whole(condition, "power_smoothing_lifetime_pct")
+    repairs = [one for name in _PENDING if (one := whole(condition, name)) is not None]
+    valid = whole(condition, "inforom_valid")
+    life_pct = whole(condition, "power_smoothing_lifetime_pct")
     return {
-        IncidentKind.UNREPAIRABLE_MEMORY: _flag(_whole(condition, "unrepairable_memory")),
-        IncidentKind.SRAM_THRESHOLD: _flag(_whole(condition, "ecc_sram_threshold_exceeded")),
+        IncidentKind.UNREPAIRABLE_MEMORY: _flag(whole(condition, "unrepairable_memory")),
+        IncidentKind.SRAM_THRESHOLD: _flag(whole(condition, "ecc_sram_threshold_exceeded")),
         IncidentKind.REPAIR_PENDING: _flag(max(repairs, default=None)),
         IncidentKind.INFOROM_CORRUPTED: _flag(None if valid is None else valid == 0),
-        IncidentKind.BANKS_EXHAUSTED: _flag(_whole(condition, "remap_banks_none")),
+        IncidentKind.BANKS_EXHAUSTED: _flag(whole(condition, "remap_banks_none")),
         IncidentKind.SMOOTHING_WORN: _flag(None if life_pct is None else life_pct == 0),
         IncidentKind.FABRIC: _fabric(condition),
     }
@@ -252,14 +252,14 @@ def _flag(value: int | None) -> int | None:
 
 def _fabric(condition: Content | None) -> int | None:
     """By summary, mask and the status of a probe that is over; 0 and "not supported" say nothing."""
-    summary = _whole(condition, "fabric_health_summary")
-    mask = _whole(condition, "fabric_health_mask")
-    status = _whole(condition, "fabric_status")
+    summary = whole(condition, "fabric_health_summary")
+    mask = whole(condition, "fabric_health_mask")
+    status = whole(condition, "fabric_status")
     wrong = summary in FABRIC_UNHEALTHY
     if mask is not None:
         wrong |= any(mask >> shift & 3 == 1 for shift, _ in FABRIC_FLAGS)
         wrong |= mask >> FABRIC_CONFIGURATION_SHIFT & 15 >= 2
-    probed = _whole(condition, "fabric_state") == FABRIC_PROBED
+    probed = whole(condition, "fabric_state") == FABRIC_PROBED
     wrong |= probed and bool(status)
     return 0 if wrong else (WELL if summary or mask or probed else None)
 
@@ -287,7 +287,7 @@ def _totals(health: Content | None, condition: Content | None) -> dict[Total, in
     totals: dict[Total, int] = {}
     if health is not None:
         for total, name in _COUNTED_IN_HEALTH:
-            value = _whole(health, name)
+            value = whole(health, name)
             if value is not None:
                 totals[total] = value
     if condition is not None:
@@ -301,7 +301,7 @@ def _totals(health: Content | None, condition: Content | None) -> dict[Total, in
 def _links(condition: Content | None) -> Links | None:
     """None where nothing is known, and on a GPU that is cut up: instances have no NVLinks."""
     states = _numbers(condition, "nvlink_states")
-    if not states or _whole(condition, "mig_mode") == 1:
+    if not states or whole(condition, "mig_mode") == 1:
         return None
     speeds = _numbers(condition, "nvlink_speeds_mbps") or ()
     active = [link for link, state in enumerate(states) if state == 1]
@@ -311,8 +311,8 @@ def _links(condition: Content | None) -> Links | None:
 
 
 def _pages_retired(condition: Content | None) -> int | None:
-    single = _whole(condition, "retired_pages_single_bit")
-    double = _whole(condition, "retired_pages_double_bit")
+    single = whole(condition, "retired_pages_single_bit")
+    double = whole(condition, "retired_pages_double_bit")
     return None if single is None and double is None else (single or 0) + (double or 0)
 
 
@@ -341,7 +341,7 @@ def _told(identity: Content | None) -> Told | None:
         )
     return Told(
         pci_address(address) if isinstance(address, str) else None,
-        _whole(identity, "pcie_width_max"),
+        whole(identity, "pcie_width_max"),
         links,
         link_mbps,
     )
@@ -354,17 +354,6 @@ def _value(leaf: Content | None, name: str) -> Value | None:
     return None if leaf is None else leaf.values.get(name)
 
 
-def _whole(leaf: Content | None, name: str) -> int | None:
-    if leaf is None:
-        return None
-    value = leaf.values.get(name)
-    if value.__class__ is int:  # most are, and this is quick
-        return value
-    if isinstance(value, Counter):
-        return value.total
-    return None if isinstance(value, Reason) or not isinstance(value, int) else value
-
-
 def _numbers(leaf: Content | None, name: str) -> tuple[int, ...] | None:
     value = _value(leaf, name)
     if not isinstance(value, tuple):
@@ -374,7 +363,7 @@ def _numbers(leaf: Content | None, name: str) -> tuple[int, ...] | None:
 
 def _sum(leaf: Content | None, name: str) -> int | None:
     numbers = _numbers(leaf, name)
-    return _whole(leaf, name) if numbers is None else (sum(numbers) if numbers else None)
+    return whole(leaf, name) if numbers is None else (sum(numbers) if numbers else None)
 
 
 def _tuple(leaf: Content | None, name: str) -> tuple[object, ...]:

@@ -23,10 +23,9 @@ from assay_core.health.plausibility_view import (
     GpuView,
     Known,
     WindowView,
-    number,
-    text,
     view,
 )
+from assay_core.health.values import number, text
 from assay_core.leaves import HOST, Content, Gauge, Group, Value
 from assay_core.printable import printable
 

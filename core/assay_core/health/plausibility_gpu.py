@@ -18,14 +18,12 @@ from assay_core.health.plausibility_view import (
     RESTARTS_MAX,
     GpuView,
     WindowView,
-    counter,
-    events,
     interrupted,
     mib,
-    number,
     restarted,
 )
 from assay_core.health.reconcile import SPARE_MS, elapsed_ms
+from assay_core.health.values import counter, events, number
 from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS
 from assay_core.leaves import EventKind
 

@@ -11,19 +11,17 @@ import msgspec
 
 from assay_core.header import Period
 from assay_core.health.reconcile import Totals, elapsed_ms
+from assay_core.health.values import counter, events, gauge, number, text
 from assay_core.instants import MINUTE_MS
 from assay_core.leaves import (
     Content,
     Counter,
     DriverState,
-    Event,
     EventKind,
     Gauge,
     Group,
-    Reason,
     Value,
 )
-from assay_core.printable import printable
 
 POLLS_MIN: Final = 12
 LENGTH_MIN_MS: Final = 30_000
@@ -33,8 +31,6 @@ HOLE_MAX_MS: Final = 1_000
 WINDOW_MAX_MS: Final = 15 * MINUTE_MS
 """No window is longer: what two windows lie further apart was a gap, and no leaf was kept back."""
 RESTARTS_MAX: Final = 12
-TEXT_MAX: Final = 64
-"""Characters of a name or a version; none that there is has more."""
 _INTERRUPTED: Final = frozenset(
     {
         EventKind.GPU_LOST,
@@ -236,38 +232,6 @@ def restarted(gpu: GpuView, window: WindowView) -> bool:
         or window.host.get("driver_state") == DriverState.RELOADED
         or any(one.kind in _RESTARTS for one in (*events(gpu.health), *events(window.host)))
     )
-
-
-def events(values: Mapping[str, Value]) -> tuple[Event, ...]:
-    """The events of a leaf; none where they could not be read."""
-    events = values.get("events")
-    if not events or not isinstance(events, tuple):
-        return ()
-    return tuple(one for one in events if isinstance(one, Event))
-
-
-def gauge(values: Mapping[str, Value], name: str) -> Gauge | None:
-    """A gauge; None without a value."""
-    value = values.get(name)
-    return value if isinstance(value, Gauge) else None
-
-
-def counter(values: Mapping[str, Value], name: str) -> Counter | None:
-    """A counter; None without a value."""
-    value = values.get(name)
-    return value if isinstance(value, Counter) else None
-
-
-def number(values: Mapping[str, Value], name: str) -> int | None:
-    """An integer; None without a value."""
-    value = values.get(name)
-    return value if isinstance(value, int) and not isinstance(value, Reason) else None
-
-
-def text(values: Mapping[str, Value], name: str) -> str | None:
-    """A text as it may be shown; None without a value."""
-    value = values.get(name)
-    return printable(value, TEXT_MAX) if isinstance(value, str) else None
 
 
 def mib(count: int) -> int:

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 
 from assay_core.header import Period
+from assay_core.health.values import whole
 from assay_core.instants import HOUR_MS, format_duration
-from assay_core.leaves import Content, Counter, Reason
+from assay_core.leaves import Content
 
 IDLE_PCT: Final = 20
 """Mean power of a GPU that idles, of its limit. Idle measures 10 to 11 % (captures of H100, H200,
@@ -91,13 +92,13 @@ def totals(
 ) -> Totals:
     """The totals after a window; what it does not tell stays as it was `before`."""
     told = {
-        "energy_mj": _total(use, "energy_mj"),
-        "energy_lifetime_mj": _total(use, "energy_lifetime_mj"),
-        "odometer_s": _total(condition, "odometer_s"),
-        "remapped_corrected": _total(health, "remapped_rows_corrected"),
-        "remapped_uncorrected": _total(health, "remapped_rows_uncorrected"),
-        "ecc_corrected": _total(health, "ecc_corrected_aggregate"),
-        "ecc_uncorrected": _total(health, "ecc_uncorrected_aggregate"),
+        "energy_mj": whole(use, "energy_mj"),
+        "energy_lifetime_mj": whole(use, "energy_lifetime_mj"),
+        "odometer_s": whole(condition, "odometer_s"),
+        "remapped_corrected": whole(health, "remapped_rows_corrected"),
+        "remapped_uncorrected": whole(health, "remapped_rows_uncorrected"),
+        "ecc_corrected": whole(health, "ecc_corrected_aggregate"),
+        "ecc_uncorrected": whole(health, "ecc_uncorrected_aggregate"),
     }
     news = {name: value for name, value in told.items() if value is not None}
     odometer_s = news.get("odometer_s")
@@ -113,13 +114,6 @@ def totals(
     if before is None:
         return Totals(boot=boot, **ends, **news)
     return msgspec.structs.replace(before, boot=boot, **ends, **news)
-
-
-def _total(content: Content | None, name: str) -> int | None:
-    value = None if content is None else content.values.get(name)
-    if isinstance(value, Counter):
-        return value.total
-    return value if isinstance(value, int) and not isinstance(value, Reason) else None
 
 
 @dataclass(frozen=True, slots=True)
