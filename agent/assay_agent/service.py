@@ -67,8 +67,10 @@ class Service:
         self._uplink = Uplink(
             keys, spool, metrics, proxy=config.proxy, clock=clock.utc_ms, pace=pace
         )
+        known = spool.known()
+        metrics.know(known)
         self._aggregator = Aggregator(
-            spool.known(),
+            known,
             begin_utc_ms=clock.utc_ms(),
             begin_boottime_ms=clock.boottime_ms(),
             boot_id=spool.boot_id,

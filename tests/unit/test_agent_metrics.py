@@ -11,6 +11,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from assay_agent.config import MetricsConfig
+from assay_agent.known import Known, Told
 from assay_agent.metrics import AgentMetrics
 from assay_agent.metrics.table import ELSEWHERE, GPU_INFO, PLATFORM_INFO, READINGS
 from assay_agent.metrics.words import WORDS
@@ -29,6 +30,7 @@ from assay_core.leaves import (
     Tenancy,
 )
 
+IDENTITY = codec.fields_of(Group.IDENTITY)
 NOW_MS = 1_790_000_000_000
 OF_A_GPU = (Group.IDENTITY, Group.HEALTH, Group.CONDITION, Group.USE)
 A, B = b"\x01" * 16, b"\x02" * 16
@@ -215,6 +217,18 @@ def test_a_gpu_that_is_not_read_shows_no_reading_and_stays_known(metrics, then, 
     found = series(metrics)
     assert one(found, "assay_gpu_up", gpu=UUID_A) == 1
     assert one(found, "assay_gpu_temperature_celsius") == 0.007
+
+
+def test_a_gpu_that_was_lost_before_this_start_is_shown_by_name(metrics):
+    identity = {name: text for name, text in values().items() if name in IDENTITY}
+    metrics.know([Known(b"", 0), Known(A, 0, {Group.IDENTITY: Told(identity, 0)}), Known(B, 0)])
+    metrics.take(poll((B, values())))
+    found = series(metrics)
+    at = {"gpu": UUID_A, "bus_id": "0000:1b:00.0"}
+    assert one(found, "assay_gpu_up", **at) == 0
+    assert one(found, "assay_gpu_unread", **at, reason="gpu_lost") == 1
+    assert one(found, "assay_gpu_info", **at, serial="serial of a GPU") == 1
+    assert len(found["assay_gpu_up"]) == 2
 
 
 def test_what_was_read_before_a_loss_is_not_shown_after_it(metrics):

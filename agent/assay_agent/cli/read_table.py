@@ -68,7 +68,7 @@ def show(kind: Source, poll: Poll, *, whole: bool) -> None:
     """One line a GPU; with `whole`, every field of each."""
     console = Console(highlight=False)
     label = "" if kind is Source.NVML else f"{kind.name} READINGS. "
-    count = "" if whole else f"{_count(poll)}, "
+    count = "" if whole or not poll.driver.answers else f"{_count(poll)}, "
     console.print(f"{label}{count}driver {_driver(poll)}", soft_wrap=True)
     if whole:
         _show_whole(console, poll)
@@ -78,7 +78,11 @@ def show(kind: Source, poll: Poll, *, whole: bool) -> None:
 
 def _driver(poll: Poll) -> str:
     version = poll.host["driver_version"]
-    return f"none: {version.label}" if isinstance(version, Reason) else str(version)
+    return (
+        f"version not known: {version.label.replace('_', ' ')}"
+        if isinstance(version, Reason)
+        else str(version)
+    )
 
 
 def _count(poll: Poll) -> str:

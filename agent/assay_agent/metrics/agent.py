@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -21,6 +21,7 @@ from assay_core.instants import SECOND_MS
 from assay_core.leaves import DriverState, Reason
 
 if TYPE_CHECKING:
+    from assay_agent.known import Known
     from assay_agent.telemetry.reading import Poll
 
 
@@ -164,6 +165,10 @@ class AgentMetrics:
             elif isinstance(sample, int):
                 metric.set(sample)
         self._readings.take(poll)
+
+    def know(self, known: Iterable[Known]) -> None:
+        """Shows the GPUs of earlier windows too: one that is missing at this start has a name."""
+        self._readings.know(known)
 
     def sealed_window(self, draft: Draft) -> None:
         """Takes what only a window knows (incidents, lifetime energy), and writes the textfile."""

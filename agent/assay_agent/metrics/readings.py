@@ -7,7 +7,7 @@ assay_gpu_field_absent. A GPU that could not be read at the last poll has no rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -24,6 +24,7 @@ from assay_agent.metrics.text import Family, Kind, Row, labels
 from assay_agent.telemetry.fields import uuid_of
 from assay_core.instants import SECOND_MS
 from assay_core.leaves import (
+    HOST,
     Content,
     Group,
     Incident,
@@ -33,6 +34,7 @@ from assay_core.leaves import (
 )
 
 if TYPE_CHECKING:
+    from assay_agent.known import Known
     from assay_agent.telemetry.reading import GpuReading, Poll, Sample
 
 GPUS_MAX: Final = 128
@@ -136,6 +138,21 @@ class Readings:
         self._gpus: dict[bytes, Shown] = {}
         self._platform: dict[str, Sample] = {}
         self._dcgm_names = dcgm_names
+
+    def know(self, known: Iterable[Known]) -> None:
+        """Takes the GPUs that were seen before this start, with who they are where that is known."""
+        for one in known:
+            gpu = None if one.subject == HOST else self._gpu(one.subject)
+            if gpu is None:
+                continue
+            identity = one.told.get(Group.IDENTITY)
+            if identity is not None:
+                gpu.values |= {
+                    name: value
+                    for name, value in identity.values.items()
+                    if name in _NOT_THE_GPU and isinstance(value, int | str)
+                }
+            _label(gpu)
 
     def take(self, poll: Poll) -> None:
         """Takes a poll."""
@@ -242,7 +259,11 @@ def _take(gpu: Shown, reading: GpuReading, at_ms: int) -> None:
         if reached or (name in _NOT_THE_GPU and not isinstance(sample, Reason)):
             gpu.values[name] = sample
     if "pci_bus_id" in reading.values:
-        gpu.labels = labels({"gpu": gpu.uuid, "bus_id": gpu.text("pci_bus_id")})
+        _label(gpu)
+
+
+def _label(gpu: Shown) -> None:
+    gpu.labels = labels({"gpu": gpu.uuid, "bus_id": gpu.text("pci_bus_id")})
 
 
 def _unread(gpu: Shown, why: Reason) -> None:
