@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay_agent.fields import U32_MAX
+from assay_agent.admission import U32_MAX
 from assay_core import codec
 from assay_core.leaves import Event, EventKind
 

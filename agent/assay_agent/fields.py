@@ -12,21 +12,15 @@ Rules:
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from google.protobuf.descriptor import FieldDescriptor
-
+from assay_agent.admission import U32_MAX, U64_MAX, Admit, admitted, instances, reason_of
 from assay_agent.telemetry.reading import Sample
 from assay_core import codec
-from assay_core.codec.leaves import ITEMS_MAX
 from assay_core.leaves import ON_CHANGE, Counter, Gauge, Group, MigInstance, Reason, Value
 from assay_core.units import mean_half_up
-
-U32_MAX: Final = 2**32 - 1
-U64_MAX: Final = 2**64 - 1
 
 PASSING: Final = frozenset(
     {
@@ -196,7 +190,7 @@ class _LastField(_Base):
 
     __slots__ = ("_admit", "_value")
 
-    def __init__(self, admit: _Admit) -> None:
+    def __init__(self, admit: Admit) -> None:
         self._admit = admit
         self.restart()
 
@@ -218,7 +212,7 @@ class _KeptField(_LastField):
 
     __slots__ = ("_kept",)
 
-    def __init__(self, admit: _Admit) -> None:
+    def __init__(self, admit: Admit) -> None:
         self._kept = False
         super().__init__(admit)
 
@@ -252,7 +246,7 @@ class _ExtremeField(_LastField):
 
     __slots__ = ("_least",)
 
-    def __init__(self, admit: _Admit, *, least: bool) -> None:
+    def __init__(self, admit: Admit, *, least: bool) -> None:
         self._least = least
         super().__init__(admit)
 
@@ -304,7 +298,7 @@ class _InstancesField(_Base):
         self._reason = Reason.NOT_SAMPLED
 
     def add(self, sample: Sample) -> bool:
-        admitted = _instances(sample)
+        admitted = instances(sample)
         if isinstance(admitted, Reason):
             return self._refuse(admitted)
         self._latest = tuple(sorted(one.gpu_instance_id for one in admitted))
@@ -333,59 +327,8 @@ class _InstancesField(_Base):
         return MigInstance(number, one.memory_mib, (a, b, c, d, e))
 
 
-class LifetimeEnergy:
-    """Energy since the installation first saw a GPU, millijoules: the driver's counter, which
-    starts from 0 when the driver loads, put together over reloads, reboots and our own restarts.
-    """
-
-    __slots__ = ("_doubt", "_reloaded", "lifetime_mj", "total_mj")
-
-    def __init__(
-        self, total_mj: int | None, lifetime_mj: int | None, *, same_boot: bool = True
-    ) -> None:
-        self.total_mj = total_mj
-        """The driver's counter as last read."""
-        self.lifetime_mj = lifetime_mj
-        self._reloaded = not same_boot
-        self._doubt = True
-
-    def reloaded(self) -> None:
-        """The driver was loaded anew: all of the next total is new."""
-        self._reloaded = True
-
-    def unwatched(self) -> None:
-        """The driver may have been loaded anew: a total below the last one is all new."""
-        self._doubt = True
-
-    def add(self, sample: Sample | None) -> None:
-        """Takes the driver's counter; a fall that nothing explains adds nothing."""
-        if sample.__class__ is not int or not 0 <= sample <= U64_MAX:
-            return
-        number: int = sample
-        before, lifetime = self.total_mj, self.lifetime_mj
-        if before is None or lifetime is None:
-            lifetime = 0
-        elif self._reloaded or (self._doubt and number < before):
-            lifetime += number
-        else:
-            lifetime += max(0, number - before)
-        self.total_mj, self.lifetime_mj = number, min(lifetime, U64_MAX)
-        self._reloaded = self._doubt = False
-
-
-_Admit = Callable[[Sample], Sample]
-
 _MEANS: Final = ("_activity_pct", "_occupancy_pct", "_mibps")
-_BOUNDS: Final = MappingProxyType(
-    {
-        FieldDescriptor.CPPTYPE_UINT32: (0, U32_MAX),
-        FieldDescriptor.CPPTYPE_UINT64: (0, U64_MAX),
-        FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
-        FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
-    }
-)
-_INSTANTS: Final = frozenset({"bbx_flush_utc_ms"})
-_SPECIAL: Final[Mapping[str, Callable[[_Admit], Field]]] = MappingProxyType(
+_SPECIAL: Final[Mapping[str, Callable[[Admit], Field]]] = MappingProxyType(
     {
         "clocks_event_reasons": _BitsField,
         "power_instant_max_mw": lambda admit: _ExtremeField(admit, least=False),
@@ -424,27 +367,6 @@ def field_of(group: Group, name: str) -> Field:
     return _LastField(admit)
 
 
-def admitted(field: FieldDescriptor) -> _Admit:
-    """What lets a field's samples in: as they are where they can be, else the reason why not."""
-    if field.message_type is not None:
-        return _instances if field.message_type.name == "MigInstance" else _whole
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return _texts if field.is_repeated else _text
-    least, most = _bounds(field)
-    if field.is_repeated:
-        return lambda sample: _integers(sample, least, most)
-    return lambda sample: integer(sample, least, most)
-
-
-def _bounds(field: FieldDescriptor) -> tuple[int, int]:
-    """The least and the most that a number may be, so that its leaf can be sealed."""
-    if field.enum_type is not None:
-        return 1, max(int(each.number) for each in field.enum_type.values)
-    if field.name in _INSTANTS:
-        return 0, codec.TIME_MS_MAX
-    return _BOUNDS[field.cpp_type]
-
-
 def counter_code(group: Group, name: str) -> int:
     """How an event names a counter: 1000 times its leaf's body and its field, by their numbers."""
     field = codec.fields_of(group)[name]
@@ -455,62 +377,6 @@ def counter_code(group: Group, name: str) -> int:
     return 1_000 * int(leaf.fields_by_name[group.value].number) + int(field.number)
 
 
-def reason_of(sample: Sample) -> Reason:
-    """The reason a sample is, or that it is none of its field's values."""
-    return sample if isinstance(sample, Reason) else Reason.INVALID_VALUE
-
-
-def integer(sample: Sample, least: int, most: int) -> int | Reason:
-    """The sample where it is a number of `least` to `most`; else the reason why not."""
-    if sample.__class__ is int and least <= sample <= most:
-        return sample
-    # Enumerations of the schema, Tenancy say, are whole numbers too; a Reason is none.
-    if isinstance(sample, enum.IntEnum) and not isinstance(sample, Reason):
-        return integer(int(sample), least, most)
-    return reason_of(sample)
-
-
-def _whole(sample: Sample) -> Sample:
-    return integer(sample, 0, U64_MAX)
-
-
-def _integers(sample: Sample, least: int, most: int) -> Sample:
-    if not isinstance(sample, tuple) or len(sample) > ITEMS_MAX:
-        return reason_of(sample)
-    whole = [item for item in sample if item.__class__ is int and least <= item <= most]
-    return sample if len(whole) == len(sample) else Reason.INVALID_VALUE
-
-
-def _text(sample: Sample) -> Sample:
-    return sample if _is_text(sample) else reason_of(sample)
-
-
-def _texts(sample: Sample) -> Sample:
-    if not isinstance(sample, tuple) or len(sample) > ITEMS_MAX:
-        return reason_of(sample)
-    return sample if all(map(_is_text, sample)) else Reason.INVALID_VALUE
-
-
-def _is_text(sample: object) -> bool:
-    if not isinstance(sample, str):
-        return False
-    try:
-        return len(sample.encode()) <= codec.TEXT_BYTES_MAX
-    except UnicodeEncodeError:
-        return False
-
-
-def _instances(sample: Sample) -> tuple[MigInstance, ...] | Reason:
-    if not isinstance(sample, tuple) or len(sample) > ITEMS_MAX:
-        return reason_of(sample)
-    instances = tuple(one for one in sample if isinstance(one, MigInstance) and _can_be(one))
-    numbers = {one.gpu_instance_id for one in instances}
-    return instances if len(numbers) == len(sample) else Reason.INVALID_VALUE
-
-
-def _can_be(one: MigInstance) -> bool:
-    shares = () if isinstance(one.activity, Reason) else one.activity
-    if not isinstance(shares, tuple) or len(shares) not in (0, 5):
-        return False
-    numbers = (one.gpu_instance_id, one.memory_mib, *shares)
-    return all(number.__class__ is int and 0 <= number <= U32_MAX for number in numbers)
+def values_of(fields: Mapping[str, Field]) -> dict[str, Value]:
+    """What each of the fields comes to, by name."""
+    return {name: field.value() for name, field in fields.items()}

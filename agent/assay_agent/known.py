@@ -50,3 +50,8 @@ class Known:
     told: Mapping[Group, Told] = field(default_factory=dict)
     energy: Energy | None = None
     health: HealthState = field(default_factory=lambda: health.START)
+
+
+def travels(told: Told | None, now: Mapping[str, Value], at_boottime_ms: int) -> bool:
+    """Whether a leaf that travels on change must: it is another one, or was not told in this boot."""
+    return told is None or told.is_due(now, at_boottime_ms)

@@ -16,7 +16,8 @@ from typing import Final, Self, TypeVar, cast
 
 import msgspec
 
-from assay_agent.fields import admitted, read_names
+from assay_agent.admission import admitted
+from assay_agent.fields import read_names
 from assay_agent.telemetry.fields import FIELDS, in_bounds, subject_of, uuid_of
 from assay_agent.telemetry.reading import GpuReading, Happening, Poll, Sample
 from assay_core import codec
