@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+from dataclasses import replace
 
 import pytest
 
@@ -652,6 +653,18 @@ def test_what_the_host_tells_of_a_state_we_see_for_ourselves_is_not_opened():
     assert merge_told(gpu.state, told_so) is gpu.state
     ended = (said(IncidentKind.GPU_LOST, 0, NOW - DAY_MS, NOW - HOUR_MS),)
     assert [one.open for one in merge_told(gpu.state, ended).records] == [False]
+
+
+def test_a_name_that_could_not_be_read_says_nothing_of_the_links():
+    """A link that was never seen up is missed by the model alone: no name must not excuse it."""
+    gpu = Gpu().window(nvlink_states=(1,) * 17 + (0,))
+    assert gpu.open().keys() == {(IncidentKind.NVLINK_DOWN, 0)}
+    seen = gpu.seen()
+    unnamed = Content(GPU, Group.IDENTITY, {**IDENTITY, "name": Reason.ASLEEP})
+    told_so = observe(None, None, None, at_ms=1, boot_id=b"", identity=unnamed).told
+    state = follow(gpu.state, replace(seen, told=told_so))
+    assert [one.kind for one in state.open] == [IncidentKind.NVLINK_DOWN]
+    assert state.place.links == 18
 
 
 def test_what_a_window_costs_does_not_grow_with_restarts_times_events():

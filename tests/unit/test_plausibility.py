@@ -143,6 +143,7 @@ def test_a_planted_lie_is_found(code):
 
 def test_every_rule_has_a_lie_that_it_finds_and_says_why():
     elsewhere = {"odometer", "identical", "clock_lengths", "bus", "withheld", "restarts"}
+    elsewhere |= {"unread", "renamed"}
     assert {code.removeprefix("plausibility.") for code in CODES} == LIES.keys() | elsewhere
     assert len(set(CODES)) == len(CODES)
     assert all(rule.why for rule in (*GPU_RULES, *HOST_RULES))
@@ -168,7 +169,11 @@ def test_hidden_and_phantom_gpus_are_the_hosts():
     for name in ("hidden_gpus", "phantom_gpus"):
         (found,) = judge(lie(Group.HOST, **{name: ("0000:18:00.0",)}))
         assert (found.code, found.subject) == ("plausibility.bus", b"")
-        assert "0000:18:00.0" in found.detail
+        assert found.detail.startswith("1 GPU ")
+        assert found.detail.endswith(": 0000:18:00.0.")
+        (found,) = judge(lie(Group.HOST, **{name: ("0000:18:00.0",) * 6}))
+        assert found.detail.startswith("6 GPUs ")
+        assert found.detail.endswith(" and 2 more.")
 
 
 def test_what_a_host_calls_things_steers_no_terminal():
@@ -271,6 +276,32 @@ def test_what_travels_on_change_is_remembered():
         identity.subject, Group.IDENTITY, dict.fromkeys(identity.values, Reason.ASLEEP)
     )
     assert learn(known, unread) == known
+
+
+def test_polls_that_read_nothing_reached_nothing():
+    contents = [
+        Content(
+            one.subject,
+            one.group,
+            dict.fromkeys(one.values, Reason.NOT_SUPPORTED)
+            | ({"polls": 60, "events": (), "tenancy": 1} if one.group is Group.HEALTH else {}),
+        )
+        if one.group in (Group.HEALTH, Group.USE)
+        else one
+        for one in window(1)
+    ]
+    assert codes(contents) == {"unread"}
+    assert codes(lie(Group.USE, contents, memory_used_bytes=flat(2**30))) == set()
+
+
+def test_a_board_that_is_called_otherwise_is_found_once():
+    (subject,) = {one.subject for one in window(1) if one.group is Group.HEALTH}
+    before = Known(name="NVIDIA H100 PCIe")
+    (found,) = judge(window(1), known={subject: before})
+    assert found.code == "plausibility.renamed"
+    assert found.detail == "It was NVIDIA H100 PCIe, and is called NVIDIA H100 80GB HBM3 now."
+    unnamed = lie(Group.IDENTITY, window(1), name=Reason.ASLEEP)
+    assert codes(unnamed, known={subject: before}) == set()
 
 
 DAILY = (Group.IDENTITY, Group.CONDITION, Group.PLATFORM)

@@ -277,8 +277,8 @@ def _place(place: Place, seen: Observation) -> Place:
             place,
             address=place.address if told.address is None else told.address,
             lanes_max=place.lanes_max if told.lanes_max is None else told.lanes_max,
-            links=told.links,
-            link_mbps=told.link_mbps,
+            links=place.links if told.links is None else told.links,
+            link_mbps=place.link_mbps if told.links is None else told.link_mbps,
         )
     if seen.links is None:
         return place

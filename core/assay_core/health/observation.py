@@ -78,7 +78,7 @@ class Told:
 
     address: str | None
     lanes_max: int | None
-    links: int
+    links: int | None
     link_mbps: int
 
 
@@ -329,7 +329,7 @@ def _told(identity: Content | None) -> Told | None:
         return None
     address = identity.values.get("pci_bus_id")
     name = identity.values.get("name")
-    links, link_mbps = 0, 0
+    links, link_mbps = None, 0
     if isinstance(name, str):
         links, link_mbps = next(
             (

@@ -25,7 +25,7 @@ from assay_core.health.plausibility_view import (
 from assay_core.health.reconcile import SPARE_MS, elapsed_ms
 from assay_core.health.values import counter, events, number
 from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS
-from assay_core.leaves import EventKind
+from assay_core.leaves import EventKind, Reason
 
 ENERGY_OFF_PCT: Final = 30
 """Energy may differ so much from mean power × time, and by the sampling error besides."""
@@ -56,6 +56,8 @@ POWER_MAX_MW: Final = 3_000_000
 """Beyond any product there is."""
 MODEL_OFF_PCT: Final = 5
 NAMED_OFF_PCT: Final = 15
+_NOT_READ: Final = frozenset({"polls", "events", "incidents", "tenancy"})
+"""Fields that no reading of the GPU gives."""
 DAILY_MS: Final = 2 * DAY_MS + HOUR_MS
 _IDLE_REASON: Final = 0x1  # nvmlClocksEventReasonGpuIdle
 _THERMAL_REASONS: Final = 0x60  # software and hardware thermal slowdown
@@ -322,6 +324,23 @@ def _withheld(gpu: GpuView, window: WindowView) -> str | None:
     return f"It is seen, and leaves that are due do not come: {', '.join([*late, *also])}."
 
 
+def _renamed(gpu: GpuView, _: WindowView) -> str | None:
+    before = gpu.renamed_from
+    return None if before is None else f"It was {before}, and is called {gpu.known.name} now."
+
+
+def _unread(gpu: GpuView, _: WindowView) -> str | None:
+    told = (
+        value
+        for values in (gpu.health, gpu.use)
+        for name, value in values.items()
+        if name not in _NOT_READ
+    )
+    if not gpu.use or any(not isinstance(value, Reason) for value in told):
+        return None
+    return f"Reached by {gpu.polls} polls, and not one reading came of it."
+
+
 def _restarts(gpu: GpuView, window: WindowView) -> str | None:
     times = gpu.known.restarts
     span_ms = window.period.end_utc_ms - times[0] if len(times) == RESTARTS_MAX else DAY_MS
@@ -421,6 +440,16 @@ GPU_RULES: Final = (
         _withheld,
         "identity, condition and platform travel once a day at least, usage always; two days and "
         "an hour allow for one window lost with a full spool",
+    ),
+    GpuRule(
+        "plausibility.renamed",
+        _renamed,
+        "what is held against a product is held against the name; a driver may write it otherwise",
+    ),
+    GpuRule(
+        "plausibility.unread",
+        _unread,
+        "a poll reached a GPU where it read something of it: so the agent counts them",
     ),
     GpuRule(
         "plausibility.restarts",

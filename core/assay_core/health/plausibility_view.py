@@ -112,6 +112,7 @@ class GpuView:
     subject: bytes
     known: Known
     identified: bool = False
+    renamed_from: str | None = None
     health: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
     use: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
     condition: Mapping[str, Value] = field(default_factory=lambda: _NOTHING)
@@ -198,8 +199,11 @@ def view(
             gpu.condition = content.values
     for subject, content in identities.items():
         if subject in gpus:
-            gpus[subject].known = learn(gpus[subject].known, content)
-            gpus[subject].identified = True
+            gpu = gpus[subject]
+            before_name = gpu.known.name
+            gpu.known = learn(gpu.known, content)
+            gpu.identified = True
+            gpu.renamed_from = before_name if before_name != gpu.known.name else None
     length_ms = period.end_boottime_ms - period.begin_boottime_ms
     smooth = length_ms >= LENGTH_MIN_MS and host.get("driver_state") == DriverState.RUNNING
     polls = number(host, "polls") or 0
