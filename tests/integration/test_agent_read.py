@@ -10,6 +10,7 @@ import pytest
 from assay_agent.cli.read import WINDOWS
 from assay_core import codec
 from assay_core.leaves import Group
+from tests.fakes.machine import FakeMachine
 from tests.fakes.shim import ShimScenario
 
 AGENT = Path(sys.executable).with_name("assay-agent")
@@ -79,6 +80,21 @@ def test_a_gpu_that_says_nothing_is_not_passed_over(shim: ShimScenario) -> None:
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == "6 of 8 GPUs, driver 590.48.01"
     assert "2 of 8 GPUs answer nothing" in done.stderr
+
+
+def test_a_gpu_that_only_the_bus_has_is_not_passed_over(shim: ShimScenario, tmp_path: Path) -> None:
+    shim.gpu(3).unplug()
+    machine = FakeMachine(tmp_path / "root").gpus(8).bind(3, "vfio-pci")
+    file = config(tmp_path, f"source: {{host_root: {machine.root}, kernel_log: 'off'}}\n")
+    done = agent(shim.env(BARE_ENV), "read", "--config", file)
+    assert done.returncode == 0
+    assert done.stdout.startswith("7 GPUs (8 on the PCI bus), driver 590.48.01\n")
+
+
+def test_no_gpu_is_counted_where_no_driver_answers(shim: ShimScenario) -> None:
+    shim.host.set(driver_loaded=False)
+    done = agent(shim.env(BARE_ENV), "read")
+    assert (done.returncode, done.stdout) == (1, "driver version not known: driver absent\n")
 
 
 def test_a_long_model_name_gives_way_and_not_the_serial(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="assay-agent",
         description="Reads this host's GPUs, seals what it saw, and sends it to a valuer.",
+        epilog="example: assay-agent check. Exit status 0: well; 1: something is amiss; 2: a wrong "
+        "argument or file; 3: what is needed does not answer. Each command: COMMAND --help.",
     )
     parser.add_argument("--version", action="version", version=f"assay-agent {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -88,7 +88,16 @@ def _driver(poll: Poll) -> str:
 def _count(poll: Poll) -> str:
     count = poll.host["gpu_count"]
     of = "" if isinstance(count, Reason) or count == len(poll.gpus) else f" of {count}"
-    return f"{len(poll.gpus)}{of} GPUs"
+    on_bus = poll.host.get("pci_gpu_count", Reason.NOT_SAMPLED)
+    # A virtual machine's, or hidden: assay-agent check says which.
+    more = f" ({on_bus} on the PCI bus)" if _exceeds(on_bus, count) else ""
+    return f"{len(poll.gpus)}{of} GPUs{more}"
+
+
+def _exceeds(one: Sample, other: Sample) -> bool:
+    """Whether both are numbers, and the first is the greater."""
+    known = not isinstance(one, Reason) and not isinstance(other, Reason)
+    return known and isinstance(one, int) and isinstance(other, int) and one > other
 
 
 def _width(console: Console, table: Table) -> int:
