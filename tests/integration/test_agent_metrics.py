@@ -8,10 +8,8 @@ import contextlib
 import datetime as dt
 import http.client
 import itertools
-import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 import urllib.error
@@ -21,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,6 +29,7 @@ from assay_agent.metrics import AgentMetrics
 from assay_agent.metrics import server as server_module
 from assay_core.errors import FileError, ServiceError
 from assay_core.header import Source
+from tests.fakes.prometheus import Prometheus
 from tests.unit.test_agent_metrics import A, B, draft, poll, values
 
 
@@ -385,58 +383,6 @@ def test_files_that_do_not_hold_are_refused_at_start(authority, tmp_path, port, 
 # -------------------------------------------------------------------------------------- Prometheus
 
 
-class Prometheus:
-    """A real Prometheus on loopback with one job, the agent's."""
-
-    def __init__(self, program: Path, folder: Path, job: dict[str, object]) -> None:
-        config = folder / "prometheus.yml"
-        config.write_text(
-            yaml.safe_dump(
-                {
-                    "global": {"scrape_interval": "1s"},
-                    "scrape_configs": [{"job_name": "assay-agent", **job}],
-                }
-            )
-        )
-        self.log = folder / "prometheus.log"
-        self.url = f"http://127.0.0.1:{free_port()}"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    program,
-                    f"--config.file={config}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address={self.url.removeprefix('http://')}",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-
-    def query(self, expression: str) -> list[dict]:
-        """The vector that an instant query returns; empty as long as it is not up."""
-        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        try:
-            with urllib.request.urlopen(address, timeout=10) as reply:
-                return json.load(reply)["data"]["result"]
-        except urllib.error.HTTPError as error:
-            if error.code == 503:
-                return []
-            raise AssertionError(f"{expression}: {error.read().decode()}") from error
-        except OSError:
-            return []
-
-    def eventually(self, expression: str) -> list[dict]:
-        deadline_s = time.monotonic() + 90
-        while not (found := self.query(expression)):
-            assert time.monotonic() < deadline_s, f"{expression}: {self.log.read_text()[-2_000:]}"
-            time.sleep(0.5)
-        return found
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-
-
 @pytest.mark.parametrize("secured", [False, True])
 def test_a_real_prometheus_takes_it_all(requires_tool, authority, tmp_path, port, secured):
     program = requires_tool("prometheus")
@@ -453,7 +399,11 @@ def test_a_real_prometheus_takes_it_all(requires_tool, authority, tmp_path, port
         }
     with serving(settings) as metrics:
         metrics.sealed_window(draft(A))
-        prometheus = Prometheus(program, tmp_path, job)
+        config = {
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [{"job_name": "assay-agent", **job}],
+        }
+        prometheus = Prometheus(program, tmp_path / "prometheus", config)
         try:
             prometheus.eventually('assay_gpu_temperature_celsius{job="assay-agent"}')
             assert prometheus.query("up")[0]["value"][1] == "1"

@@ -6,8 +6,6 @@ import json
 import re
 import subprocess
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import yaml
 
 from demo import world
+from tests.fakes.prometheus import Prometheus
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GRAFANA = ROOT / "grafana"
@@ -145,50 +144,6 @@ def test_the_dashboard_is_one_that_grafana_can_provision(name):
 # ---------------------------------------------------------------------------------- with a valuer
 
 
-class Prometheus:
-    """A real Prometheus on loopback that scrapes the world's valuer."""
-
-    def __init__(self, program: Path, directory: Path, target: str) -> None:
-        directory.mkdir()
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(path) for path in RULES],
-            "scrape_configs": [
-                {"job_name": "assay-valuer", "static_configs": [{"targets": [target]}]}
-            ],
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        self.url = f"http://127.0.0.1:{world.free_port()}"
-        with (directory / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    program,
-                    f"--config.file={directory / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={directory / 'data'}",
-                    f"--web.listen-address={self.url.removeprefix('http://')}",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-
-    def query(self, expression: str) -> list[dict]:
-        """The vector that an instant query returns; empty as long as it is not up."""
-        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        try:
-            with urllib.request.urlopen(address, timeout=10) as reply:
-                return json.load(reply)["data"]["result"]
-        except urllib.error.HTTPError as error:
-            if error.code == 503:
-                return []
-            raise AssertionError(f"{expression}: {error.read().decode()}") from error
-        except OSError:
-            return []
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[world.World]:
     """The demo's world with two of its hosts: every metric has a reason to be there."""
@@ -215,7 +170,12 @@ def prometheus(place, tmp_path_factory) -> Iterator[Prometheus | None]:
         yield None  # the test that asks for it says so, through requires_tool
         return
     target = json.loads(place.valuer_config.read_text())["metrics"]["listen"]
-    running = Prometheus(program, tmp_path_factory.mktemp("prometheus") / "p", target)
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(path) for path in RULES],
+        "scrape_configs": [{"job_name": "assay-valuer", "static_configs": [{"targets": [target]}]}],
+    }
+    running = Prometheus(program, tmp_path_factory.mktemp("prometheus"), config)
     yield running
     running.close()
 
