@@ -32,7 +32,7 @@ from assay_core.leaves import (
     Value,
 )
 
-_NAMED: Final[Mapping[str, type[DriverState] | type[Tenancy]]] = MappingProxyType(
+_NAMED: Final[Mapping[str, type[DriverState | Tenancy]]] = MappingProxyType(
     {"driver_state": DriverState, "tenancy": Tenancy}
 )
 """Numbers that stand for words."""
