@@ -132,6 +132,7 @@ class IncidentKind(enum.IntEnum):
     BANKS_EXHAUSTED = 118
     SMOOTHING_WORN = 119
     FABRIC = 120
+    PHANTOM = 121
 
 
 class Severity(enum.IntEnum):

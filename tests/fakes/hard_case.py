@@ -137,10 +137,7 @@ class World:
     async def gpus(self, count: int = 8) -> list[bytes]:
         """The GPUs, in the driver's order, once a window has all of them."""
         window = await self.until(
-            lambda one: (
-                sum(group is Group.IDENTITY for _, group in one.contents) == count
-                and one.driver is DriverState.RUNNING
-            )
+            lambda one: sum(group is Group.IDENTITY for _, group in one.contents) == count
         )
         return sorted(
             window.subjects,

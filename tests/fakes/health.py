@@ -89,6 +89,7 @@ HOST: Mapping[str, Value] = {
     "driver_state": int(DriverState.RUNNING),
     "missing_gpus": (),
     "hidden_gpus": (),
+    "phantom_gpus": (),
     "events": (),
 }
 LOST: Mapping[str, Value] = {

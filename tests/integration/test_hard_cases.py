@@ -88,10 +88,15 @@ def test_a_library_that_is_installed_while_the_agent_runs(
             assert absent.subjects == frozenset()
             world.shim.install(place)
             await world.gpus()
-            window = await world.until(lambda window: (HOST, Group.PLATFORM) in window.contents
-                                       and window.driver is DriverState.RUNNING)  # fmt: skip
+            window = await world.until(
+                lambda window: (
+                    (HOST, Group.PLATFORM) in window.contents
+                    and window.value(HOST, Group.PLATFORM, "library_path").__class__ is str
+                )
+            )
             path = window.value(HOST, Group.PLATFORM, "library_path")
             assert str(path).endswith("libnvidia-ml.so.1")
+            await world.settled(lambda window: window.driver is DriverState.RUNNING)
 
     live(story, env=lambda shim: shim.env_before_install(place))
 

@@ -85,7 +85,15 @@ def prometheus(tmp_path_factory) -> Iterator[Prometheus | None]:
     port = free_port()
     with serving(MetricsConfig(listen=f"127.0.0.1:{port}")) as metrics:
         filled(metrics)
-        job = {"static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        job = {
+            "scrape_configs": [
+                {
+                    "job_name": "agent",
+                    "scrape_interval": "1s",
+                    "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
+                }
+            ]
+        }
         running = Prometheus(program, tmp_path_factory.mktemp("prometheus"), job)
         try:
             yield running

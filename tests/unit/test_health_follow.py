@@ -455,6 +455,16 @@ def test_a_gpu_on_the_bus_that_the_driver_does_not_show_is_hidden():
     assert told_so.open().keys() == {(IncidentKind.HIDDEN, 0)}
 
 
+def test_a_gpu_that_the_driver_shows_and_the_bus_does_not_is_a_phantom():
+    gpu = Gpu().window().window(host={"phantom_gpus": ("0000:3b:00.0",)})
+    assert gpu.open()[IncidentKind.PHANTOM, 0].severity is DEGRADED
+    nobody_looked = gpu.window(host={"phantom_gpus": Reason.NOT_SAMPLED})
+    assert nobody_looked.open().keys() == {(IncidentKind.PHANTOM, 0)}
+    assert gpu.window().open() == {}
+    other = Gpu().window().window(host={"phantom_gpus": ("0000:5e:00.0",)})
+    assert other.state.records == ()
+
+
 def test_addresses_are_compared_as_sysfs_writes_them_domain_and_all():
     away = Gpu().window().window(host={"hidden_gpus": ("10000:3b:00.0", "no address")})
     assert away.state.records == ()

@@ -193,6 +193,7 @@ def _levels(
         IncidentKind.NVLINK_DOWN: _links_down(seen, place),
         IncidentKind.PCIE_DEGRADED: _narrow(seen, place),
         IncidentKind.HIDDEN: _hidden(seen, place),
+        IncidentKind.PHANTOM: _phantom(seen, place),
         IncidentKind.PAGES_EXHAUSTED: _pages_exhausted(seen, pages),
     }
     return {**seen.levels, **{kind: code for kind, code in found.items() if code is not None}}
@@ -246,6 +247,12 @@ def _hidden(seen: Observation, place: Place) -> int | None:
     if seen.works and seen.hidden is not None and place.address and place.address in seen.hidden:
         return None if seen.passed else 0
     return WELL if seen.passed or (seen.seen and not seen.lost) else None
+
+
+def _phantom(seen: Observation, place: Place) -> int | None:
+    if seen.phantom is None or not place.address or not seen.seen:
+        return None
+    return 0 if place.address in seen.phantom else WELL
 
 
 def _pages(pages: tuple[tuple[int, int], ...], seen: Observation) -> tuple[tuple[int, int], ...]:

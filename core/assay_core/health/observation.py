@@ -90,7 +90,8 @@ class Observation:
     machine has it. `works`: the driver showed what there is. `restarts`: when GPU or driver came
     up anew. `levels`: the conditions that had a value, WELL or the incident's code. `totals`: the
     counters that had one. `condition_read`: there was a condition leaf. `hidden`: addresses on the
-    bus that the driver does not show, None if nobody looked.
+    bus that the driver does not show, `phantom`: those it shows that are not on the bus, None if
+    nobody looked.
     """
 
     at_ms: int
@@ -111,6 +112,7 @@ class Observation:
     pcie_generation: int | None = None
     pcie_width: int | None = None
     hidden: tuple[str, ...] | None = None
+    phantom: tuple[str, ...] | None = None
     told: Told | None = None
 
 
@@ -164,7 +166,8 @@ def observe(
         pages_double_bit=whole(condition, "retired_pages_double_bit"),
         pcie_generation=whole(health, "pcie_generation"),
         pcie_width=whole(health, "pcie_width"),
-        hidden=_hidden(host),
+        hidden=_places(host, "hidden_gpus"),
+        phantom=_places(host, "phantom_gpus"),
         told=_told(identity),
     )
 
@@ -316,8 +319,8 @@ def _pages_retired(condition: Content | None) -> int | None:
     return None if single is None and double is None else (single or 0) + (double or 0)
 
 
-def _hidden(host: Content | None) -> tuple[str, ...] | None:
-    value = None if host is None else host.values.get("hidden_gpus")
+def _places(host: Content | None, name: str) -> tuple[str, ...] | None:
+    value = None if host is None else host.values.get(name)
     if not isinstance(value, tuple):
         return None
     places = (pci_address(one) for one in value if isinstance(one, str))

@@ -344,6 +344,15 @@ RULES: Final[tuple[Rule, ...]] = (
         cure=Cure.BOOT,
     ),
     Rule(
+        IncidentKind.PHANTOM,
+        (),
+        _D,
+        "shown by the driver, and not on the PCI bus",
+        "find out which driver library answers: NVIDIA publishes one that makes GPUs up",
+        "our rule: sysfs against NVML's list; k8s-test-infra, pkg/gpu/mocknvml",
+        Ends.CLEARED,
+    ),
+    Rule(
         IncidentKind.BANKS_EXHAUSTED,
         (),
         _D,

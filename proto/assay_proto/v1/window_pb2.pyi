@@ -269,6 +269,8 @@ class _IncidentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Incident
     """Power smoothing circuitry has no life left."""
     INCIDENT_KIND_FABRIC: _IncidentKind.ValueType  # 120
     """The fabric says that the GPU is unhealthy."""
+    INCIDENT_KIND_PHANTOM: _IncidentKind.ValueType  # 121
+    """Shown by the driver, and not on the bus."""
 
 class IncidentKind(_IncidentKind, metaclass=_IncidentKindEnumTypeWrapper):
     """What an incident is of: an event's kind, or from 101 on a condition that readings show."""
@@ -325,6 +327,8 @@ INCIDENT_KIND_SMOOTHING_WORN: IncidentKind.ValueType  # 119
 """Power smoothing circuitry has no life left."""
 INCIDENT_KIND_FABRIC: IncidentKind.ValueType  # 120
 """The fabric says that the GPU is unhealthy."""
+INCIDENT_KIND_PHANTOM: IncidentKind.ValueType  # 121
+"""Shown by the driver, and not on the bus."""
 Global___IncidentKind: _TypeAlias = IncidentKind  # noqa: Y015
 
 class _Severity:
