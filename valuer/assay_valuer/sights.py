@@ -22,7 +22,14 @@ from assay_valuer.ledger.read import StoredWindow
 from assay_valuer.standing.types import NO_LEAVES, Leaves, Sight
 
 _STANDING: Final = {
-    Group.HOST: ("driver_state", "maintenance_until_ms", "missing_gpus", "events", "hidden_gpus", "phantom_gpus"),
+    Group.HOST: (
+        "driver_state",
+        "maintenance_until_ms",
+        "missing_gpus",
+        "events",
+        "hidden_gpus",
+        "phantom_gpus",
+    ),
     Group.IDENTITY: (
         "name",
         "serial",
