@@ -212,7 +212,7 @@ def _book(folder: Path, valuer: Valuer, chain_id: int, env: Mapping[str, str]) -
     processes.run(valuer.command("price", "import", str(prices)))
     seen = json.loads(processes.run([str(BIN / "assay-agent"), "read", "--json"], env=env))
     pledge = [
-        {"serial": gpu["serial"], "board_part_number": gpu["board_part_number"]}
+        {name: gpu["identity"][name] for name in ("serial", "board_part_number")}
         for gpu in seen["gpus"]
     ]
     if len(pledge) != GPUS:
