@@ -32,6 +32,7 @@ from bench import fleet, oracle, processes
 from bench.fleet import BIN, Valuer
 from bench.row import Context, Measurement, MeasurementFailed, Row
 from tests.fakes.chain import RunningChain
+from tests.fakes.machine import FakeMachine
 from tests.fakes.shim import ShimScenario
 
 TARGET_S: Final = 2.0
@@ -241,8 +242,10 @@ def _agent(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`assay-agent run`, enrolled by token, over the test driver library."""
     config = folder / "agent.yaml"
+    machine = FakeMachine(folder / "host").gpus(GPUS)  # or every GPU is one that no bus has
     settings = {
         "state_dir": str(folder / "agent"),
+        "source": {"host_root": str(machine.root)},
         "poll_ms": POLL_MS,
         "window_ms": WINDOW_MS,
         "metrics": {"listen": None},
