@@ -1,0 +1,1 @@
+"""Evidence that hardware itself signed, checked with `cryptography` alone."""
