@@ -33,6 +33,7 @@ from rich.table import Table  # noqa: E402
 from bench import (  # noqa: E402
     agent,
     agent_ticks,
+    evidence,
     false_alarms,
     ingest,
     ledger,
@@ -52,13 +53,14 @@ MEASUREMENTS: Final[tuple[Measurement, ...]] = (
     agent_ticks.GROWTH,
     agent_ticks.EVENT,
     valuation.PER_GPU,
+    evidence.COST,
     false_alarms.FALSE_ALARMS,
     report_latency.LATENCY,
     oracle.GAS,
 )
 WIDTH: Final = 110
 """Columns where the output is no terminal."""
-NOT_YET: Final = "evidence_cpu_ratio, gas_batch20, gas_root"
+NOT_YET: Final = "gas_batch20, gas_root"
 """Budgets of what this version has not got."""
 
 

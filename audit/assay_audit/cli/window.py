@@ -1,11 +1,10 @@
-"""`assay`: checks window files offline, trusting nobody but the file of keys you give it."""
+"""`assay verify window`: a window file, whole or a partial disclosure, step by step."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +26,6 @@ Item = int | str | bytes | Event | Incident | MigInstance
 """What a list of a leaf may hold."""
 HOLDS: Final = 0
 DOES_NOT_HOLD: Final = 1
-BAD_FILE: Final = 2
 
 _EPILOG: Final = """\
 example:
@@ -41,26 +39,8 @@ exit status: 0 all steps hold, 1 one does not, 2 a file cannot be read
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    args = _parser().parse_args(arguments)
-    try:
-        window = disclosure.load(_read(args.file), str(args.file))
-        trust = disclosure.load_trust(_read(args.trust), str(args.trust))
-    except FileError as error:
-        print(f"assay: {error}", file=sys.stderr)
-        return BAD_FILE
-    inspection = disclosure.inspect(window, trust)
-    if args.json:
-        print(json.dumps(_as_json(inspection), indent=1))
-    else:
-        _print(inspection, show=args.show)
-    return HOLDS if inspection.holds else DOES_NOT_HOLD
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="assay", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
     verify = verbs.add_parser("verify", help="check something against the signed bytes")
     things = verify.add_subparsers(dest="thing", required=True)
     window = things.add_parser(
@@ -76,7 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     window.add_argument("--show", action="store_true", help="print every disclosed field too")
     window.add_argument("--json", action="store_true", help="print for machines")
-    return parser
+    window.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit status. Raises FileError."""
+    window = disclosure.load(_read(args.file), str(args.file))
+    trust = disclosure.load_trust(_read(args.trust), str(args.trust))
+    inspection = disclosure.inspect(window, trust)
+    if args.json:
+        print(json.dumps(_as_json(inspection), indent=1))
+    else:
+        _print(inspection, show=args.show)
+    return HOLDS if inspection.holds else DOES_NOT_HOLD
 
 
 def _read(path: Path) -> str:
@@ -212,7 +204,3 @@ def _item_json(item: Item) -> _Json:
             "count": item.count,
         }
     return item
-
-
-if __name__ == "__main__":
-    sys.exit(main())

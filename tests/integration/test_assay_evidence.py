@@ -1,0 +1,145 @@
+"""`assay evidence verify`, on NVIDIA's own samples and on evidence of our making."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from assay_audit import cli
+from assay_core.evidence import chain
+from tests.fakes.nvidia import Maker, baseboard
+
+SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "evidence"
+NONCE = bytes(range(32))
+
+
+@pytest.fixture
+def samples(leave_out):
+    if not SAMPLES.is_dir():
+        leave_out("NVIDIA's sample evidence is not beside the project")
+    return SAMPLES
+
+
+def run(capsys, *arguments):
+    status = cli.main(["evidence", "verify", *map(str, arguments)])
+    return status, capsys.readouterr()
+
+
+def as_json(capsys, *arguments):
+    status, printed = run(capsys, *arguments, "--json")
+    return status, json.loads(printed.out)
+
+
+REAL = {
+    "hopper_a": ("gpu", "GH100", "431d480fe5e87274", "550.90.07", "96.00.9F.00.01"),
+    "hopper_b": ("gpu", "GH100", "6a5fafcbd9fa5ca3", "535.86.09", "96.00.5E.00.01"),
+    "blackwell_a": ("gpu", "GB100", "e6de55c3bdc14277", "575.32", "97.00.88.00.0F"),
+    "ls10_switch_a": ("nvswitch", "LS_10", "203eb31ad9ed0008", None, "96.10.55.00.01"),
+}
+"""Kind, chip, PDI (the issuer's serial number less its first byte, as `openssl x509 -serial` prints
+it), driver and VBIOS."""
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_report_is_verified(samples, capsys, name):
+    report, pem = samples / f"{name}.report.hex", samples / f"{name}.chain.pem"
+    status, found = as_json(capsys, "--report", report, "--chain", pem)
+    assert status == 0
+    assert found["verified"] is True
+    assert tuple(found[key] for key in ("kind", "chip", "pdi", "driver", "vbios")) == REAL[name]
+    assert found["nonce"] == report.read_text()[8:72]
+    issuer = x509.load_pem_x509_certificates(pem.read_bytes())[1]
+    spki = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert found["device_identity"] == hashlib.sha256(spki).hexdigest()
+
+
+def test_a_real_board_of_eight_gpus_and_four_switches_is_whole(samples, capsys):
+    status, found = as_json(
+        capsys, "--report", samples / "hgx_8gpu.json", samples / "hgx_4switch.json"
+    )
+    assert status == 0
+    assert len(found) == 12
+    assert all(one["verified"] and one["topology"]["whole"] for one in found)
+    status, found = as_json(capsys, "--report", samples / "hgx_8gpu.json")
+    assert status == 0
+    assert not any(one["topology"]["whole"] for one in found)
+
+
+def test_a_real_report_with_a_bad_signature_is_refused_under_every_chain(samples, capsys):
+    report = samples / "hopper_invalid_signature.report.hex"
+    for pem in sorted(samples.glob("*.chain.pem")):
+        status, found = as_json(capsys, "--report", report, "--chain", pem)
+        assert status == 1
+        assert found["verified"] is False
+        assert "signed" in found["reason"]
+
+
+def test_a_nonce_is_held_against_a_real_report(samples, capsys):
+    """Several public samples share one nonce: who asks for none may be shown any of them."""
+    report, pem = samples / "hopper_a.report.hex", samples / "hopper_a.chain.pem"
+    nonce = report.read_text()[8:72]
+    assert as_json(capsys, "--report", report, "--chain", pem, "--nonce", nonce)[0] == 0
+    status, found = as_json(capsys, "--report", report, "--chain", pem, "--nonce", "00" * 32)
+    assert (status, found["verified"]) == (1, False)
+    assert "another nonce" in found["reason"]
+
+
+def test_evidence_of_an_unpinned_maker_is_refused_and_said_plainly(tmp_path, capsys):
+    evidence = Maker().device(1).answer(NONCE)
+    (tmp_path / "report").write_bytes(evidence.report)
+    (tmp_path / "chain.pem").write_bytes(
+        b"".join(one.public_bytes(Encoding.PEM) for one in evidence.chain)
+    )
+    status, printed = run(
+        capsys, "--report", tmp_path / "report", "--chain", tmp_path / "chain.pem"
+    )
+    assert status == 1
+    assert "NOT VERIFIED" in printed.out
+    assert "pinned" in printed.out
+    assert "do not rely" in printed.err
+
+
+def test_a_board_of_another_maker_is_whole_to_who_believes_it(tmp_path, capsys):
+    maker = Maker()
+    devices = [
+        {
+            "evidence": base64.b64encode(one.report).decode(),
+            "certificate": base64.b64encode(
+                b"".join(c.public_bytes(Encoding.PEM) for c in one.chain)
+            ).decode(),
+            "nonce": NONCE.hex(),
+        }
+        for one in baseboard(maker, NONCE, gpus=2, switches=1)
+    ]
+    path = tmp_path / "devices.json"
+    path.write_text(json.dumps(devices))
+    status, found = as_json(capsys, "--report", path)
+    assert status == 1
+    assert [one["verified"] for one in found] == [False] * 3
+    assert chain.DEVICE_ROOTS.isdisjoint(maker.roots)
+    devices[0]["nonce"] = "11" * 32
+    path.write_text(json.dumps(devices))
+    assert as_json(capsys, "--report", path)[0] == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"zz", b"\x11\xe0", b"[" * 5_000])
+def test_whatever_a_file_holds_the_answer_is_a_plain_no(tmp_path, capsys, data):
+    (tmp_path / "report").write_bytes(data)
+    (tmp_path / "chain.pem").write_bytes(b"")
+    for extra in ([], ["--chain", tmp_path / "chain.pem"]):
+        status, found = as_json(capsys, "--report", tmp_path / "report", *extra)
+        assert status == 1
+        assert found["verified"] is False
+        assert found["reason"]
+
+
+def test_a_file_that_is_not_there_is_another_status(tmp_path, capsys):
+    status, printed = run(capsys, "--report", tmp_path / "none")
+    assert status == 2
+    assert "none" in printed.err
