@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from assay_agent.telemetry.reading import Sample
 from assay_core import codec
-from assay_core.codec.leaves import ITEMS_MAX
+from assay_core.codec import ITEMS_MAX
 from assay_core.leaves import MigInstance, Reason
 
 U32_MAX: Final = 2**32 - 1

@@ -25,7 +25,7 @@ from assay_agent.known import Known, Told, travels
 from assay_agent.telemetry.reading import Happening, Poll
 from assay_agent.window_gpu import GpuPeriod
 from assay_core import health
-from assay_core.codec.leaves import ITEMS_MAX
+from assay_core.codec import ITEMS_MAX
 from assay_core.header import CloseReason, Period
 from assay_core.leaves import (
     HOST,

@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from assay_audit import cli
-from assay_core.evidence import chain
 from tests.fakes.nvidia import Maker, baseboard
 
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "evidence"
@@ -105,7 +104,7 @@ def test_evidence_of_an_unpinned_maker_is_refused_and_said_plainly(tmp_path, cap
     assert "do not rely" in printed.err
 
 
-def test_a_board_of_another_maker_is_whole_to_who_believes_it(tmp_path, capsys):
+def test_every_device_of_an_unpinned_board_is_refused(tmp_path, capsys):
     maker = Maker()
     devices = [
         {
@@ -122,10 +121,19 @@ def test_a_board_of_another_maker_is_whole_to_who_believes_it(tmp_path, capsys):
     status, found = as_json(capsys, "--report", path)
     assert status == 1
     assert [one["verified"] for one in found] == [False] * 3
-    assert chain.DEVICE_ROOTS.isdisjoint(maker.roots)
-    devices[0]["nonce"] = "11" * 32
+    assert all("pinned" in one["reason"] for one in found)
+
+
+def test_one_device_that_answered_another_nonce_fails_alone(samples, tmp_path, capsys):
+    devices = json.loads((samples / "hgx_8gpu.json").read_text())
+    asked = devices[0]["nonce"]
+    devices[3]["nonce"] = "11" * 32
+    path = tmp_path / "devices.json"
     path.write_text(json.dumps(devices))
-    assert as_json(capsys, "--report", path)[0] == 1
+    for extra in ([], ["--nonce", asked]):
+        status, found = as_json(capsys, "--report", path, *extra)
+        assert status == 1
+        assert [one["verified"] for one in found] == [True] * 3 + [False] + [True] * 4
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"zz", b"\x11\xe0", b"[" * 5_000])

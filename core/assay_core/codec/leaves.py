@@ -30,8 +30,6 @@ from assay_core.leaves import (
 )
 from assay_proto.v1 import window_pb2 as pb
 
-ITEMS_MAX: Final = checks.ITEMS_MAX
-
 
 def fields_of(group: Group) -> Mapping[str, FieldDescriptor]:
     """The fields of a group by name, in the order of their numbers, without `absent`."""

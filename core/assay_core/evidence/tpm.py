@@ -35,7 +35,6 @@ _CERTIFY: Final = 0x8017
 _DIGEST_BYTES: Final = 32
 _BLOB_BYTES_MAX: Final = 4096
 _EXPONENT_DEFAULT: Final = 65_537
-PCRS: Final = 24
 
 
 class BadTpm(ValueError):
