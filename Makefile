@@ -17,7 +17,7 @@ WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PACKAGES := core/assay_core agent/assay_agent valuer/assay_valuer audit/assay_audit
 CODE := $(PACKAGES) scripts $(wildcard demo) $(wildcard bench)
-PROTO := window attestation enrollment
+PROTO := window evidence attestation enrollment
 SERVICES := attestation enrollment
 
 ##@ Start here

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from assay_core import codec, merkle
 from assay_core.header import CloseReason, GapRecord, Header, Period, Source, header_hash
@@ -22,10 +25,17 @@ WINDOW_TYPE: Final = "application/vnd.assay.window.v1+protobuf"
 GAP_TYPE: Final = "application/vnd.assay.gap.v1+protobuf"
 ENROLL_TYPE: Final = "application/vnd.assay.enroll.v1+protobuf"
 RENEW_TYPE: Final = "application/vnd.assay.renew.v1+protobuf"
+ROTATE_TYPE: Final = "application/vnd.assay.rotate.v1+protobuf"
+EVIDENCE_TYPE: Final = "application/vnd.assay.evidence.v1+protobuf"
 ENTRY_TYPE: Final = "application/vnd.assay.entry.v1+json"
 
 ED25519: Final = "ed25519"
+ECDSA_P256: Final = "ecdsa-p256"
+"""A TPM's key: TPMs know no Ed25519."""
+ALGORITHMS: Final = (ED25519, ECDSA_P256)
+P256_SIGNATURE_BYTES: Final = 64
 SECRET_BYTES: Final = 32
+_P256_POINT_BYTES: Final = 65
 
 _SMALL_ORDER: Final = frozenset(
     bytes.fromhex(encoded)
@@ -45,7 +55,8 @@ secret goes with them, and anybody can sign for them. Whoever enrols one could d
 class PublicKey:
     """A verification key as enrolled: the algorithm belongs to the key, never to a message.
 
-    `algorithm` is "ed25519" and `data` the 32 bytes of RFC 8032.
+    `algorithm` is "ed25519" and `data` the 32 bytes of RFC 8032; or "ecdsa-p256" (SHA-256), `data`
+    the 65 bytes of the uncompressed point (SEC 1 §2.3.3) and a signature r || s, 64 bytes.
     """
 
     algorithm: str
@@ -58,13 +69,28 @@ class PublicKey:
 
     def verifies(self, signature: bytes, payload_type: str, payload: bytes) -> bool:
         """Whether `signature` is this key's over the payload, and could be nobody else's."""
-        if self.algorithm != ED25519 or self.data[:-1] in _SMALL_ORDER:
-            return False
         try:
-            key = Ed25519PublicKey.from_public_bytes(self.data)
-            key.verify(signature, pae(payload_type, payload))
+            if self.algorithm == ED25519:
+                return self._verify_ed25519(signature, pae(payload_type, payload))
+            if self.algorithm == ECDSA_P256:
+                return self._verify_p256(signature, pae(payload_type, payload))
         except (InvalidSignature, ValueError):
             return False
+        return False
+
+    def _verify_ed25519(self, signature: bytes, message: bytes) -> bool:
+        if self.data[:-1] in _SMALL_ORDER:
+            return False
+        Ed25519PublicKey.from_public_bytes(self.data).verify(signature, message)
+        return True
+
+    def _verify_p256(self, signature: bytes, message: bytes) -> bool:
+        if len(signature) != P256_SIGNATURE_BYTES or len(self.data) != _P256_POINT_BYTES:
+            return False
+        half = P256_SIGNATURE_BYTES // 2
+        r, s = (int.from_bytes(part, "big") for part in (signature[:half], signature[half:]))
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.data)
+        key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
         return True
 
 

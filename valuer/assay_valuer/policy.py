@@ -7,7 +7,7 @@ A policy is named by the hash of its contents wherever it has been used.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -93,6 +93,38 @@ class Assurance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return min(cap + (self.custody_bps if level & 128 else 0), self.max_bps)
 
 
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How hardware must prove itself, and how long that is believed. Judgement: no loss data exists."""
+
+    tpm_interval_s: Seconds = 3_600
+    """A host's TPM is challenged at a random time within each of these."""
+    device_interval_s: Seconds = 6 * 3_600
+    """So are its devices."""
+    answer_within_s: Annotated[int, msgspec.Meta(ge=5, le=3_600)] = 300
+    """How long an answer may take. No bound is known for what a report takes on real hardware."""
+    full_intervals: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+    """A proof counts in full for so many intervals."""
+    decayed_intervals: Annotated[int, msgspec.Meta(ge=2, le=100)] = 3
+    """It falls in a line from then on, and is worth the level below after so many."""
+    silence_zero_s: Seconds = 7 * 86_400
+    """Nothing is lent on a GPU whose host has shown nothing for this long."""
+    pcrs: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=15)], ...], msgspec.Meta(min_length=1)
+    ] = (0, 2, 4, 7)
+    """Firmware, option ROMs, boot loader, Secure Boot. 16 and 23 can be reset by anyone."""
+    simulated_tpm_roots: tuple[str, ...] = ()
+    """SHA-256 of roots of simulated or virtual TPMs that count as L1 all the same. Of others, and
+    of software TPMs, a host stays at L0."""
+    device_roots: tuple[str, ...] = ()
+    """SHA-256 of roots of simulated devices that are believed beside NVIDIA's. Only for
+    demonstrations: they are simulated wherever they are shown."""
+    ocsp: Literal["required", "waived"] = "required"
+    """Without a fresh answer that a device's certificates are not revoked there is no L2; where it
+    is waived, every GPU of L2 says so."""
+    ocsp_age_max_s: Seconds = 86_400
+    """How old an answer may be, whatever its next update says."""
+
+
 class Publishing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a feed gets a new round. Judgement, on what other oracles do."""
 
@@ -134,6 +166,7 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     health: Health = msgspec.field(default_factory=Health)
     market: Market = msgspec.field(default_factory=Market)
     assurance: Assurance = msgspec.field(default_factory=Assurance)
+    evidence: Evidence = msgspec.field(default_factory=Evidence)
     publishing: Publishing = msgspec.field(default_factory=Publishing)
 
     def __post_init__(self) -> None:
@@ -142,6 +175,10 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("ltv_thresholds_bps: at least one, ascending, none twice")
         if self.publishing.expiry_margin_s >= self.publishing.valid_s:
             raise ValueError("publishing.expiry_margin_s: not below valid_s, every round is due")
+        if list(self.evidence.pcrs) != sorted(set(self.evidence.pcrs)):
+            raise ValueError("evidence.pcrs: ascending, none twice")
+        if self.evidence.decayed_intervals <= self.evidence.full_intervals:
+            raise ValueError("evidence.decayed_intervals: not above full_intervals")
         steps = [self.assurance.cap_bps(level) for level in range(5)]
         if steps != sorted(steps):
             raise ValueError("assurance: a better proof must never lower the cap")

@@ -5,6 +5,7 @@ or reordered fields, padded varints, trailing data) are refused.
 """
 
 from assay_core.codec.checks import EVENTS_MAX, ITEMS_MAX, check_leaves
+from assay_core.codec.evidence import decode_evidence, encode_evidence
 from assay_core.codec.headers import decode_gap, decode_header, encode_gap, encode_header
 from assay_core.codec.leaves import (
     decode_leaf,
@@ -21,9 +22,11 @@ __all__ = [
     "TIME_MS_MAX",
     "Malformed",
     "check_leaves",
+    "decode_evidence",
     "decode_gap",
     "decode_header",
     "decode_leaf",
+    "encode_evidence",
     "encode_gap",
     "encode_header",
     "encode_leaf",

@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from assay_core.evidence.origin import Origin
 from assay_core.header import CloseReason, GapCause, Source
 from assay_core.leaves import DriverState, EventKind, IncidentKind, Severity, Tenancy
 
@@ -20,6 +21,7 @@ _E = TypeVar(
     IncidentKind,
     Severity,
     Tenancy,
+    Origin,
 )
 
 TEXT_BYTES_MAX: Final = 256

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n assay_proto/v1/attestation.proto\x12\x08\x61ssay.v1\"\'\n\tSignature\x12\x0b\n\x03sig\x18\x01 \x01(\x0c\x12\r\n\x05keyid\x18\x02 \x01(\t\"Z\n\x08\x45nvelope\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\'\n\nsignatures\x18\x03 \x03(\x0b\x32\x13.assay.v1.Signature\"D\n\x0cSealedWindow\x12$\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x12.assay.v1.Envelope\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\"\x88\x01\n\x0c\x41gentMessage\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.assay.v1.HelloH\x00\x12(\n\x06window\x18\x02 \x01(\x0b\x32\x16.assay.v1.SealedWindowH\x00\x12!\n\x03gap\x18\x03 \x01(\x0b\x32\x12.assay.v1.EnvelopeH\x00\x42\t\n\x07message\"\xe8\x01\n\rValuerMessage\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.assay.v1.WelcomeH\x00\x12\x36\n\x10\x61\x63knowledgements\x18\x02 \x01(\x0b\x32\x1a.assay.v1.AcknowledgementsH\x00\x12$\n\x07refusal\x18\x03 \x01(\x0b\x32\x11.assay.v1.RefusalH\x00\x12(\n\tchallenge\x18\x04 \x01(\x0b\x32\x13.assay.v1.ChallengeH\x00\x12\x1e\n\x04hint\x18\x05 \x01(\x0b\x32\x0e.assay.v1.HintH\x00\x42\t\n\x07message\"G\n\x05Hello\x12\x12\n\nschema_max\x18\x01 \x01(\r\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"\x9b\x01\n\x07Welcome\x12\x12\n\nschema_max\x18\x01 \x01(\r\x12\x10\n\x08has_head\x18\x02 \x01(\x08\x12\x15\n\rhead_sequence\x18\x03 \x01(\x04\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\x12\x15\n\rin_flight_max\x18\x05 \x01(\r\x12\x19\n\x11message_max_bytes\x18\x06 \x01(\r\x12\x0e\n\x06now_ms\x18\x07 \x01(\x03\"5\n\x0f\x41\x63knowledgement\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\"G\n\x10\x41\x63knowledgements\x12\x33\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32\x19.assay.v1.Acknowledgement\"S\n\x07Refusal\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"/\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x02 \x01(\x03\"\x19\n\x04Hint\x12\x11\n\twindow_ms\x18\x01 \x01(\r2L\n\x0b\x41ttestation\x12=\n\x06Stream\x12\x16.assay.v1.AgentMessage\x1a\x17.assay.v1.ValuerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n assay_proto/v1/attestation.proto\x12\x08\x61ssay.v1\"\'\n\tSignature\x12\x0b\n\x03sig\x18\x01 \x01(\x0c\x12\r\n\x05keyid\x18\x02 \x01(\t\"Z\n\x08\x45nvelope\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\'\n\nsignatures\x18\x03 \x03(\x0b\x32\x13.assay.v1.Signature\"D\n\x0cSealedWindow\x12$\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x12.assay.v1.Envelope\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\"\xde\x01\n\x0c\x41gentMessage\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.assay.v1.HelloH\x00\x12(\n\x06window\x18\x02 \x01(\x0b\x32\x16.assay.v1.SealedWindowH\x00\x12!\n\x03gap\x18\x03 \x01(\x0b\x32\x12.assay.v1.EnvelopeH\x00\x12,\n\x08\x65vidence\x18\x04 \x01(\x0b\x32\x18.assay.v1.SealedEvidenceH\x00\x12&\n\x08proposal\x18\x05 \x01(\x0b\x32\x12.assay.v1.EnvelopeH\x00\x42\t\n\x07message\"E\n\x0eSealedEvidence\x12$\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x12.assay.v1.Envelope\x12\r\n\x05\x62lobs\x18\x02 \x03(\x0c\"\x8f\x03\n\rValuerMessage\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.assay.v1.WelcomeH\x00\x12\x36\n\x10\x61\x63knowledgements\x18\x02 \x01(\x0b\x32\x1a.assay.v1.AcknowledgementsH\x00\x12$\n\x07refusal\x18\x03 \x01(\x0b\x32\x11.assay.v1.RefusalH\x00\x12(\n\tchallenge\x18\x04 \x01(\x0b\x32\x13.assay.v1.ChallengeH\x00\x12\x1e\n\x04hint\x18\x05 \x01(\x0b\x32\x0e.assay.v1.HintH\x00\x12\x39\n\x12\x65vidence_challenge\x18\x06 \x01(\x0b\x32\x1b.assay.v1.EvidenceChallengeH\x00\x12\x35\n\x10\x65vidence_outcome\x18\x07 \x01(\x0b\x32\x19.assay.v1.EvidenceOutcomeH\x00\x12\x33\n\x0fproposal_answer\x18\x08 \x01(\x0b\x32\x18.assay.v1.ProposalAnswerH\x00\x42\t\n\x07message\"G\n\x05Hello\x12\x12\n\nschema_max\x18\x01 \x01(\r\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"\x9b\x01\n\x07Welcome\x12\x12\n\nschema_max\x18\x01 \x01(\r\x12\x10\n\x08has_head\x18\x02 \x01(\x08\x12\x15\n\rhead_sequence\x18\x03 \x01(\x04\x12\x11\n\thead_hash\x18\x04 \x01(\x0c\x12\x15\n\rin_flight_max\x18\x05 \x01(\r\x12\x19\n\x11message_max_bytes\x18\x06 \x01(\r\x12\x0e\n\x06now_ms\x18\x07 \x01(\x03\"5\n\x0f\x41\x63knowledgement\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\"G\n\x10\x41\x63knowledgements\x12\x33\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32\x19.assay.v1.Acknowledgement\"S\n\x07Refusal\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"/\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x02 \x01(\x03\"\x19\n\x04Hint\x12\x11\n\twindow_ms\x18\x01 \x01(\r\"V\n\x11\x45videnceChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x02 \x01(\x03\x12\x0c\n\x04pcrs\x18\x03 \x03(\r\x12\x0f\n\x07\x64\x65vices\x18\x04 \x01(\x08\"S\n\x0f\x45videnceOutcome\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x04\"F\n\x0eProposalAnswer\x12\x16\n\x0epayload_sha256\x18\x01 \x01(\x0c\x12\x0c\n\x04kept\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2L\n\x0b\x41ttestation\x12=\n\x06Stream\x12\x16.assay.v1.AgentMessage\x1a\x17.assay.v1.ValuerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEALEDWINDOW']._serialized_start=179
   _globals['_SEALEDWINDOW']._serialized_end=247
   _globals['_AGENTMESSAGE']._serialized_start=250
-  _globals['_AGENTMESSAGE']._serialized_end=386
-  _globals['_VALUERMESSAGE']._serialized_start=389
-  _globals['_VALUERMESSAGE']._serialized_end=621
-  _globals['_HELLO']._serialized_start=623
-  _globals['_HELLO']._serialized_end=694
-  _globals['_WELCOME']._serialized_start=697
-  _globals['_WELCOME']._serialized_end=852
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=854
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=907
-  _globals['_ACKNOWLEDGEMENTS']._serialized_start=909
-  _globals['_ACKNOWLEDGEMENTS']._serialized_end=980
-  _globals['_REFUSAL']._serialized_start=982
-  _globals['_REFUSAL']._serialized_end=1065
-  _globals['_CHALLENGE']._serialized_start=1067
-  _globals['_CHALLENGE']._serialized_end=1114
-  _globals['_HINT']._serialized_start=1116
-  _globals['_HINT']._serialized_end=1141
-  _globals['_ATTESTATION']._serialized_start=1143
-  _globals['_ATTESTATION']._serialized_end=1219
+  _globals['_AGENTMESSAGE']._serialized_end=472
+  _globals['_SEALEDEVIDENCE']._serialized_start=474
+  _globals['_SEALEDEVIDENCE']._serialized_end=543
+  _globals['_VALUERMESSAGE']._serialized_start=546
+  _globals['_VALUERMESSAGE']._serialized_end=945
+  _globals['_HELLO']._serialized_start=947
+  _globals['_HELLO']._serialized_end=1018
+  _globals['_WELCOME']._serialized_start=1021
+  _globals['_WELCOME']._serialized_end=1176
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1178
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1231
+  _globals['_ACKNOWLEDGEMENTS']._serialized_start=1233
+  _globals['_ACKNOWLEDGEMENTS']._serialized_end=1304
+  _globals['_REFUSAL']._serialized_start=1306
+  _globals['_REFUSAL']._serialized_end=1389
+  _globals['_CHALLENGE']._serialized_start=1391
+  _globals['_CHALLENGE']._serialized_end=1438
+  _globals['_HINT']._serialized_start=1440
+  _globals['_HINT']._serialized_end=1465
+  _globals['_EVIDENCECHALLENGE']._serialized_start=1467
+  _globals['_EVIDENCECHALLENGE']._serialized_end=1553
+  _globals['_EVIDENCEOUTCOME']._serialized_start=1555
+  _globals['_EVIDENCEOUTCOME']._serialized_end=1638
+  _globals['_PROPOSALANSWER']._serialized_start=1640
+  _globals['_PROPOSALANSWER']._serialized_end=1710
+  _globals['_ATTESTATION']._serialized_start=1712
+  _globals['_ATTESTATION']._serialized_end=1788
 # @@protoc_insertion_point(module_scope)

@@ -108,6 +108,8 @@ class AgentMessage(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First on every stream, once."""
@@ -120,22 +122,62 @@ class AgentMessage(_message.Message):
     def gap(self) -> Global___Envelope:
         """A sealed gap record: the chain goes on after it."""
 
+    @_builtins.property
+    def evidence(self) -> Global___SealedEvidence:
+        """Answers an EvidenceChallenge."""
+
+    @_builtins.property
+    def proposal(self) -> Global___Envelope:
+        """An asset event that the host's operator proposes."""
+
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         window: Global___SealedWindow | None = ...,
         gap: Global___Envelope | None = ...,
+        evidence: Global___SealedEvidence | None = ...,
+        proposal: Global___Envelope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "hello", b"hello", "message", b"message", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "gap", b"gap", "hello", b"hello", "message", b"message", "proposal", b"proposal", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "hello", b"hello", "message", b"message", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "gap", b"gap", "hello", b"hello", "message", b"message", "proposal", b"proposal", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "window", "gap"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "window", "gap", "evidence", "proposal"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___AgentMessage: _TypeAlias = AgentMessage  # noqa: Y015
+
+@_typing.final
+class SealedEvidence(_message.Message):
+    """Evidence that hardware signed: the signed statement, and the exact bytes that it names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def envelope(self) -> Global___Envelope:
+        """Payload: an EvidenceStatement (evidence.proto), signed by the host's sealing key."""
+
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """For each device of the statement, in its order: the report, then the certificate chain in PEM."""
+
+    def __init__(
+        self,
+        *,
+        envelope: Global___Envelope | None = ...,
+        blobs: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "envelope", b"envelope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedEvidence: _TypeAlias = SealedEvidence  # noqa: Y015
 
 @_typing.final
 class ValuerMessage(_message.Message):
@@ -146,6 +188,9 @@ class ValuerMessage(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     CHALLENGE_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
+    EVIDENCE_CHALLENGE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_OUTCOME_FIELD_NUMBER: _builtins.int
+    PROPOSAL_ANSWER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answers Hello."""
@@ -166,6 +211,18 @@ class ValuerMessage(_message.Message):
     def hint(self) -> Global___Hint:
         """A wish of the valuer; the agent's bounds hold."""
 
+    @_builtins.property
+    def evidence_challenge(self) -> Global___EvidenceChallenge:
+        """Answer with evidence, in time and once."""
+
+    @_builtins.property
+    def evidence_outcome(self) -> Global___EvidenceOutcome:
+        """What became of an answer."""
+
+    @_builtins.property
+    def proposal_answer(self) -> Global___ProposalAnswer:
+        """What became of a proposal."""
+
     def __init__(
         self,
         *,
@@ -174,12 +231,15 @@ class ValuerMessage(_message.Message):
         refusal: Global___Refusal | None = ...,
         challenge: Global___Challenge | None = ...,
         hint: Global___Hint | None = ...,
+        evidence_challenge: Global___EvidenceChallenge | None = ...,
+        evidence_outcome: Global___EvidenceOutcome | None = ...,
+        proposal_answer: Global___ProposalAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "challenge", b"challenge", "hint", b"hint", "message", b"message", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "challenge", b"challenge", "evidence_challenge", b"evidence_challenge", "evidence_outcome", b"evidence_outcome", "hint", b"hint", "message", b"message", "proposal_answer", b"proposal_answer", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "challenge", b"challenge", "hint", b"hint", "message", b"message", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "challenge", b"challenge", "evidence_challenge", b"evidence_challenge", "evidence_outcome", b"evidence_outcome", "hint", b"hint", "message", b"message", "proposal_answer", b"proposal_answer", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "acknowledgements", "refusal", "challenge", "hint"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "acknowledgements", "refusal", "challenge", "hint", "evidence_challenge", "evidence_outcome", "proposal_answer"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -382,3 +442,97 @@ class Hint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hint: _TypeAlias = Hint  # noqa: Y015
+
+@_typing.final
+class EvidenceChallenge(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    PCRS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """32 random bytes that the evidence must answer."""
+    deadline_ms: _builtins.int
+    """The answer must be received by then, UTC milliseconds on the valuer's clock."""
+    devices: _builtins.bool
+    """Whether evidence of the devices is asked for too."""
+    @_builtins.property
+    def pcrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """PCRs of the SHA-256 bank that a TPM's quote must cover, exactly and ascending. Empty: no quote."""
+
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        deadline_ms: _builtins.int = ...,
+        pcrs: _abc.Iterable[_builtins.int] | None = ...,
+        devices: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "devices", b"devices", "nonce", b"nonce", "pcrs", b"pcrs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvidenceChallenge: _TypeAlias = EvidenceChallenge  # noqa: Y015
+
+@_typing.final
+class EvidenceOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """The challenge that was answered, as far as it could be read."""
+    outcome: _builtins.str
+    """The named outcome, e.g. "accepted" or "late"."""
+    detail: _builtins.str
+    """What happened and what to do next, in words."""
+    position: _builtins.int
+    """Position in the ledger where it was kept. Meaningless but for "accepted"."""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        outcome: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "nonce", b"nonce", "outcome", b"outcome", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvidenceOutcome: _TypeAlias = EvidenceOutcome  # noqa: Y015
+
+@_typing.final
+class ProposalAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_SHA256_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    payload_sha256: _builtins.bytes
+    """SHA-256 of the proposal's payload."""
+    kept: _builtins.bool
+    """Whether it was kept, for the other party to decide."""
+    detail: _builtins.str
+    """Its number where it was kept, or why not, in words."""
+    def __init__(
+        self,
+        *,
+        payload_sha256: _builtins.bytes = ...,
+        kept: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "kept", b"kept", "payload_sha256", b"payload_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposalAnswer: _TypeAlias = ProposalAnswer  # noqa: Y015

@@ -24,23 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ssay_proto/v1/enrollment.proto\x12\x08\x61ssay.v1\"\x82\x01\n\x0f\x45nrollStatement\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0f\n\x07tls_csr\x18\x02 \x01(\x0c\x12\x19\n\x11sealing_algorithm\x18\x03 \x01(\t\x12\x1a\n\x12sealing_public_key\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\"K\n\rEnrollRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x14\n\x0ctoken_secret\x18\x03 \x01(\x0c\"G\n\x0eRenewStatement\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07tls_csr\x18\x03 \x01(\x0c\"4\n\x0cRenewRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xb8\x01\n\x0c\x43\x65rtificates\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1a\n\x12previous_head_hash\x18\x03 \x01(\x0c\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x04 \x01(\x0c\x12\x15\n\rauthority_pem\x18\x05 \x01(\x0c\x12\x1c\n\x14\x61ttestation_endpoint\x18\x06 \x01(\t\x12\x12\n\nschema_max\x18\x07 \x01(\r2\x80\x01\n\nEnrollment\x12\x39\n\x06\x45nroll\x12\x17.assay.v1.EnrollRequest\x1a\x16.assay.v1.Certificates\x12\x37\n\x05Renew\x12\x16.assay.v1.RenewRequest\x1a\x16.assay.v1.Certificatesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ssay_proto/v1/enrollment.proto\x12\x08\x61ssay.v1\"\x7f\n\nTpmBinding\x12\x17\n\x0f\x65k_certificates\x18\x01 \x03(\x0c\x12\x11\n\tak_public\x18\x02 \x01(\x0c\x12\x12\n\nkey_public\x18\x03 \x01(\x0c\x12\x16\n\x0e\x63\x65rtify_attest\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x65rtify_signature\x18\x05 \x01(\x0c\"=\n\x0f\x41\x63tivateRequest\x12\x17\n\x0f\x65k_certificates\x18\x01 \x03(\x0c\x12\x11\n\tak_public\x18\x02 \x01(\x0c\"*\n\nCredential\x12\x0c\n\x04\x62lob\x18\x01 \x01(\x0c\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"\xa5\x01\n\x0f\x45nrollStatement\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0f\n\x07tls_csr\x18\x02 \x01(\x0c\x12\x19\n\x11sealing_algorithm\x18\x03 \x01(\t\x12\x1a\n\x12sealing_public_key\x18\x04 \x01(\x0c\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12!\n\x03tpm\x18\x06 \x01(\x0b\x32\x14.assay.v1.TpmBinding\"_\n\rEnrollRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x14\n\x0ctoken_secret\x18\x03 \x01(\x0c\x12\x12\n\nactivation\x18\x04 \x01(\x0c\"G\n\x0eRenewStatement\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0f\n\x07tls_csr\x18\x03 \x01(\x0c\"4\n\x0cRenewRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xa2\x01\n\x0fRotateStatement\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x19\n\x11sealing_algorithm\x18\x03 \x01(\t\x12\x1a\n\x12sealing_public_key\x18\x04 \x01(\x0c\x12!\n\x03tpm\x18\x05 \x01(\x0b\x32\x14.assay.v1.TpmBinding\x12\x0f\n\x07tls_csr\x18\x06 \x01(\x0c\"`\n\rRotateRequest\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x15\n\rnew_signature\x18\x03 \x01(\x0c\x12\x12\n\nactivation\x18\x04 \x01(\x0c\"\xb8\x01\n\x0c\x43\x65rtificates\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x1a\n\x12previous_head_hash\x18\x03 \x01(\x0c\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x04 \x01(\x0c\x12\x15\n\rauthority_pem\x18\x05 \x01(\x0c\x12\x1c\n\x14\x61ttestation_endpoint\x18\x06 \x01(\t\x12\x12\n\nschema_max\x18\x07 \x01(\r2\xf8\x01\n\nEnrollment\x12\x39\n\x06\x45nroll\x12\x17.assay.v1.EnrollRequest\x1a\x16.assay.v1.Certificates\x12\x37\n\x05Renew\x12\x16.assay.v1.RenewRequest\x1a\x16.assay.v1.Certificates\x12;\n\x08\x41\x63tivate\x12\x19.assay.v1.ActivateRequest\x1a\x14.assay.v1.Credential\x12\x39\n\x06Rotate\x12\x17.assay.v1.RotateRequest\x1a\x16.assay.v1.Certificatesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'assay_proto.v1.enrollment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENROLLSTATEMENT']._serialized_start=46
-  _globals['_ENROLLSTATEMENT']._serialized_end=176
-  _globals['_ENROLLREQUEST']._serialized_start=178
-  _globals['_ENROLLREQUEST']._serialized_end=253
-  _globals['_RENEWSTATEMENT']._serialized_start=255
-  _globals['_RENEWSTATEMENT']._serialized_end=326
-  _globals['_RENEWREQUEST']._serialized_start=328
-  _globals['_RENEWREQUEST']._serialized_end=380
-  _globals['_CERTIFICATES']._serialized_start=383
-  _globals['_CERTIFICATES']._serialized_end=567
-  _globals['_ENROLLMENT']._serialized_start=570
-  _globals['_ENROLLMENT']._serialized_end=698
+  _globals['_TPMBINDING']._serialized_start=45
+  _globals['_TPMBINDING']._serialized_end=172
+  _globals['_ACTIVATEREQUEST']._serialized_start=174
+  _globals['_ACTIVATEREQUEST']._serialized_end=235
+  _globals['_CREDENTIAL']._serialized_start=237
+  _globals['_CREDENTIAL']._serialized_end=279
+  _globals['_ENROLLSTATEMENT']._serialized_start=282
+  _globals['_ENROLLSTATEMENT']._serialized_end=447
+  _globals['_ENROLLREQUEST']._serialized_start=449
+  _globals['_ENROLLREQUEST']._serialized_end=544
+  _globals['_RENEWSTATEMENT']._serialized_start=546
+  _globals['_RENEWSTATEMENT']._serialized_end=617
+  _globals['_RENEWREQUEST']._serialized_start=619
+  _globals['_RENEWREQUEST']._serialized_end=671
+  _globals['_ROTATESTATEMENT']._serialized_start=674
+  _globals['_ROTATESTATEMENT']._serialized_end=836
+  _globals['_ROTATEREQUEST']._serialized_start=838
+  _globals['_ROTATEREQUEST']._serialized_end=934
+  _globals['_CERTIFICATES']._serialized_start=937
+  _globals['_CERTIFICATES']._serialized_end=1121
+  _globals['_ENROLLMENT']._serialized_start=1124
+  _globals['_ENROLLMENT']._serialized_end=1372
 # @@protoc_insertion_point(module_scope)

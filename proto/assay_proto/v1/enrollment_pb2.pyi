@@ -3,8 +3,10 @@
 isort:skip_file
 How a host gets its id and its certificates."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +19,93 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class TpmBinding(_message.Message):
+    """A TPM's keys, and what makes them believable. Checked together with an opened Credential."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EK_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    AK_PUBLIC_FIELD_NUMBER: _builtins.int
+    KEY_PUBLIC_FIELD_NUMBER: _builtins.int
+    CERTIFY_ATTEST_FIELD_NUMBER: _builtins.int
+    CERTIFY_SIGNATURE_FIELD_NUMBER: _builtins.int
+    ak_public: _builtins.bytes
+    """TPM2B_PUBLIC of the attestation key (AK)."""
+    key_public: _builtins.bytes
+    """TPM2B_PUBLIC of the sealing key."""
+    certify_attest: _builtins.bytes
+    """TPMS_ATTEST and TPMT_SIGNATURE: the AK certifies the sealing key."""
+    certify_signature: _builtins.bytes
+    @_builtins.property
+    def ek_certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """X.509, DER: the endorsement key's certificate, then its issuers as far as the host has them."""
+
+    def __init__(
+        self,
+        *,
+        ek_certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+        ak_public: _builtins.bytes = ...,
+        key_public: _builtins.bytes = ...,
+        certify_attest: _builtins.bytes = ...,
+        certify_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ak_public", b"ak_public", "certify_attest", b"certify_attest", "certify_signature", b"certify_signature", "ek_certificates", b"ek_certificates", "key_public", b"key_public"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TpmBinding: _TypeAlias = TpmBinding  # noqa: Y015
+
+@_typing.final
+class ActivateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EK_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    AK_PUBLIC_FIELD_NUMBER: _builtins.int
+    ak_public: _builtins.bytes
+    @_builtins.property
+    def ek_certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """As in TpmBinding."""
+
+    def __init__(
+        self,
+        *,
+        ek_certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+        ak_public: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ak_public", b"ak_public", "ek_certificates", b"ek_certificates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateRequest: _TypeAlias = ActivateRequest  # noqa: Y015
+
+@_typing.final
+class Credential(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOB_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    blob: _builtins.bytes
+    """TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, for TPM2_ActivateCredential."""
+    secret: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        blob: _builtins.bytes = ...,
+        secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Credential: _TypeAlias = Credential  # noqa: Y015
+
+@_typing.final
 class EnrollStatement(_message.Message):
     """Signed by the sealing key in the DSSE type `application/vnd.assay.enroll.v1+protobuf`."""
 
@@ -27,16 +116,23 @@ class EnrollStatement(_message.Message):
     SEALING_ALGORITHM_FIELD_NUMBER: _builtins.int
     SEALING_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TPM_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
     """Public half of the token."""
     tls_csr: _builtins.bytes
     """PKCS#10 request for the TLS client key, DER. Its subject is ignored."""
     sealing_algorithm: _builtins.str
-    """Signature algorithm of the sealing key: "ed25519"."""
+    """Signature algorithm of the sealing key: "ed25519", or "ecdsa-p256" of a TPM."""
     sealing_public_key: _builtins.bytes
-    """Public sealing key: for ed25519 the 32 bytes of RFC 8032."""
+    """Public sealing key: for ed25519 the 32 bytes of RFC 8032; for ecdsa-p256 the uncompressed
+    point, 65 bytes.
+    """
     agent_version: _builtins.str
     """Version of the agent software."""
+    @_builtins.property
+    def tpm(self) -> Global___TpmBinding:
+        """The TPM that the sealing key lives in. Absent: a software key."""
+
     def __init__(
         self,
         *,
@@ -45,10 +141,11 @@ class EnrollStatement(_message.Message):
         sealing_algorithm: _builtins.str = ...,
         sealing_public_key: _builtins.bytes = ...,
         agent_version: _builtins.str = ...,
+        tpm: Global___TpmBinding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tpm", b"tpm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "sealing_algorithm", b"sealing_algorithm", "sealing_public_key", b"sealing_public_key", "tls_csr", b"tls_csr", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "sealing_algorithm", b"sealing_algorithm", "sealing_public_key", b"sealing_public_key", "tls_csr", b"tls_csr", "token_id", b"token_id", "tpm", b"tpm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -61,22 +158,26 @@ class EnrollRequest(_message.Message):
     STATEMENT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     TOKEN_SECRET_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
     """Exact bytes of an EnrollStatement."""
     signature: _builtins.bytes
     """Signature of the sealing key over PAE(type, statement): proof of possession."""
     token_secret: _builtins.bytes
     """Secret half of the token, 32 bytes. Never logged."""
+    activation: _builtins.bytes
+    """What the TPM found in the Credential. Empty without a TpmBinding. Never logged."""
     def __init__(
         self,
         *,
         statement: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         token_secret: _builtins.bytes = ...,
+        activation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature", "statement", b"statement", "token_secret", b"token_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "signature", b"signature", "statement", b"statement", "token_secret", b"token_secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,6 +235,80 @@ class RenewRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
+
+@_typing.final
+class RotateStatement(_message.Message):
+    """Signed by the old sealing key and by the new one, in the DSSE type
+    `application/vnd.assay.rotate.v1+protobuf`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    SEALING_ALGORITHM_FIELD_NUMBER: _builtins.int
+    SEALING_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    TPM_FIELD_NUMBER: _builtins.int
+    TLS_CSR_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """As enrolled."""
+    incarnation: _builtins.int
+    sealing_algorithm: _builtins.str
+    """As in EnrollStatement, of the new sealing key."""
+    sealing_public_key: _builtins.bytes
+    tls_csr: _builtins.bytes
+    """PKCS#10 request for a new TLS client key, DER."""
+    @_builtins.property
+    def tpm(self) -> Global___TpmBinding: ...
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        sealing_algorithm: _builtins.str = ...,
+        sealing_public_key: _builtins.bytes = ...,
+        tpm: Global___TpmBinding | None = ...,
+        tls_csr: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tpm", b"tpm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "incarnation", b"incarnation", "sealing_algorithm", b"sealing_algorithm", "sealing_public_key", b"sealing_public_key", "tls_csr", b"tls_csr", "tpm", b"tpm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateStatement: _TypeAlias = RotateStatement  # noqa: Y015
+
+@_typing.final
+class RotateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    NEW_SIGNATURE_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """Exact bytes of a RotateStatement."""
+    signature: _builtins.bytes
+    """Signature of the old sealing key over PAE(type, statement)."""
+    new_signature: _builtins.bytes
+    """Signature of the new sealing key over the same."""
+    activation: _builtins.bytes
+    """As in EnrollRequest."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        new_signature: _builtins.bytes = ...,
+        activation: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "new_signature", b"new_signature", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateRequest: _TypeAlias = RotateRequest  # noqa: Y015
 
 @_typing.final
 class Certificates(_message.Message):

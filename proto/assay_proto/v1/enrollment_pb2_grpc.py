@@ -45,6 +45,16 @@ class EnrollmentStub:
                 request_serializer=assay__proto_dot_v1_dot_enrollment__pb2.RenewRequest.SerializeToString,
                 response_deserializer=assay__proto_dot_v1_dot_enrollment__pb2.Certificates.FromString,
                 _registered_method=True)
+        self.Activate = channel.unary_unary(
+                '/assay.v1.Enrollment/Activate',
+                request_serializer=assay__proto_dot_v1_dot_enrollment__pb2.ActivateRequest.SerializeToString,
+                response_deserializer=assay__proto_dot_v1_dot_enrollment__pb2.Credential.FromString,
+                _registered_method=True)
+        self.Rotate = channel.unary_unary(
+                '/assay.v1.Enrollment/Rotate',
+                request_serializer=assay__proto_dot_v1_dot_enrollment__pb2.RotateRequest.SerializeToString,
+                response_deserializer=assay__proto_dot_v1_dot_enrollment__pb2.Certificates.FromString,
+                _registered_method=True)
 
 
 class EnrollmentServicer:
@@ -67,6 +77,22 @@ class EnrollmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Activate(self, request, context):
+        """A credential that only the TPM with this endorsement key, holding this attestation key, opens.
+        Asked for before a statement that carries a TpmBinding; nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rotate(self, request, context):
+        """A new sealing key for an enrolled host, in two phases: from the answer on both keys may seal;
+        the first window that the new key sealed ends the old one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrollmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +104,16 @@ def add_EnrollmentServicer_to_server(servicer, server):
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
                     request_deserializer=assay__proto_dot_v1_dot_enrollment__pb2.RenewRequest.FromString,
+                    response_serializer=assay__proto_dot_v1_dot_enrollment__pb2.Certificates.SerializeToString,
+            ),
+            'Activate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Activate,
+                    request_deserializer=assay__proto_dot_v1_dot_enrollment__pb2.ActivateRequest.FromString,
+                    response_serializer=assay__proto_dot_v1_dot_enrollment__pb2.Credential.SerializeToString,
+            ),
+            'Rotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rotate,
+                    request_deserializer=assay__proto_dot_v1_dot_enrollment__pb2.RotateRequest.FromString,
                     response_serializer=assay__proto_dot_v1_dot_enrollment__pb2.Certificates.SerializeToString,
             ),
     }
@@ -135,6 +171,60 @@ class Enrollment:
             target,
             '/assay.v1.Enrollment/Renew',
             assay__proto_dot_v1_dot_enrollment__pb2.RenewRequest.SerializeToString,
+            assay__proto_dot_v1_dot_enrollment__pb2.Certificates.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Activate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/assay.v1.Enrollment/Activate',
+            assay__proto_dot_v1_dot_enrollment__pb2.ActivateRequest.SerializeToString,
+            assay__proto_dot_v1_dot_enrollment__pb2.Credential.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/assay.v1.Enrollment/Rotate',
+            assay__proto_dot_v1_dot_enrollment__pb2.RotateRequest.SerializeToString,
             assay__proto_dot_v1_dot_enrollment__pb2.Certificates.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,14 @@ class EnrollmentStub:
     """A new client certificate for proof of the enrolled sealing key; also after the old one
     expired, for 90 days.
     """
+    Activate: _grpc.UnaryUnaryMultiCallable[_enrollment_pb2.ActivateRequest, _enrollment_pb2.Credential]
+    """A credential that only the TPM with this endorsement key, holding this attestation key, opens.
+    Asked for before a statement that carries a TpmBinding; nothing is stored.
+    """
+    Rotate: _grpc.UnaryUnaryMultiCallable[_enrollment_pb2.RotateRequest, _enrollment_pb2.Certificates]
+    """A new sealing key for an enrolled host, in two phases: from the answer on both keys may seal;
+    the first window that the new key sealed ends the old one.
+    """
 
 @_typing.type_check_only
 class EnrollmentAsyncStub(EnrollmentStub):
@@ -54,6 +62,14 @@ class EnrollmentAsyncStub(EnrollmentStub):
     Renew: _aio.UnaryUnaryMultiCallable[_enrollment_pb2.RenewRequest, _enrollment_pb2.Certificates]  # type: ignore[assignment]
     """A new client certificate for proof of the enrolled sealing key; also after the old one
     expired, for 90 days.
+    """
+    Activate: _aio.UnaryUnaryMultiCallable[_enrollment_pb2.ActivateRequest, _enrollment_pb2.Credential]  # type: ignore[assignment]
+    """A credential that only the TPM with this endorsement key, holding this attestation key, opens.
+    Asked for before a statement that carries a TpmBinding; nothing is stored.
+    """
+    Rotate: _aio.UnaryUnaryMultiCallable[_enrollment_pb2.RotateRequest, _enrollment_pb2.Certificates]  # type: ignore[assignment]
+    """A new sealing key for an enrolled host, in two phases: from the answer on both keys may seal;
+    the first window that the new key sealed ends the old one.
     """
 
 class EnrollmentServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +93,26 @@ class EnrollmentServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_enrollment_pb2.Certificates, _abc.Awaitable[_enrollment_pb2.Certificates]]:
         """A new client certificate for proof of the enrolled sealing key; also after the old one
         expired, for 90 days.
+        """
+
+    @_abc_1.abstractmethod
+    def Activate(
+        self,
+        request: _enrollment_pb2.ActivateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrollment_pb2.Credential, _abc.Awaitable[_enrollment_pb2.Credential]]:
+        """A credential that only the TPM with this endorsement key, holding this attestation key, opens.
+        Asked for before a statement that carries a TpmBinding; nothing is stored.
+        """
+
+    @_abc_1.abstractmethod
+    def Rotate(
+        self,
+        request: _enrollment_pb2.RotateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrollment_pb2.Certificates, _abc.Awaitable[_enrollment_pb2.Certificates]]:
+        """A new sealing key for an enrolled host, in two phases: from the answer on both keys may seal;
+        the first window that the new key sealed ends the old one.
         """
 
 def add_EnrollmentServicer_to_server(servicer: EnrollmentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

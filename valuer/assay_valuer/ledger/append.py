@@ -20,6 +20,8 @@ from assay_valuer.store.schema import HOST, LEDGER_ENTRY
 WINDOW: Final = "window"
 GAP: Final = "gap"
 FORK: Final = "fork"
+EVIDENCE: Final = "evidence"
+"""A host's answer to a challenge, with its reports; `sequence` is of the window that it names."""
 FORKS_MAX: Final = 64
 """Forked windows kept as evidence for each host and incarnation; more are counted, not kept."""
 

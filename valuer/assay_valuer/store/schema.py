@@ -85,7 +85,30 @@ SEALING_KEY: Final = Table(
     # What sequence 0 of this incarnation names as its previous header.
     Column("first_previous_hash", LargeBinary, nullable=False),
     Column("enrolled_ms", BigInteger, nullable=False),
+    # The TPM's attestation key that certified it; null for a software key.
+    Column("ak_name", String(68)),
+    # From this sequence on another key seals; null while it may.
+    Column("retired_sequence", BigInteger),
 )
+
+TPM: Final = Table(
+    "tpm",
+    METADATA,
+    # One for each attestation key that was ever activated.
+    Column("ak_name", String(68), primary_key=True),  # the TPM's name of it, hex
+    Column("host_key", ForeignKey("host.key"), nullable=False),
+    Column("ak_public", LargeBinary, nullable=False),  # TPM2B_PUBLIC
+    # SHA-256 of the endorsement key's SubjectPublicKeyInfo: the chip, for ever one host's.
+    Column("ek_sha256", String(64), nullable=False),
+    # The root that its certificates lead to; null where they lead to none that is listed.
+    Column("root_sha256", String(64)),
+    # What its certificates say of it, or why they lead nowhere.
+    Column("detail", Text, nullable=False),
+    Column("certificates", Text, nullable=False),  # JSON list of base64, as they were sent
+    Column("enrolled_ms", BigInteger, nullable=False),
+)
+Index("tpm_by_ek", TPM.c.ek_sha256)
+Index("tpm_by_host", TPM.c.host_key)
 
 CERTIFICATE: Final = Table(
     "certificate",
@@ -141,6 +164,10 @@ ASSET: Final = Table(
     Column("notes", Text),
     # Set while its host speaks and it does not.
     Column("missing_since_ms", BigInteger),
+    # SHA-256 of its identity key (hex), once a device proved that it is this one.
+    Column("identity", String(64), unique=True),
+    # JSON of proofs, claims of others, freezes and transitions: standing.trust.AssetTrust.
+    Column("trust", Text),
     UniqueConstraint("serial", "board_part_number", name="asset_by_serial"),
 )
 Index("asset_by_uuid", ASSET.c.uuid)
@@ -185,6 +212,63 @@ PLEDGE: Final = Table(
     # An asset is pledged to one loan at a time, fleet-wide.
     Column("asset_id", ForeignKey("asset.id"), primary_key=True),
     Column("loan_id", ForeignKey("loan.id"), nullable=False),
+    # Who alone may show it, where the loan says so: a site, or a host by its id.
+    Column("site", String(64)),
+    Column("host_id", String(255)),
+    # The pledged asset that this one takes the place of, from when it is first seen.
+    Column("successor_of", BigInteger),
+)
+
+HOST_TRUST: Final = Table(
+    "host_trust",
+    METADATA,
+    # A projection: what a host's evidence has shown, and what it is frozen for.
+    Column("host_key", ForeignKey("host.key"), primary_key=True),
+    Column("trust", Text, nullable=False),  # JSON: standing.trust.HostTrust
+)
+
+OCSP: Final = Table(
+    "ocsp",
+    METADATA,
+    # The newest answer about a device's certificate; asked again before it is too old.
+    Column("certificate_sha256", String(64), primary_key=True),
+    Column("identity", String(64), nullable=False),  # of the device whose chain it is in
+    Column("status", String(16), nullable=False),  # good, revoked, unknown
+    Column("this_update_ms", BigInteger, nullable=False),
+    Column("next_update_ms", BigInteger, nullable=False),
+    Column("checked_ms", BigInteger, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+)
+Index("ocsp_by_identity", OCSP.c.identity)
+
+PARTY: Final = Table(
+    "party",
+    METADATA,
+    # Whoever may sign asset events, by a key of their own.
+    Column("name", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),  # lender, operator, custodian
+    Column("algorithm", String(16), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("fingerprint", String(64), nullable=False, unique=True),
+    # Sites that an operator or custodian speaks for, JSON list; empty: all.
+    Column("sites", Text, nullable=False),
+    Column("added_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+)
+
+ASSET_EVENT: Final = Table(
+    "asset_event",
+    METADATA,
+    # What was proposed of assets and hosts, and what became of it. History is in the ledger.
+    Column("id", _Key, primary_key=True),
+    Column("kind", String(24), nullable=False),
+    Column("state", String(16), nullable=False),  # proposed, accepted, refused, withdrawn
+    Column("payload", LargeBinary, nullable=False),  # the exact bytes that are signed
+    Column("payload_sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("signatures", Text, nullable=False),  # JSON list: who signed, as what, when
+    Column("proposed_ms", BigInteger, nullable=False),
+    Column("decided_ms", BigInteger),
+    Column("detail", Text, nullable=False),
 )
 
 VALUATION: Final = Table(
