@@ -75,13 +75,27 @@ class SealedEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SealingKey:
+    """A host's sealing key, and the AK that certified it; None for a software key."""
+
+    public: PublicKey
+    attestation: tpm.Public | None = None
+
+    @property
+    def name(self) -> bytes:
+        """By what a device's nonce names the host: the AK's name, or the key's fingerprint."""
+        if self.attestation is not None:
+            return self.attestation.name
+        return bytes.fromhex(self.public.fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
-    """What enrolment says of a host: who it is, its sealing keys, its TPM's attestation key."""
+    """What enrolment says of a host: who it is, and every key that may have sealed for it."""
 
     host_id: str
     incarnation: int
-    sealing: tuple[PublicKey, ...]
-    attestation: tpm.Public | None
+    sealing: tuple[SealingKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,7 @@ class Proven:
     """
 
     statement: Statement
+    signer: SealingKey
     quoted: tpm.Attested | None
     devices: tuple[DeviceProof, ...]
     failed: tuple[str, ...]
@@ -175,8 +190,8 @@ def admit(
     return asked
 
 
-def read(sealed: SealedEvidence, keys: Keys) -> Statement:
-    """The statement, its signature checked: steps 1 and 2. Raises EvidenceRefused."""
+def read(sealed: SealedEvidence, keys: Keys) -> tuple[Statement, SealingKey]:
+    """The statement and the key that signed it: steps 1 and 2. Raises EvidenceRefused."""
     envelope = sealed.envelope
     if len(envelope.payload) > STATEMENT_BYTES_MAX:
         raise EvidenceRefused(
@@ -187,9 +202,12 @@ def read(sealed: SealedEvidence, keys: Keys) -> Statement:
     if envelope.payload_type != EVIDENCE_TYPE or len(envelope.signatures) != 1:
         raise EvidenceRefused(Outcome.MALFORMED, f"not one signature over {EVIDENCE_TYPE}")
     given = envelope.signatures[0].sig
-    if not any(
-        key.verifies(given, envelope.payload_type, envelope.payload) for key in keys.sealing
-    ):
+    signers = [
+        key
+        for key in keys.sealing
+        if key.public.verifies(given, envelope.payload_type, envelope.payload)
+    ]
+    if not signers:
         raise EvidenceRefused(Outcome.BAD_SIGNATURE, "no key enrolled for this host signed it")
     try:
         statement = codec.decode_evidence(envelope.payload)
@@ -197,7 +215,7 @@ def read(sealed: SealedEvidence, keys: Keys) -> Statement:
         raise EvidenceRefused(Outcome.MALFORMED, str(error)) from error
     if (statement.host_id, statement.incarnation) != (keys.host_id, keys.incarnation):
         raise EvidenceRefused(Outcome.WRONG_HOST, "the statement names another host")
-    return statement
+    return statement, signers[0]
 
 
 def prove(
@@ -208,10 +226,10 @@ def prove(
     roots: Collection[str] = chains.DEVICE_ROOTS,
 ) -> Proven:
     """What the evidence shows, steps 1 to 5. Raises EvidenceRefused."""
-    statement = read(sealed, keys)
+    statement, signer = read(sealed, keys)
     _check_blobs(statement, sealed.blobs)
-    quoted = _quoted(statement, keys)
-    nonce = device_nonce(statement.challenge, key_name(keys), statement.header_hash)
+    quoted = _quoted(statement, signer)
+    nonce = device_nonce(statement.challenge, signer.name, statement.header_hash)
     proofs: dict[str, DeviceProof] = {}
     failed: list[str] = []
     for place, one in enumerate(statement.devices):
@@ -230,18 +248,12 @@ def prove(
     linked = any(proof.switches or proof.gpus for proof in found)
     return Proven(
         statement=statement,
+        signer=signer,
         quoted=quoted,
         devices=tuple(proofs.values()),
         failed=tuple(failed),
         topology=nvidia.topology(found) if linked else None,
     )
-
-
-def key_name(keys: Keys) -> bytes:
-    """By what a device's nonce names the host: its AK's name, or its newest sealing key."""
-    if keys.attestation is not None:
-        return keys.attestation.name
-    return bytes.fromhex(keys.sealing[-1].fingerprint)
 
 
 def _check_blobs(statement: Statement, blobs: Sequence[bytes]) -> None:
@@ -252,14 +264,14 @@ def _check_blobs(statement: Statement, blobs: Sequence[bytes]) -> None:
         raise EvidenceRefused(Outcome.BLOB_MISMATCH, "the reports are not those that were signed")
 
 
-def _quoted(statement: Statement, keys: Keys) -> tpm.Attested | None:
+def _quoted(statement: Statement, signer: SealingKey) -> tpm.Attested | None:
     quote = statement.quote
     if quote is None:
         return None
-    if keys.attestation is None:
+    if signer.attestation is None:
         raise EvidenceRefused(Outcome.BAD_QUOTE, "no attestation key is enrolled for this host")
     try:
-        attested = tpm.quote(quote.attest, quote.signature, keys.attestation)
+        attested = tpm.quote(quote.attest, quote.signature, signer.attestation)
     except tpm.BadTpm as error:
         raise EvidenceRefused(Outcome.BAD_QUOTE, str(error)) from error
     if attested.selection != frozenset(quote.pcrs) or not attested.selection:
