@@ -9,16 +9,32 @@ import pytest
 from sqlalchemy import delete, update
 
 from assay_core.errors import AssayError
-from assay_core.header import Head
+from assay_core.evidence import bundle
+from assay_core.evidence.origin import Origin
+from assay_core.evidence.statement import Statement
+from assay_core.header import Head, Source
 from assay_core.leaves import Group
-from assay_core.seal import Envelope, Signature
-from assay_valuer.ledger.append import HeadMoved, Run, append_fork, append_record, to_json
+from assay_core.seal import EVIDENCE_TYPE, Envelope, Signature, sign_envelope
+from assay_valuer.ledger.append import (
+    HeadMoved,
+    Run,
+    append_evidence,
+    append_fork,
+    append_record,
+    to_json,
+)
 from assay_valuer.ledger.body import Body, BodyError, decode, encode
 from assay_valuer.ledger.check import LedgerDamaged
 from assay_valuer.ledger.read import (
+    StoredEvidence,
+    StoredFork,
+    StoredRecord,
+    StoredWindow,
     chain_entries,
     entries_from,
     entry,
+    evidence_of,
+    followed_from,
     newest_position,
     window,
     windows_from,
@@ -78,6 +94,63 @@ def test_reading_follows_from_a_position(ledger: FakeLedger) -> None:
     assert ledger.check() == 4
 
 
+def sealed_evidence(host: FakeHost) -> bundle.SealedEvidence:
+    """An answer of a host that has nothing but its sealing key; its blobs are any bytes."""
+    blobs = (os.urandom(4_000), b"-----BEGIN CERTIFICATE-----" + os.urandom(90))
+    statement = Statement(
+        host_id=host.host_id,
+        incarnation=host.incarnation,
+        challenge=bytes(32),
+        sequence=max(0, host.sequence - 1),
+        header_hash=host.previous,
+        collected_ms=host.now_ms,
+        source=Source.NVML,
+        devices=(bundle.device(Origin.IN_BAND_NVML, *blobs),),
+        devices_absent="",
+        quote=None,
+    )
+    return bundle.seal(statement, blobs, host.signer)
+
+
+def keep(ledger: FakeLedger, host: FakeHost, sealed: bundle.SealedEvidence) -> int:
+    key = ledger.host(host).key
+    return ledger.database.write(
+        lambda c: append_evidence(
+            c, sealed, host_key=key, incarnation=0, sequence=1, asked_ms=70, now_ms=80
+        )
+    )
+
+
+def test_a_projection_follows_windows_evidence_forks_and_the_records_it_needs(
+    ledger: FakeLedger,
+) -> None:
+    host = FakeHost()
+    filled(ledger, host, 2)
+    sealed = sealed_evidence(host)
+    assert keep(ledger, host, sealed) == 2
+    write = ledger.database.write
+    for kind in ("note", "rotation", "token", "asset_event"):
+        write(lambda c, k=kind: append_record(c, k, to_json({"a": k}), ledger.signer, 90))
+    key = ledger.host(host).key
+    host.sequence, host.previous = 0, b""
+    forked = host.seal()
+    write(lambda c: append_fork(c, forked, host_key=key, incarnation=0, sequence=0, now_ms=100))
+    found = ledger.database.read(lambda c: followed_from(c, 1, 100))
+    assert isinstance(found[0], StoredWindow)
+    assert [one.position for one in found] == [1, 2, 4, 6, 7]
+    assert found[1:] == [
+        StoredEvidence(2, key, 0, sealed, 70, 80),
+        StoredRecord(4, "rotation", b'{"a":"rotation"}', 90),
+        StoredRecord(6, "asset_event", b'{"a":"asset_event"}', 90),
+        StoredFork(7, key, 0, 0, 100),
+    ]
+    read = ledger.database.read
+    assert [e.position for e in read(lambda c: followed_from(c, 2, 2))] == [2, 4]
+    assert read(lambda c: evidence_of(c, host.host_id)) == found[1]
+    assert read(lambda c: evidence_of(c, host.host_id, 1)) is None
+    assert ledger.check() == 8
+
+
 def test_a_run_from_another_head_than_the_stored_one_changes_nothing(ledger: FakeLedger) -> None:
     host, other = FakeHost(), FakeHost(seed=8, host_id="spiffe://assay.test/site/lab/host/1")
     filled(ledger, host, 2)
@@ -101,6 +174,28 @@ def test_nothing_is_appended_for_a_revoked_host(ledger: FakeLedger) -> None:
     with pytest.raises(HeadMoved):
         ledger.append(Run(key, None, [seen]))
     assert ledger.check() == 0
+
+
+@pytest.mark.parametrize("damage", ["signature", "blobs", "place"])
+def test_damaged_evidence_is_found(ledger: FakeLedger, damage: str) -> None:
+    host, other = FakeHost(), FakeHost(seed=8)
+    filled(ledger, host, 2)
+    sealed = sealed_evidence(host)
+    if damage == "signature":
+        sealed = bundle.SealedEvidence(
+            sign_envelope(EVIDENCE_TYPE, sealed.envelope.payload, other.signer), sealed.blobs
+        )
+    elif damage == "blobs":
+        sealed = bundle.SealedEvidence(sealed.envelope, (sealed.blobs[0], b"other"))
+    else:
+        host.host_id = "spiffe://assay.test/site/lab/host/2"
+        sealed = sealed_evidence(host)
+        host.host_id = "spiffe://assay.test/site/lab/host/0"
+    assert keep(ledger, host, sealed) == 2
+    with pytest.raises(LedgerDamaged, match="position 2: ") as caught:
+        ledger.check()
+    words = {"signature": "signed", "blobs": "reports", "place": "another host"}
+    assert words[damage] in str(caught.value)
 
 
 def test_a_fork_is_kept_once(ledger: FakeLedger) -> None:

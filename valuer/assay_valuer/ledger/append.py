@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from assay_core.errors import ServiceError
+from assay_core.evidence.bundle import SealedEvidence
 from assay_core.header import Head
 from assay_core.seal import ENTRY_TYPE, Envelope, Sealed, Signer, sign_envelope
 from assay_core.verify import VerifiedGap, VerifiedWindow
@@ -104,6 +105,35 @@ def append_fork(
         "sequence": sequence,
         "hash": digest,
         "body": encode(Body(sealed.envelope, sealed.leaves)),
+    }
+    connection.execute(_INSERT, [row])
+    return position
+
+
+def append_evidence(
+    connection: Connection,
+    sealed: SealedEvidence,
+    *,
+    host_key: int,
+    incarnation: int,
+    sequence: int,
+    asked_ms: int,
+    now_ms: int,
+) -> int:
+    """Keeps an answer to a challenge that was sent at `asked_ms`; returns the position.
+
+    `sequence` is of the window that the statement names.
+    """
+    position = next_position(connection)
+    row = {
+        "position": position,
+        "kind": EVIDENCE,
+        "received_ms": now_ms,
+        "host_key": host_key,
+        "incarnation": incarnation,
+        "sequence": sequence,
+        "hash": hashlib.sha256(sealed.envelope.payload).digest(),
+        "body": encode(Body(sealed.envelope, sealed.blobs, asked_ms)),
     }
     connection.execute(_INSERT, [row])
     return position

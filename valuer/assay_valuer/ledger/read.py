@@ -9,15 +9,18 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from assay_core import codec
+from assay_core.evidence.bundle import SealedEvidence
 from assay_core.header import Header
 from assay_core.leaves import Leaf
 from assay_core.seal import Sealed
-from assay_valuer.ledger.append import GAP, WINDOW
+from assay_valuer.ledger.append import EVIDENCE, FORK, GAP, WINDOW
 from assay_valuer.ledger.body import Body, decode
 from assay_valuer.store.schema import HOST, LEDGER_ENTRY
 
 FOLLOW_MAX: Final = 1_000
 """Most entries that one read takes into memory."""
+RECORDS_FOLLOWED: Final = ("enrolment", "rotation", "revocation", "asset_event", "ocsp")
+"""The valuer's own records that a projection of hosts and assets follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,42 @@ class StoredWindow:
         return tuple(codec.decode_leaf(data) for data in self.sealed.leaves)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEvidence:
+    """An answer to a challenge that was sent at `asked_ms`, as it was kept."""
+
+    position: int
+    host_key: int
+    incarnation: int
+    sealed: SealedEvidence
+    asked_ms: int
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFork:
+    """That a second window or gap record of one sequence was kept: one key, two histories."""
+
+    position: int
+    host_key: int
+    incarnation: int
+    sequence: int
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """One of the valuer's own acts; `payload` is the JSON that its ledger key signed."""
+
+    position: int
+    kind: str
+    payload: bytes
+    received_ms: int
+
+
+Followed = StoredWindow | StoredEvidence | StoredFork | StoredRecord
+
+
 def entry(connection: Connection, position: int) -> Entry | None:
     """The entry at a position; None where there is none."""
     statement = _ENTRIES.where(LEDGER_ENTRY.c.position == position)
@@ -84,6 +123,33 @@ def windows_from(
     return [
         _stored(found) for found in entries_from(connection, position, kind=WINDOW, limit=limit)
     ]
+
+
+def followed_from(connection: Connection, position: int, limit: int = FOLLOW_MAX) -> list[Followed]:
+    """Up to `limit` entries that a projection follows, from a position on, in the ledger's order.
+
+    Windows, evidence, forks, and records of RECORDS_FOLLOWED; gap records and others are left out.
+    """
+    statement = (
+        _ENTRIES.where(LEDGER_ENTRY.c.position >= position, LEDGER_ENTRY.c.kind.in_(_FOLLOWED))
+        .order_by(LEDGER_ENTRY.c.position)
+        .limit(limit)
+    )
+    return [_followed(_entry(row)) for row in connection.execute(statement).mappings()]
+
+
+def evidence_of(
+    connection: Connection, host_id: str, position: int | None = None
+) -> StoredEvidence | None:
+    """A host's newest evidence, or what it gave at a position; None where there is none."""
+    statement = _ENTRIES.join(HOST, HOST.c.key == LEDGER_ENTRY.c.host_key).where(
+        HOST.c.host_id == host_id, LEDGER_ENTRY.c.kind == EVIDENCE
+    )
+    if position is not None:
+        statement = statement.where(LEDGER_ENTRY.c.position == position)
+    newest = statement.order_by(LEDGER_ENTRY.c.position.desc()).limit(1)
+    row = connection.execute(newest).mappings().one_or_none()
+    return None if row is None else _evidence(_entry(row))
 
 
 def window(
@@ -148,6 +214,39 @@ def _stored(found: Entry) -> StoredWindow:
     )
 
 
+def _evidence(found: Entry) -> StoredEvidence:
+    body = found.body
+    if found.host_key is None or found.incarnation is None or body.observed_ms is None:
+        raise TypeError("an entry of kind evidence has a host, an incarnation and an observed_ms")
+    return StoredEvidence(
+        position=found.position,
+        host_key=found.host_key,
+        incarnation=found.incarnation,
+        sealed=SealedEvidence(body.envelope, body.leaves),
+        asked_ms=body.observed_ms,
+        received_ms=found.received_ms,
+    )
+
+
+def _fork(found: Entry) -> StoredFork:
+    if found.host_key is None or found.incarnation is None or found.sequence is None:
+        raise TypeError("an entry of kind fork has a host, an incarnation and a sequence")
+    return StoredFork(
+        found.position, found.host_key, found.incarnation, found.sequence, found.received_ms
+    )
+
+
+def _followed(found: Entry) -> Followed:
+    if found.kind == WINDOW:
+        return _stored(found)
+    if found.kind == EVIDENCE:
+        return _evidence(found)
+    if found.kind == FORK:
+        return _fork(found)
+    return StoredRecord(found.position, found.kind, found.body.envelope.payload, found.received_ms)
+
+
+_FOLLOWED: Final = (WINDOW, EVIDENCE, FORK, *RECORDS_FOLLOWED)
 _ENTRIES: Final = select(LEDGER_ENTRY)
 _AT: Final = select(
     LEDGER_ENTRY.c.position, LEDGER_ENTRY.c.kind, LEDGER_ENTRY.c.hash, LEDGER_ENTRY.c.body
