@@ -16,14 +16,18 @@ import msgspec
 from assay_core.errors import AssayError, HostError, ServiceError
 
 _SOCKET: Final = "control.sock"
-_LINE_BYTES_MAX: Final = 4096
+_LINE_BYTES_MAX: Final = 160 * 1024
+"""The longest event there is (64 KiB), inside another JSON string."""
 _TIMEOUT_S: Final = 60.0
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pause for so many milliseconds; 0 ends a pause."""
+    """One thing asked of the running agent."""
 
-    pause_ms: int
+    pause_ms: int | None = None
+    """Pause for so many milliseconds; 0 ends a pause."""
+    proposal: str | None = None
+    """Sign this asset event, canonical JSON, and send it to the valuer."""
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

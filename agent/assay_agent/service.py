@@ -21,10 +21,12 @@ from assay_agent.telemetry.reading import Depth, GpuSource, Happening, Poll
 from assay_agent.uplink.session import first_of
 from assay_agent.uplink.uplink import Pace, Uplink
 from assay_agent.window import Aggregator
+from assay_core import asset_events
 from assay_core.errors import AssayError, HostError
 from assay_core.header import CloseReason
 from assay_core.instants import HOUR_MS, SECOND_MS, format_duration, format_instant
 from assay_core.leaves import HOST, DriverState, EventKind
+from assay_core.seal import ASSET_EVENT_TYPE, sign_envelope
 
 PAUSE_MS_MOST: Final = 24 * HOUR_MS
 """The longest maintenance that a valuer counts as announced."""
@@ -259,14 +261,31 @@ class Service:
         host.notify(f"STATUS=window {spool.next_sequence - 1} sealed, {waiting} to send, {link}")
 
     async def _control(self, request: control.Request) -> str:
-        if request.pause_ms == 0:
+        if request.proposal is not None:
+            return await self._propose(request.proposal.encode())
+        if request.pause_ms is not None:
+            return await self._pause_for(request.pause_ms)
+        raise HostError("the request asks for nothing; are command and agent of one version?")
+
+    async def _propose(self, payload: bytes) -> str:
+        """Signs what the operator proposes, and returns what the valuer made of it."""
+        event = asset_events.decode(payload)
+        envelope = sign_envelope(ASSET_EVENT_TYPE, payload, self._keys.signer())
+        answer = await self._uplink.propose(envelope)
+        self._log.info("proposed", kind=event.kind.value, kept=answer.kept, detail=answer.detail)
+        if not answer.kept:
+            raise HostError(f"the valuer did not keep the proposal: {answer.detail}")
+        return answer.detail
+
+    async def _pause_for(self, pause_ms: int) -> str:
+        if pause_ms == 0:
             if self._pause.until_ms is None:
                 return "the agent is not paused"
             await self._resume()
             return "the agent reads the GPUs again"
-        if not 0 < request.pause_ms <= PAUSE_MS_MOST:
+        if not 0 < pause_ms <= PAUSE_MS_MOST:
             raise HostError(f"a pause may last up to {format_duration(PAUSE_MS_MOST)}")
-        until_ms = self._clock.utc_ms() + request.pause_ms
+        until_ms = self._clock.utc_ms() + pause_ms
         self._spool.set_paused_until(until_ms)
         was_paused = self._pause.until_ms is not None
         self._pause.until_ms = until_ms

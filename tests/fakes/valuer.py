@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import secrets
 import time
@@ -19,7 +20,16 @@ from grpc import aio
 from assay_core import codec, verify
 from assay_core.errors import Refused
 from assay_core.header import Head, Source
-from assay_core.seal import ENROLL_TYPE, RENEW_TYPE, Envelope, PublicKey, Sealed, Signature, pae
+from assay_core.seal import (
+    ASSET_EVENT_TYPE,
+    ENROLL_TYPE,
+    RENEW_TYPE,
+    Envelope,
+    PublicKey,
+    Sealed,
+    Signature,
+    pae,
+)
 from assay_proto.v1 import (
     attestation_pb2,
     attestation_pb2_grpc,
@@ -73,6 +83,8 @@ class FakeValuer:
     refused: int = 0
     challenge: bytes = b""
     hint_ms: int = 0
+    proposals: list[Envelope] = field(default_factory=list)
+    refuse_proposals: str = ""
     head: Head | None = None
     """Claimed instead of the chain's own end."""
     deny: grpc.StatusCode | None = None
@@ -199,6 +211,19 @@ class FakeValuer:
         self.chain.append(Kept(Head(sequence, verified.hash), sealed, sequence))
         return sequence
 
+    def take_proposal(self, envelope: Envelope) -> attestation_pb2.ValuerMessage:
+        (signature,) = envelope.signatures
+        key = self.trust.keys[0]
+        assert signature.keyid == key.fingerprint
+        assert key.verifies(signature.sig, ASSET_EVENT_TYPE, envelope.payload)
+        self.proposals.append(envelope)
+        answer = attestation_pb2.ProposalAnswer(
+            payload_sha256=hashlib.sha256(envelope.payload).digest(),
+            kept=not self.refuse_proposals,
+            detail=self.refuse_proposals or f"proposal {len(self.proposals)} is kept",
+        )
+        return attestation_pb2.ValuerMessage(proposal_answer=answer)
+
     def _chain(self) -> verify.Chain:
         hashes = {kept.head.sequence: kept.head.hash for kept in self.chain}
         return verify.Chain(self.chain[-1].head if self.chain else None, hashes.get)
@@ -306,6 +331,9 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
                 continue
             pending = asyncio.ensure_future(anext(requests, None))
             valuer.received += 1
+            if message.WhichOneof("message") == "proposal":
+                yield valuer.take_proposal(_envelope(message.proposal))
+                continue
             if valuer.refusals:
                 valuer.refused += 1
                 refusal = valuer.refusals.pop(0)

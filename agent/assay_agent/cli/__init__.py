@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "record": "record",
     "replay": "replay",
     "pause": "pause",
+    "propose": "propose",
 }
 """Each command and its module."""
 _EXTRA: Final = ("grpc", "pynvml", "structlog", "rich")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from assay_proto.v1 import attestation_pb2_grpc as rpc
 
 WELCOME_S: Final = 30.0
 CANCEL_AGAIN_S: Final = 0.5
+ANSWER_S: Final = 30.0
 _IN_FLIGHT_MAX: Final = 256
 """Most windows in flight, whatever the valuer allows: what bounds the agent's memory."""
 _POSITION_MAX: Final = 2**63 - 1
@@ -51,6 +53,14 @@ class Welcome:
     message_max_bytes: int
     now_ms: int
     schema_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalAnswer:
+    """What became of a proposal: its number where it was kept, or why not, in words."""
+
+    kept: bool
+    detail: str
 
 
 class Listener(Protocol):
@@ -87,10 +97,35 @@ class Session:
         self._room = asyncio.Event()
         self._in_flight: deque[int] = deque()
         self._sent = -1
+        self._call: Stream | None = None
+        self._writing = asyncio.Lock()
+        self._proposals: dict[bytes, asyncio.Future[ProposalAnswer]] = {}
 
     def wake(self) -> None:
         """More may be sent now."""
         self._more.set()
+
+    async def propose(self, envelope: Envelope) -> ProposalAnswer:
+        """Sends a signed asset event, and waits for what becomes of it. Raises ServiceError."""
+        call = self._call
+        if call is None:
+            raise ServiceError("the stream to the valuer is not open yet; try again in a minute")
+        digest = hashlib.sha256(envelope.payload).digest()
+        answer: asyncio.Future[ProposalAnswer] = asyncio.get_running_loop().create_future()
+        self._proposals[digest] = answer
+        try:
+            await self._write(call, pb.AgentMessage(proposal=_envelope(envelope)))
+            async with asyncio.timeout(ANSWER_S):
+                return await answer
+        except TimeoutError as error:
+            raise ServiceError(
+                f"the valuer did not answer within {ANSWER_S:.0f} s; see at the valuer whether it "
+                "was kept"
+            ) from error
+        except asyncio.InvalidStateError as error:  # a write to a call that has ended
+            raise ServiceError("the stream to the valuer ended; try again in a minute") from error
+        finally:
+            self._proposals.pop(digest, None)
 
     async def run(self, channel: aio.Channel) -> None:
         """Returns when the valuer ends the stream in good order.
@@ -107,11 +142,23 @@ class Session:
             self._listener.welcomed(welcome)
             cursor = self._spool.resume(welcome.head, self._clock())
             self._sent = cursor.sequence
+            self._call = call
             await first_of(self._receive(call), self._send(call, cursor, welcome))
         except asyncio.InvalidStateError as error:  # a write to a call that has ended
             raise ServiceError("the stream to the valuer ended") from error
         finally:
+            self._call = None
+            for answer in self._proposals.values():
+                if not answer.done():
+                    answer.set_exception(
+                        ServiceError("the stream to the valuer ended before it answered; try again")
+                    )
             call.cancel()
+
+    async def _write(self, call: Stream, message: pb.AgentMessage) -> None:
+        """One message at a time: a call takes no second write while one is under way."""
+        async with self._writing:
+            await call.write(message)
 
     async def _welcome(self, call: Stream) -> Welcome:
         try:
@@ -164,7 +211,7 @@ class Session:
             cursor = outgoing.head
             self._in_flight.append(cursor.sequence)
             self._sent = cursor.sequence
-            await call.write(message)
+            await self._write(call, message)
 
     async def _receive(self, call: Stream) -> None:
         while True:
@@ -182,6 +229,13 @@ class Session:
                 self._listener.challenged(message.challenge.nonce)
             elif kind == "hint":
                 self._listener.hinted(message.hint.window_ms)
+            elif kind == "proposal_answer":
+                self._answer(message.proposal_answer)
+
+    def _answer(self, message: pb.ProposalAnswer) -> None:
+        waiting = self._proposals.get(message.payload_sha256)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(ProposalAnswer(message.kept, printable(message.detail, _DETAIL_MAX)))
 
     def _acknowledge(self, message: pb.Acknowledgements) -> None:
         positions = [(item.sequence, item.position) for item in message.acknowledgements]

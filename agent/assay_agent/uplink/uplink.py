@@ -17,9 +17,16 @@ from assay_agent.metrics import AgentMetrics, UplinkState
 from assay_agent.spool import Forked, Spool, SpoolDamaged
 from assay_agent.uplink import channel as channels
 from assay_agent.uplink.channel import Denied
-from assay_agent.uplink.session import RefusedByValuer, Session, Welcome, first_of
+from assay_agent.uplink.session import (
+    ProposalAnswer,
+    RefusedByValuer,
+    Session,
+    Welcome,
+    first_of,
+)
 from assay_core.errors import AssayError, Refusal, ServiceError
 from assay_core.instants import SECOND_MS
+from assay_core.seal import Envelope
 
 CLOCK_OFFSET_WARN_MS: Final = 5 * SECOND_MS
 
@@ -87,6 +94,15 @@ class Uplink:
         """The spool holds more."""
         if self._session is not None:
             self._session.wake()
+
+    async def propose(self, envelope: Envelope) -> ProposalAnswer:
+        """Sends a signed asset event to the valuer. Raises ServiceError where no stream is open."""
+        if self._session is None:
+            raise ServiceError(
+                "the agent has no stream to the valuer now, see its log; propose again once it is "
+                "connected"
+            )
+        return await self._session.propose(envelope)
 
     def reconnect(self) -> None:
         """Dials anew, with the certificate that is now stored; ends a wait."""

@@ -1,0 +1,103 @@
+"""What an operator proposes on the host travels on the agent's stream, signed by the sealing key."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from assay_agent import control
+from assay_agent.cli import main
+from assay_core import asset_events
+from assay_core.asset_events import Kind, Subject
+from assay_core.errors import ServiceError
+from assay_core.seal import ASSET_EVENT_TYPE, sign_envelope
+from tests.fakes.agents import FakeAgent, FakeSource, until
+from tests.fakes.valuer import HOST_ID, FakeValuer
+
+DAY_MS = 86_400_000
+
+
+@asynccontextmanager
+async def agent_of(tmp_path, **valuer):
+    """A valuer, and an enrolled agent that runs; the command line's answer to some words."""
+    folder = tmp_path / "valuer"
+    folder.mkdir()
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"state_dir: {tmp_path / 'agent'}\n")
+    async with FakeValuer(folder, **valuer) as desk:
+        agent = FakeAgent(tmp_path / "agent")
+        await agent.enrol(desk)
+        service = agent.service(FakeSource(), window_ms=900_000, poll_ms=60_000)
+        task = asyncio.ensure_future(service.run())
+
+        async def propose(*words):
+            return await asyncio.to_thread(main, ["propose", *words, "--config", str(config)])
+
+        try:
+            await until(lambda: agent.state() == "connected" or task.done())
+            yield desk, agent, propose
+        finally:
+            service.stop()
+            await task
+            agent.spool.close()
+
+
+def test_what_is_proposed_arrives_signed_and_the_answer_comes_back(tmp_path, capsys):
+    async def scene():
+        async with agent_of(tmp_path) as (valuer, _, propose):
+            assert await propose("maintenance", "--until", "4h", "--why", "driver update") == 0
+            assert await propose(
+                *("gpu_replacement", "--serial", "B", "--serial", "A", "--part", "P"),
+                *("--new-serial", "B2", "--new-serial", "A2", "--new-part", "Q"),
+                *("--until", "14d", "--why", "RMA 1234"),
+            ) == 0  # fmt: skip
+            assert await propose("move", "--to-site", "fra2", "--until", "3d", "--why", "move") == 0
+            return [asset_events.decode(one.payload) for one in valuer.proposals]
+
+    maintenance, replacement, move = asyncio.run(scene())
+    assert "proposal 1 is kept" in capsys.readouterr().out
+    assert (maintenance.kind, maintenance.host, maintenance.assets) == (
+        Kind.MAINTENANCE, HOST_ID, ())  # fmt: skip
+    assert maintenance.until_ms - maintenance.begin_ms == DAY_MS // 6
+    assert [one.serial for one in replacement.assets] == ["A", "B"]
+    assert replacement.replacements == tuple(
+        Subject(serial=one, board_part_number="Q") for one in ("A2", "B2")
+    )
+    assert (move.host, move.to_site, move.until_ms - move.begin_ms) == (HOST_ID, "fra2", 3 * DAY_MS)
+
+
+def test_what_the_valuer_refuses_is_said_and_what_is_no_event_is_not_sent(tmp_path, capsys):
+    async def scene():
+        async with agent_of(tmp_path, refuse_proposals="no such GPU") as (valuer, agent, propose):
+            maintenance = ("maintenance", "--until", "4h", "--why")
+            assert await propose(*maintenance, "x") == 1
+            assert await propose("maintenance", "--until", "2d", "--why", "x") == 2
+            reply = await asyncio.to_thread(
+                control.ask, agent.keys.state_dir, control.Request(proposal='{"kind":"move"}')
+            )
+            assert not reply.ok
+            reply = await asyncio.to_thread(control.ask, agent.keys.state_dir, control.Request())
+            assert "asks for nothing" in reply.message
+            return len(valuer.proposals)
+
+    assert asyncio.run(scene()) == 1
+    said = capsys.readouterr().err
+    assert "no such GPU" in said
+    assert "until_ms" in said
+
+
+def test_without_a_stream_it_says_so_and_nothing_is_kept(tmp_path):
+    async def scene():
+        folder = tmp_path / "valuer"
+        folder.mkdir()
+        async with FakeValuer(folder) as desk:
+            agent = FakeAgent(tmp_path / "agent")
+            await agent.enrol(desk)
+            envelope = sign_envelope(ASSET_EVENT_TYPE, b"{}", agent.keys.signer())
+            with pytest.raises(ServiceError, match="no stream to the valuer"):
+                await agent.uplink.propose(envelope)
+            agent.spool.close()
+
+    asyncio.run(scene())
