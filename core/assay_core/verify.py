@@ -48,7 +48,10 @@ _MADE_BY_VERIFY: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class HostTrust:
-    """What enrolment says of a host: which keys may speak for it, and where its chain starts."""
+    """What enrolment says of a host: which keys may speak for it, and where its chain starts.
+
+    `keys` are oldest first: more than one while a host goes over from one to the next.
+    """
 
     host_id: str
     incarnation: int
@@ -84,6 +87,7 @@ class VerifiedWindow:
     is known to have ended: its own end, or the sending of the challenge it answers where the
     host's clock is behind, and never later than its receipt. `clock_behind` marks a host whose
     clock is provably behind: the window claims to have ended before its challenge was sent.
+    `key` signed it; `superseded` are the older keys of the host, which seal no more from it on.
     """
 
     header: Header
@@ -92,6 +96,8 @@ class VerifiedWindow:
     received_ms: int
     observed_ms: int
     clock_behind: bool
+    key: PublicKey
+    superseded: tuple[PublicKey, ...]
     _maker: object
 
     def __post_init__(self) -> None:
@@ -105,11 +111,13 @@ class VerifiedWindow:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedGap:
-    """A gap record that went through the same door."""
+    """A gap record that went through the same door; `key` and `superseded` as a window's."""
 
     gap: GapRecord
     envelope: Envelope
     received_ms: int
+    key: PublicKey
+    superseded: tuple[PublicKey, ...]
     _maker: object
 
     def __post_init__(self) -> None:
@@ -142,7 +150,7 @@ def verify(
     check_bounds(sealed)
     check_envelope(sealed.envelope, WINDOW_TYPE)
     trust = check_host(trust)
-    check_signature(sealed.envelope, trust)
+    key = check_signature(sealed.envelope, trust)
     header = decode_header(sealed.envelope)
     sequence = header.sequence
     try:
@@ -165,6 +173,8 @@ def verify(
         received_ms=now_ms,
         observed_ms=min(now_ms, ended_ms if asked_ms is None else max(ended_ms, asked_ms)),
         clock_behind=asked_ms is not None and ended_ms + BEHIND_TOLERANCE_MS < asked_ms,
+        key=key,
+        superseded=trust.keys[: trust.keys.index(key)],
         _maker=_MADE_BY_VERIFY,
     )
 
@@ -177,7 +187,7 @@ def verify_gap(
         raise Refused(Refusal.TOO_LARGE, f"the gap record is over {HEADER_BYTES_MAX} bytes")
     check_envelope(envelope, GAP_TYPE)
     trust = check_host(trust)
-    check_signature(envelope, trust)
+    key = check_signature(envelope, trust)
     try:
         gap = codec.decode_gap(envelope.payload)
     except codec.Malformed as error:
@@ -193,7 +203,8 @@ def verify_gap(
     except Refused as refused:
         refused.sequence = gap.last_sequence
         raise
-    return VerifiedGap(gap, envelope, now_ms, _maker=_MADE_BY_VERIFY)
+    superseded = trust.keys[: trust.keys.index(key)]
+    return VerifiedGap(gap, envelope, now_ms, key, superseded, _maker=_MADE_BY_VERIFY)
 
 
 def check_bounds(sealed: Sealed) -> None:
@@ -233,15 +244,13 @@ def check_host(trust: HostTrust | None) -> HostTrust:
     return trust
 
 
-def check_signature(envelope: Envelope, trust: HostTrust) -> None:
-    """Step 4. The key comes from enrolment; the envelope's keyid is not looked at."""
+def check_signature(envelope: Envelope, trust: HostTrust) -> PublicKey:
+    """Step 4: who signed. Keys come from enrolment; the envelope's keyid is not looked at."""
     first = envelope.signatures[0]
-    if not any(
-        key.verifies(first.sig, envelope.payload_type, envelope.payload) for key in trust.keys
-    ):
-        raise Refused(
-            Refusal.BAD_SIGNATURE, "no key enrolled for this host made the first signature"
-        )
+    for key in trust.keys:
+        if key.verifies(first.sig, envelope.payload_type, envelope.payload):
+            return key
+    raise Refused(Refusal.BAD_SIGNATURE, "no key enrolled for this host made the first signature")
 
 
 def decode_header(envelope: Envelope) -> Header:

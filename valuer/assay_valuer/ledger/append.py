@@ -16,7 +16,7 @@ from assay_core.header import Head
 from assay_core.seal import ENTRY_TYPE, Envelope, Sealed, Signer, sign_envelope
 from assay_core.verify import VerifiedGap, VerifiedWindow
 from assay_valuer.ledger.body import Body, encode
-from assay_valuer.store.schema import HOST, LEDGER_ENTRY
+from assay_valuer.store.schema import HOST, LEDGER_ENTRY, SEALING_KEY
 
 WINDOW: Final = "window"
 GAP: Final = "gap"
@@ -46,7 +46,8 @@ class Run:
 
 
 def append_runs(connection: Connection, runs: Sequence[Run]) -> list[list[int]]:
-    """Appends each run and moves its host's head; returns the positions, run by run.
+    """Appends each run, moves its host's head and retires the keys that a newer one took over from;
+    returns the positions, run by run.
 
     Raises HeadMoved, and then nothing may be kept of this transaction, where a head is not the
     one the run follows: another process moved it, or the host was revoked or enrolled anew.
@@ -54,6 +55,7 @@ def append_runs(connection: Connection, runs: Sequence[Run]) -> list[list[int]]:
     position = next_position(connection)
     rows: list[Mapping[str, object]] = []
     moves: list[Mapping[str, object]] = []
+    retired: list[Mapping[str, object]] = []
     positions: list[list[int]] = []
     for run in runs:
         positions.append(list(range(position, position + len(run.items))))
@@ -64,11 +66,14 @@ def append_runs(connection: Connection, runs: Sequence[Run]) -> list[list[int]]:
                 else _gap_row(position, run.host_key, item)
             )
             position += 1
+            retired += _retired(item)
         moves.append(_move(run, positions[-1]))
     connection.execute(_INSERT, rows)
     for move in moves:
         if connection.execute(_MOVE_SEEN if "to_observed" in move else _MOVE, move).rowcount != 1:
             raise HeadMoved
+    if retired:
+        connection.execute(_RETIRE, retired)
     return positions
 
 
@@ -163,6 +168,11 @@ def next_position(connection: Connection) -> int:
     return 0 if newest is None else int(newest) + 1
 
 
+def _retired(item: VerifiedWindow | VerifiedGap) -> list[Mapping[str, object]]:
+    first = item.header.sequence if isinstance(item, VerifiedWindow) else item.gap.first_sequence
+    return [{"of_key": key.fingerprint, "from_sequence": first} for key in item.superseded]
+
+
 def _window_row(position: int, host_key: int, window: VerifiedWindow) -> Mapping[str, object]:
     sealed = window.sealed
     body = Body(sealed.envelope, sealed.leaves, window.observed_ms, window.clock_behind)
@@ -238,6 +248,13 @@ def _move(run: Run, positions: Sequence[int]) -> Mapping[str, object]:
     return move
 
 
+_RETIRE: Final = (
+    update(SEALING_KEY)
+    .where(
+        SEALING_KEY.c.fingerprint == bindparam("of_key"), SEALING_KEY.c.retired_sequence.is_(None)
+    )
+    .values(retired_sequence=bindparam("from_sequence"))
+)
 _NEWEST: Final = select(func.max(LEDGER_ENTRY.c.position))
 _INSERT: Final = insert(LEDGER_ENTRY)
 _MOVE: Final = (
