@@ -43,6 +43,9 @@ SYSTEMD_PACKAGES: Final = (
     "libcap-ng0",
 )
 
+# The TPM 2.0 that is a program, for tests and the demo. Any version speaks alike, so none is pinned.
+SWTPM_PACKAGES: Final = ("swtpm", "swtpm-libs", "libtpms0", "libseccomp2", "libssl3")
+
 # NVIDIA's own NVML, as Debian redistributes it in its section non-free: libraries that we did not
 # write. Without a driver each answers "not loaded", which is what a test asks it.
 NVML_SOURCES: Final = """Types: deb
@@ -97,7 +100,9 @@ def _candidates(name: str) -> tuple[Path | None, ...]:
         case "nvml_shim":
             return (ROOT / "build" / "nvml_shim" / "libnvidia-ml.so.1",)
         case "systemd-analyze":
-            return (_on_path(name), TOOLS / "systemd" / "systemd-analyze")
+            return (_on_path(name), TOOLS / "systemd" / name)
+        case "swtpm":
+            return (_on_path(name), TOOLS / name / name)
         case name if name in NVML_LIBRARIES:
             return (TOOLS / name / "libnvidia-ml.so.1",)
         case _:
@@ -108,8 +113,8 @@ def locate(name: str) -> Path | Missing:
     """The tool's path, or why there is none.
 
     Names: prometheus, promtool, anvil, solc (its package.json), node, nvml_shim (the library
-    file), nvml-470, nvml-535 and nvml-550 (NVIDIA's library of that driver), systemd-analyze, cc,
-    or any program on PATH.
+    file), nvml-470, nvml-535 and nvml-550 (NVIDIA's library of that driver), systemd-analyze, swtpm,
+    cc, or any program on PATH.
     """
     for path in _candidates(name):
         if path is not None and path.exists():
@@ -175,24 +180,29 @@ def _fetch_prometheus() -> None:
     package.unlink()
 
 
-def _fetch_systemd() -> None:
-    target = TOOLS / "systemd"
-    shutil.rmtree(target, ignore_errors=True)
-    for package in _download(TOOLS / "download-systemd", SYSTEMD_PACKAGES):
-        _run(["dpkg", "-x", str(package), str(target)], ROOT)
-        package.unlink()
-    libraries = sorted({str(path.parent) for path in target.rglob("*.so*")})
-    wrapper = target / "systemd-analyze"
-    program = target / "usr" / "bin" / "systemd-analyze"
-    wrapper.write_text(
-        f'#!/bin/sh\nLD_LIBRARY_PATH="{os.pathsep.join(libraries)}" exec "{program}" "$@"\n'
-    )
-    wrapper.chmod(0o755)
-    try:
-        _run([str(wrapper), "--version"], ROOT)
-    except Unobtainable:
-        wrapper.unlink()
-        raise
+def _fetch_unpacked(name: str, packages: Sequence[str], program: str) -> Callable[[], None]:
+    """A Debian program of one of these packages, run with the libraries of the others."""
+
+    def fetch() -> None:
+        target = TOOLS / name
+        shutil.rmtree(target, ignore_errors=True)
+        for package in _download(TOOLS / f"download-{name}", packages):
+            _run(["dpkg", "-x", str(package), str(target)], ROOT)
+            package.unlink()
+        libraries = sorted({str(path.parent) for path in target.rglob("*.so*")})
+        wrapper = target / program
+        unpacked = target / "usr" / "bin" / program
+        wrapper.write_text(
+            f'#!/bin/sh\nLD_LIBRARY_PATH="{os.pathsep.join(libraries)}" exec "{unpacked}" "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        try:
+            _run([str(wrapper), "--version"], ROOT)
+        except Unobtainable:
+            wrapper.unlink()
+            raise
+
+    return fetch
 
 
 def _debian_mirror() -> str:
@@ -261,7 +271,8 @@ def _require(name: str) -> Callable[[], None]:
 FETCHERS: Final[tuple[tuple[tuple[str, ...], Callable[[], None]], ...]] = (
     (("prometheus", "promtool"), _fetch_prometheus),
     (("anvil", "solc"), _fetch_npm),
-    (("systemd-analyze",), _fetch_systemd),
+    (("systemd-analyze",), _fetch_unpacked("systemd", SYSTEMD_PACKAGES, "systemd-analyze")),
+    (("swtpm",), _fetch_unpacked("swtpm", SWTPM_PACKAGES, "swtpm")),
     *(((name,), _fetch_nvml(name)) for name in NVML_LIBRARIES),
     (("node",), _require("node")),
     (("cc",), _require("cc")),
