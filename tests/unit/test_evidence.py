@@ -139,9 +139,9 @@ LEAVES = {
     "is an authority": ({"ca": True}, "sign reports alone"),
     "is out of date": (
         {"until": dt.datetime(2023, 1, 1, tzinfo=dt.UTC)},
-        "not valid now",
+        "not valid at that time",
     ),
-    "is signed with SHA-256": ({"algorithm": hashes.SHA256()}, "SHA-384"),
+    "is signed with SHA-256": ({"algorithm": hashes.SHA256()}, "not taken here"),
     "has an unknown critical extension": (
         {
             "extensions": (

@@ -9,21 +9,17 @@ it is the pinned one by the SHA-256 of its bytes, or the chain is refused.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import SignatureAlgorithmOID
 
-from assay_core.evidence import der
+from assay_core.evidence import der, path
 from assay_core.evidence.spdm import DIGEST_BYTES
-from assay_core.printable import printable
 
 DEVICE_ROOTS: Final = frozenset(
     {"102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"}
@@ -31,9 +27,9 @@ DEVICE_ROOTS: Final = frozenset(
 """NVIDIA Device Identity CA, the root of GPUs and NVSwitches alike; it expires in 9999."""
 CHAIN_LENGTH: Final = 5
 CHAIN_BYTES_MAX: Final = 32 * 1024
-_NAME_MAX: Final = 64
 PDI_BYTES: Final = 8
 
+_SIGNATURES: Final = frozenset({SignatureAlgorithmOID.ECDSA_WITH_SHA384})
 _PREFIXES: Final = {0x41: "gpu", 0x50: "nvswitch"}
 """The first byte of an IK's serial number; the other eight are the device's PDI."""
 _COMPOSITE_DEVICE_ID: Final = x509.ObjectIdentifier("2.23.133.5.4.1")
@@ -73,7 +69,7 @@ def read(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise UntrustedChain(f"{len(pem)} bytes of certificates; {CHAIN_BYTES_MAX} at most")
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except path.UNREADABLE as error:
         raise UntrustedChain("the chain is not a PEM text of certificates") from error
 
 
@@ -90,14 +86,16 @@ def verify(
     if hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest() not in roots:
         raise UntrustedChain("the chain does not end at a pinned device root")
     try:
-        for child, parent in itertools.pairwise(chain):
-            _check_link(child, parent)
-        for place, certificate in enumerate(chain):
-            _check_rules(certificate, leaf=place == 0, now_ms=now_ms)
+        path.verify(chain, now_ms, algorithms=_SIGNATURES)
+        for certificate in chain:
+            p384_key(certificate)
+        _check_leaf(chain[0])
         return _device(chain[0], chain[1])
     except UntrustedChain:
         raise
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except path.BadPath as error:
+        raise UntrustedChain(str(error)) from error
+    except path.UNREADABLE as error:
         raise UntrustedChain(f"a certificate is malformed: {error}") from error
 
 
@@ -105,51 +103,24 @@ def p384_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     """The certificate's key, which must be on P-384. Raises UntrustedChain."""
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise UntrustedChain(f"{_name(certificate)}: the key is not on P-384")
+        raise UntrustedChain(f"{path.name(certificate)}: the key is not on P-384")
     return key
 
 
-def _check_link(child: x509.Certificate, parent: x509.Certificate) -> None:
-    if child.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        raise UntrustedChain(f"{_name(child)}: not signed by ECDSA with SHA-384")
-    p384_key(parent)
-    try:
-        child.verify_directly_issued_by(parent)
-    except (InvalidSignature, ValueError, TypeError) as error:
-        raise UntrustedChain(f"{_name(child)}: not issued by {_name(parent)}") from error
-
-
-def _check_rules(certificate: x509.Certificate, *, leaf: bool, now_ms: int) -> None:
-    """RFC 5280 §6.1 as far as this fixed path needs it."""
-    now = datetime.fromtimestamp(now_ms / 1000, UTC)
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise UntrustedChain(f"{_name(certificate)}: not valid now")
-    constraints: x509.BasicConstraints | None = None
-    usage: x509.KeyUsage | None = None
-    for extension in certificate.extensions:
-        if isinstance(extension.value, x509.BasicConstraints):
-            constraints = extension.value
-        elif isinstance(extension.value, x509.KeyUsage):
-            usage = extension.value
-        elif extension.critical:
-            oid = extension.oid.dotted_string
-            raise UntrustedChain(f"{_name(certificate)}: critical extension {oid} is not known")
-    authority = constraints is not None and constraints.ca
-    signs = usage is not None and usage.key_cert_sign
-    if leaf and (authority or signs or usage is None or not usage.digital_signature):
-        raise UntrustedChain(f"{_name(certificate)}: not a leaf that may sign reports alone")
-    if not leaf and not (authority and signs):
-        raise UntrustedChain(f"{_name(certificate)}: may not sign certificates")
+def _check_leaf(leaf: x509.Certificate) -> None:
+    usage = path.key_usage(leaf)
+    if path.is_authority(leaf) or usage is None or not usage.digital_signature:
+        raise UntrustedChain(f"{path.name(leaf)}: not a leaf that may sign reports alone")
 
 
 def _device(leaf: x509.Certificate, ik: x509.Certificate) -> Device:
     serial = ik.serial_number.to_bytes((ik.serial_number.bit_length() + 7) // 8, "big")
     if len(serial) != 1 + PDI_BYTES or serial[0] not in _PREFIXES:
-        raise UntrustedChain(f"{_name(ik)}: its serial number names no device")
+        raise UntrustedChain(f"{path.name(ik)}: its serial number names no device")
     spki = p384_key(ik).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return Device(
         kind=_PREFIXES[serial[0]],
-        chip=_name(ik).split(" ", 1)[0],
+        chip=path.name(ik).split(" ", 1)[0],
         identity=hashlib.sha256(spki).hexdigest(),
         pdi=int.from_bytes(serial[1:], "big"),
         fwids=_fwids(leaf),
@@ -160,7 +131,7 @@ def _device(leaf: x509.Certificate, ik: x509.Certificate) -> Device:
 def _fwids(leaf: x509.Certificate) -> tuple[bytes, ...]:
     found = [e for e in leaf.extensions if e.oid in (_COMPOSITE_DEVICE_ID, _TCB_INFO)]
     if len(found) != 1 or not isinstance(found[0].value, x509.UnrecognizedExtension):
-        raise UntrustedChain(f"{_name(leaf)}: does not say what firmware it belongs to")
+        raise UntrustedChain(f"{path.name(leaf)}: does not say what firmware it belongs to")
     try:
         parts = list(der.items(der.only(found[0].value.value, der.SEQUENCE)))
         if found[0].oid == _TCB_INFO:
@@ -170,7 +141,7 @@ def _fwids(leaf: x509.Certificate) -> tuple[bytes, ...]:
             ids = parts[2:]
         return tuple(_fwid(item) for item in ids)
     except ValueError as error:
-        raise UntrustedChain(f"{_name(leaf)}: its firmware id is malformed") from error
+        raise UntrustedChain(f"{path.name(leaf)}: its firmware id is malformed") from error
 
 
 def _fwid(item: der.Item) -> bytes:
@@ -185,8 +156,3 @@ def _fwid(item: der.Item) -> bytes:
     if algorithm.contents != _SHA384 or len(digest.contents) != DIGEST_BYTES:
         raise der.MalformedDer("not a SHA-384 digest")
     return digest.contents
-
-
-def _name(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return printable(str(names[0].value), _NAME_MAX) if names else "a certificate without a name"

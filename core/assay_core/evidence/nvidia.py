@@ -36,6 +36,7 @@ _SWITCH_PDIS: Final = 22
 _GPU_PDIS: Final = 26
 _FEATURE: Final = 36
 _FEATURES: Final = {0: "single_gpu", 1: "multi_gpu", 2: "protected_pcie"}
+_FEATURE_BYTES_MAX: Final = 8
 _INT: Final = 48
 _VBIOS_BYTES: Final = 8
 _TEXT_MAX: Final = 64
@@ -67,6 +68,11 @@ class Proof:
     switches: tuple[int, ...]
     gpus: tuple[int, ...]
     report: spdm.Report
+
+    @property
+    def key(self) -> tuple[bytes, str]:
+        """What this proof is known by: nonce and identity. Its twin (r, n - s) has the same."""
+        return self.nonce, self.device.identity
 
 
 def verify(
@@ -132,6 +138,8 @@ def _vbios(field: bytes | None, *, gpu: bool) -> str | None:
 def _feature(field: bytes | None) -> str | None:
     if field is None:
         return None
+    if len(field) > _FEATURE_BYTES_MAX:
+        raise BadEvidence(f"the feature flag has {len(field)} bytes")
     number = int.from_bytes(field, "little")
     return _FEATURES.get(number, f"unknown ({number})")
 

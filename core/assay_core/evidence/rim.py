@@ -1,5 +1,14 @@
 """A reference integrity manifest (RIM): the measurements that NVIDIA published for a firmware.
 
+Rules, in order; each raises and nothing half-succeeds:
+
+1. The text is short UTF-8 XML without a document type, so without entities.
+2. It is one SoftwareIdentity with one signature in it, by ECDSA over SHA-384, which covers it whole.
+3. The signature's certificates lead to NVIDIA's pinned root, as of the evidence (path.py).
+4. What is read is what was signed, and each measurement stands there once.
+
+A manifest that holds may still be another firmware's: ask `mismatches`, or `matches` first.
+
 Needs the extra `rim`: signxml for XML signatures, lxml beneath it. Source: TCG's RIM information
 model over ISO/IEC 19770-2 tags, signed by XML-DSig. The signer's certificates expire, so a manifest
 is judged at the time of the evidence and kept beside it.
@@ -7,8 +16,7 @@ is judged at the time of the evidence and kept beside it.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,23 +24,27 @@ from types import MappingProxyType
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import SignatureAlgorithmOID
 from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
 from signxml.exceptions import InvalidInput
 from signxml.exceptions import InvalidSignature as InvalidXmlSignature
 from signxml.verifier import SignatureConfiguration, XMLVerifier
 
-from assay_core.evidence.nvidia import BadEvidence
+from assay_core.evidence import path
+from assay_core.evidence.nvidia import BadEvidence, Proof
 from assay_core.evidence.spdm import DIGEST_BYTES, Report
 
 RIM_ROOTS: Final = frozenset({"12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"})
 """NVIDIA CoRIM signing Root CA, by the SHA-256 of its certificate."""
 RIM_BYTES_MAX: Final = 1024 * 1024
 CERTIFICATES_MAX: Final = 8
+ALTERNATIVES_MAX: Final = 64
 _TAG: Final = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
+_IDENTITY: Final = f"{_TAG}SoftwareIdentity"
 _HASH: Final = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
+_SIGNATURES: Final = frozenset({SignatureAlgorithmOID.ECDSA_WITH_SHA384})
 _SIGNATURE: Final = "{http://www.w3.org/2000/09/xmldsig#}"
 
 
@@ -50,26 +62,42 @@ def read(xml: bytes, *, at_ms: int, roots: Collection[str] = RIM_ROOTS) -> Manif
     """The manifest in `xml`, its signature and signer checked as of `at_ms`. Raises BadEvidence."""
     if len(xml) > RIM_BYTES_MAX:
         raise BadEvidence(f"{len(xml)} bytes; a manifest has at most {RIM_BYTES_MAX}")
-    if b"<!DOCTYPE" in xml:
-        raise BadEvidence("a manifest has no document type")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     try:
-        document = etree.fromstring(xml, parser)
+        document = _document(xml)
         signer = _signer(document, at_ms, roots)
         signed = XMLVerifier().verify(document, x509_cert=signer, expect_config=_expected(at_ms))
     except BadEvidence:
         raise
-    except (etree.XMLSyntaxError, InvalidXmlSignature, InvalidInput, ValueError) as error:
+    except path.BadPath as error:
+        raise BadEvidence(f"the manifest's certificates: {error}") from error
+    except (etree.XMLSyntaxError, InvalidXmlSignature, InvalidInput, *path.UNREADABLE) as error:
         raise BadEvidence(f"the manifest's signature does not hold: {error}") from error
     tree = signed.signed_xml if not isinstance(signed, list) else None
-    if tree is None:
-        raise BadEvidence("the manifest's signature covers no document")
+    if tree is None or tree.tag != _IDENTITY:
+        raise BadEvidence("the manifest's signature covers something else than the manifest")
     return _manifest(tree, xml)
+
+
+def _document(xml: bytes) -> etree._Element:
+    """The text as XML; never in another encoding, in which a document type might hide."""
+    if b"<!DOCTYPE" in xml:
+        raise BadEvidence("a manifest has no document type")
+    parser = etree.XMLParser(
+        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False
+    )
+    document = etree.fromstring(xml, parser)
+    if document.getroottree().docinfo.internalDTD is not None:
+        raise BadEvidence("a manifest has no document type")
+    signatures = list(document.iter(f"{_SIGNATURE}Signature"))
+    if document.tag != _IDENTITY or [one.getparent() for one in signatures] != [document]:
+        raise BadEvidence("a manifest is one SoftwareIdentity that holds one signature")
+    return document
 
 
 def _expected(at_ms: int) -> SignatureConfiguration:
     return SignatureConfiguration(
         require_x509=True,
+        location="./",
         expect_references=1,
         signature_methods=frozenset({SignatureMethod.ECDSA_SHA384}),
         digest_algorithms=frozenset({DigestAlgorithm.SHA384}),
@@ -89,38 +117,35 @@ def mismatches(manifest: Manifest, report: Report) -> tuple[int, ...]:
     )
 
 
+def matches(manifest: Manifest, proof: Proof) -> bool:
+    """Whether the manifest is of the firmware that the proof names, before any measurement.
+
+    A manifest is of one VBIOS or of one driver, and says its version as the report does.
+    """
+    return manifest.product == proof.device.chip and manifest.version in (
+        proof.vbios,
+        proof.driver,
+    )
+
+
 def _signer(document: etree._Element, at_ms: int, roots: Collection[str]) -> x509.Certificate:
     """The first certificate of the signature, if its issuers lead to a pinned root."""
     texts = [item.text or "" for item in document.iter(f"{_SIGNATURE}X509Certificate")]
     if not 2 <= len(texts) <= CERTIFICATES_MAX:
         raise BadEvidence(f"{len(texts)} certificates sign the manifest")
-    try:
-        chain = [
-            x509.load_pem_x509_certificate(
-                f"-----BEGIN CERTIFICATE-----\n{text.strip()}\n-----END CERTIFICATE-----\n".encode()
-            )
-            for text in texts
-        ]
-        _check_chain(chain, at_ms, roots)
-    except BadEvidence:
-        raise
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise BadEvidence("the manifest's certificates do not lead to one another") from error
-    return chain[0]
-
-
-def _check_chain(chain: Sequence[x509.Certificate], at_ms: int, roots: Collection[str]) -> None:
+    chain = [
+        x509.load_pem_x509_certificate(
+            f"-----BEGIN CERTIFICATE-----\n{text.strip()}\n-----END CERTIFICATE-----\n".encode()
+        )
+        for text in texts
+    ]
     if sha256(chain[-1].public_bytes(Encoding.DER)).hexdigest() not in roots:
         raise BadEvidence("the manifest's certificates do not end at a pinned root")
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
-    for child, parent in itertools.pairwise(chain):
-        child.verify_directly_issued_by(parent)
-        constraints = parent.extensions.get_extension_for_class(x509.BasicConstraints).value
-        if not constraints.ca:
-            raise BadEvidence("a certificate of the manifest may not sign others")
-    for certificate in chain:
-        if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
-            raise BadEvidence("a certificate of the manifest was not valid at that time")
+    path.verify(chain, at_ms, algorithms=_SIGNATURES)
+    usage = path.key_usage(chain[0])
+    if path.is_authority(chain[0]) or usage is None or not usage.digital_signature:
+        raise BadEvidence("the manifest's signer may not sign it")
+    return chain[0]
 
 
 def _manifest(tree: etree._Element, xml: bytes) -> Manifest:
@@ -135,7 +160,11 @@ def _manifest(tree: etree._Element, xml: bytes) -> Manifest:
         try:
             index = int(item.get("index", ""))
             count = int(item.get("alternatives", ""))
+            if count > ALTERNATIVES_MAX:
+                raise BadEvidence(f"measurement {index} of the manifest has {count} alternatives")
             digests = tuple(bytes.fromhex(item.get(f"{_HASH}{n}", "")) for n in range(count))
+        except BadEvidence:
+            raise
         except ValueError as error:
             raise BadEvidence("a measurement of the manifest is malformed") from error
         if index in found or not digests or any(len(one) != DIGEST_BYTES for one in digests):
