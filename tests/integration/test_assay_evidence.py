@@ -35,14 +35,16 @@ def as_json(capsys, *arguments):
     return status, json.loads(printed.out)
 
 
+RESULT = {"verified", "device_identity", "chip", "driver", "vbios", "nonce"}
+"""What a result has, where it is good; no more and no less. A linked device has a topology too."""
 REAL = {
-    "hopper_a": ("gpu", "GH100", "431d480fe5e87274", "550.90.07", "96.00.9F.00.01"),
-    "hopper_b": ("gpu", "GH100", "6a5fafcbd9fa5ca3", "535.86.09", "96.00.5E.00.01"),
-    "blackwell_a": ("gpu", "GB100", "e6de55c3bdc14277", "575.32", "97.00.88.00.0F"),
-    "ls10_switch_a": ("nvswitch", "LS_10", "203eb31ad9ed0008", None, "96.10.55.00.01"),
+    "hopper_a": ("gpu", "431d480fe5e87274", "GH100", "550.90.07", "96.00.9F.00.01"),
+    "hopper_b": ("gpu", "6a5fafcbd9fa5ca3", "GH100", "535.86.09", "96.00.5E.00.01"),
+    "blackwell_a": ("gpu", "e6de55c3bdc14277", "GB100", "575.32", "97.00.88.00.0F"),
+    "ls10_switch_a": ("nvswitch", "203eb31ad9ed0008", "LS_10", None, "96.10.55.00.01"),
 }
-"""Kind, chip, PDI (the issuer's serial number less its first byte, as `openssl x509 -serial` prints
-it), driver and VBIOS."""
+"""Kind, PDI (the issuer's serial number less its first byte, as `openssl x509 -serial` prints it),
+chip, driver and VBIOS."""
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -51,7 +53,14 @@ def test_a_real_report_is_verified(samples, capsys, name):
     status, found = as_json(capsys, "--report", report, "--chain", pem)
     assert status == 0
     assert found["verified"] is True
-    assert tuple(found[key] for key in ("kind", "chip", "pdi", "driver", "vbios")) == REAL[name]
+    topology = {"topology"} if name == "ls10_switch_a" else set()
+    assert set(found) == RESULT | topology
+    assert tuple(found[key] for key in ("chip", "driver", "vbios")) == REAL[name][2:]
+    status, printed = run(capsys, "--report", report, "--chain", pem)
+    assert status == 0
+    kind, pdi, chip = REAL[name][:3]
+    assert f"verified      {kind} {chip}\n" in printed.out
+    assert f"  pdi         {pdi}\n" in printed.out
     assert found["nonce"] == report.read_text()[8:72]
     issuer = x509.load_pem_x509_certificates(pem.read_bytes())[1]
     spki = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -102,6 +111,8 @@ def test_evidence_of_an_unpinned_maker_is_refused_and_said_plainly(tmp_path, cap
     assert "NOT VERIFIED" in printed.out
     assert "pinned" in printed.out
     assert "do not rely" in printed.err
+    _, found = as_json(capsys, "--report", tmp_path / "report", "--chain", tmp_path / "chain.pem")
+    assert set(found) == {"verified", "reason"}
 
 
 def test_every_device_of_an_unpinned_board_is_refused(tmp_path, capsys):
@@ -136,7 +147,9 @@ def test_one_device_that_answered_another_nonce_fails_alone(samples, tmp_path, c
         assert [one["verified"] for one in found] == [True] * 3 + [False] + [True] * 4
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"zz", b"\x11\xe0", b"[" * 5_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b"zz", b"\x11\xe0", b"[" * 5_000, b'[{"x":' + b"[" * 99_999]
+)
 def test_whatever_a_file_holds_the_answer_is_a_plain_no(tmp_path, capsys, data):
     (tmp_path / "report").write_bytes(data)
     (tmp_path / "chain.pem").write_bytes(b"")

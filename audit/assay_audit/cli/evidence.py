@@ -104,8 +104,10 @@ def _result(named: forms.Named, asked: bytes | None, now_ms: int) -> _Result:
 
 
 def _read(path: Path) -> bytes:
+    """As much of a file as evidence can be, and a byte more for the parser to refuse."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(forms.FILE_BYTES_MAX + 1)
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -120,17 +122,16 @@ def _as_json(result: _Result, board: nvidia.Topology | None) -> _Json:
     found: dict[str, _Json] = {
         "verified": True,
         "device_identity": proof.device.identity,
-        "kind": proof.device.kind,
         "chip": proof.device.chip,
-        "pdi": f"{proof.device.pdi:016x}",
         "driver": proof.driver,
         "vbios": proof.vbios,
         "nonce": proof.nonce.hex(),
-        "firmware_bound": proof.firmware_bound,
     }
     links = proof.switches or proof.gpus
     if board is not None and links:
         found["topology"] = {
+            "kind": proof.device.kind,
+            "pdi": f"{proof.device.pdi:016x}",
             "linked_pdis": [f"{pdi:016x}" for pdi in links],
             "whole": board.whole,
             "detail": board.why,
@@ -150,6 +151,8 @@ def _print(results: Sequence[_Result], board: nvidia.Topology | None) -> None:
         print(f"  driver      {proof.driver or 'not stated'}")
         print(f"  vbios       {proof.vbios or 'not stated'}")
         print(f"  nonce       {proof.nonce.hex()}")
+        if not proof.firmware_bound:
+            print("  firmware    the report does not name it: older firmware")
     if board is not None:
         whole = "one whole baseboard" if board.whole else "not one whole baseboard"
         print(f"topology: {whole}: {board.why}")

@@ -18,7 +18,7 @@ from assay_core.evidence.nvidia import BadEvidence, Evidence
 from assay_core.evidence.spdm import NONCE_BYTES, REPORT_BYTES_MAX
 
 DEVICES_MAX: Final = 64
-_JSON_BYTES_MAX: Final = DEVICES_MAX * 64 * 1024
+FILE_BYTES_MAX: Final = DEVICES_MAX * 64 * 1024
 _SPDM_START: Final = b"\x11\xe0"
 
 
@@ -73,11 +73,11 @@ def nonce_bytes(text: str) -> bytes:
 
 
 def _json(data: bytes) -> tuple[Named, ...]:
-    if len(data) > _JSON_BYTES_MAX:
+    if len(data) > FILE_BYTES_MAX:
         raise BadEvidence("too long for a list of devices")
     try:
         devices = msgspec.json.decode(data, type=list[_Device])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadEvidence(f"not a list of devices as NVIDIA writes it: {error}") from error
     if not 1 <= len(devices) <= DEVICES_MAX:
         raise BadEvidence(f"{len(devices)} devices; 1 to {DEVICES_MAX} are taken")

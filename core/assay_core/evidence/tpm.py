@@ -34,6 +34,8 @@ _QUOTE: Final = 0x8018
 _CERTIFY: Final = 0x8017
 _DIGEST_BYTES: Final = 32
 _BLOB_BYTES_MAX: Final = 4096
+_RSA_BITS: Final = frozenset({2048, 3072, 4096})
+"""From NIST SP 800-131A's least to the most that a TPM has: longer ones only cost time to check."""
 _EXPONENT_DEFAULT: Final = 65_537
 
 
@@ -136,7 +138,7 @@ class Attested:
 
 
 def public(blob: bytes) -> Public:
-    """The key in a TPM2B_PUBLIC. Raises BadTpm; RSA of 2048 bits or more, and P-256, are taken."""
+    """The key in a TPM2B_PUBLIC. Raises BadTpm; RSA of 2048 to 4096 bits, and P-256, are taken."""
     outer = _Reader(blob)
     area = outer.sized()
     outer.end()
@@ -166,8 +168,8 @@ def _rsa(reader: _Reader) -> rsa.RSAPublicKey:
     bits = reader.number(2)
     exponent = reader.number(4) or _EXPONENT_DEFAULT
     modulus = int.from_bytes(reader.sized(), "big")
-    if bits < 2048 or modulus.bit_length() != bits:  # NIST SP 800-131A's least
-        raise BadTpm("the RSA key is shorter than 2048 bits, or than it says")
+    if bits not in _RSA_BITS or modulus.bit_length() != bits:
+        raise BadTpm("the RSA key is not one of 2048, 3072 or 4096 bits, or not as long as it says")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError as error:
