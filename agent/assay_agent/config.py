@@ -54,6 +54,15 @@ class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Also tell readings by the names of DCGM's exporter, for dashboards that know no others."""
 
 
+class EvidenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Hardware evidence of the GPUs, for the lender's challenges: docs/evidence-collectors.md."""
+
+    nvml: bool = False
+    """Through the driver, in confidential-computing mode or protected PCIe."""
+    corelib: str | None = None
+    """The socket of assay-corelib.socket, /run/assay-corelib.sock: Blackwell, in any mode."""
+
+
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of agent.yaml."""
 
@@ -65,6 +74,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     source: SourceConfig = SourceConfig()
     spool: SpoolConfig = SpoolConfig()
     metrics: MetricsConfig = MetricsConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
     proxy: str | None = None
     """HTTP CONNECT proxy to the valuer, http://name:port. Without one, https_proxy is followed."""
 
@@ -88,6 +98,10 @@ def load(path: Path | None) -> AgentConfig:
         raise FileError(f"{path}: poll_ms: {config.poll_ms} is not within 100 to window_ms")
     if config.source.kind != "nvml" and config.source.file is None:
         raise FileError(f"{path}: source.file: {config.source.kind} needs a file")
+    if config.source.kind != "nvml" and config.evidence != EvidenceConfig():
+        raise FileError(f"{path}: evidence: {config.source.kind} has no hardware behind it")
+    if config.evidence.corelib is not None and not config.evidence.corelib.startswith("/"):
+        raise FileError(f"{path}: evidence.corelib: {config.evidence.corelib} is no absolute path")
     textfile = config.metrics.textfile
     if textfile is not None and not textfile.endswith(".prom"):
         raise FileError(

@@ -104,6 +104,10 @@ def certificate(handle):
     answer = nvmlDeviceGetConfComputeGpuCertificate(handle)
     return [answer.certChainSize, bytes(answer.certChain[: answer.certChainSize]).hex()]
 
+def report(handle, nonce):
+    answer = nvmlDeviceGetConfComputeGpuAttestationReport(handle, nonce)
+    return bytes(answer.attestationReport[: answer.attestationReportSize]).hex()
+
 def system_register(name):
     kept[name] = nvmlSystemEventSetCreate(nvmlSystemEventSetCreateRequest_v1)
     nvmlSystemRegisterEvents(nvmlSystemRegisterEventRequest_v1, 3, kept[name])

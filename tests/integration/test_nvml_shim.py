@@ -11,6 +11,9 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from assay_core.evidence import nvidia
+from tests.fakes.attesting import REPORT, DeviceAuthority
+from tests.fakes.nvidia import NOW_MS
 from tests.fakes.shim import SOURCES, build_shim
 from tests.fakes.shim_probe import Bench
 
@@ -467,6 +470,33 @@ def test_confidential_computing_and_the_certificate(bench: Bench) -> None:
     assert probe.value("certificate(h(1))") != [size, first]
     bench.shim.gpu(0).set(attestation_certificate_bytes=90000)  # more than there is room for
     assert probe.value("certificate(h(0))")[0] == 90000  # type: ignore[index]
+
+
+def test_a_report_is_signed_by_the_tests_device_authority(bench: Bench) -> None:
+    nonce = bytes(range(32))
+    question = f"report(h(1), bytes.fromhex('{nonce.hex()}'))"
+    probe = bench.probe().init()
+    assert probe.error(question) == NOT_SUPPORTED
+    bench.shim.host.set(cc_feature=1)
+    assert probe.error(question) == TIMEOUT  # nobody is there to sign
+    with DeviceAuthority(2) as authority:
+        env = {**bench.shim.env(), "ASSAY_SHIM_EVIDENCE": authority.socket}
+        probe = bench.probe(env).init()
+        data = probe.value(question)
+        assert isinstance(data, str)
+        proof = nvidia.verify(
+            nvidia.Evidence(bytes.fromhex(data), authority.devices[1].chain),
+            nonce=nonce,
+            now_ms=NOW_MS,
+            roots=authority.maker.roots,
+        )
+        assert proof.device.pdi == authority.devices[1].pdi
+        authority.say(REPORT, 1, code=UNKNOWN)
+        assert probe.error(question) == UNKNOWN
+        bench.shim.host.set(cc_feature=0, cc_multi_gpu=1)  # protected PCIe
+        assert probe.error(question) == UNKNOWN
+        bench.shim.host.set(driver_version="470.256.02")
+        assert probe.error(question) == FUNCTION_NOT_FOUND
 
 
 def test_a_gpu_is_reset_alone(bench: Bench) -> None:

@@ -200,6 +200,7 @@ static const struct {
     {FN_nvmlDeviceGetMemoryBusWidth, 471},
     {FN_nvmlDeviceGetPlatformInfo, 551},
     {FN_nvmlDeviceGetConfComputeGpuCertificate, 471},
+    {FN_nvmlDeviceGetConfComputeGpuAttestationReport, 471},
     {FN_nvmlDeviceGetJpgUtilization, 471},
     {FN_nvmlDeviceGetOfaUtilization, 471},
     {FN_nvmlDeviceGetMemoryInfo_v2, 471},

@@ -203,6 +203,17 @@ typedef struct {
     unsigned char attestationCertChain[NVML_GPU_ATTESTATION_CERT_CHAIN_SIZE];
 } nvmlConfComputeGpuCertificate_t;
 
+#define NVML_CC_GPU_CEC_NONCE_SIZE 0x20
+#define NVML_CC_GPU_ATTESTATION_REPORT_SIZE 0x2000
+#define NVML_CC_GPU_CEC_ATTESTATION_REPORT_SIZE 0x1000
+
+typedef struct {
+    unsigned int isCecAttestationReportPresent, attestationReportSize, cecAttestationReportSize;
+    unsigned char nonce[NVML_CC_GPU_CEC_NONCE_SIZE];
+    unsigned char attestationReport[NVML_CC_GPU_ATTESTATION_REPORT_SIZE];
+    unsigned char cecAttestationReport[NVML_CC_GPU_CEC_ATTESTATION_REPORT_SIZE];
+} nvmlConfComputeGpuAttestationReport_t;
+
 typedef struct {
     unsigned int multiprocessorCount, sharedCopyEngineCount, sharedDecoderCount;
     unsigned int sharedEncoderCount, sharedJpegCount, sharedOfaCount;

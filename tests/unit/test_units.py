@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from assay_agent.evidence import corelib_wire
+
 SYSTEMD = Path(__file__).resolve().parent.parent.parent / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"))
+DAEMONS = ("assay-agent.service", "assay-valuer.service")
+CORELIB, CORELIB_SOCKET = "assay-corelib@.service", "assay-corelib.socket"
 
 
 def settings(name: str) -> dict[str, list[str]]:
@@ -68,7 +72,7 @@ def test_the_agents_exposure(requires_tool, tmp_path, reads_the_journal):
 def test_systemd_understands_every_line(requires_tool, tmp_path):
     """All that it may miss is the program, which is installed elsewhere."""
     copies = []
-    for unit in UNITS:
+    for unit in (*UNITS, SYSTEMD / CORELIB_SOCKET):
         text = re.sub(
             r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE
         )
@@ -81,8 +85,9 @@ def test_systemd_understands_every_line(requires_tool, tmp_path):
 
 
 def test_both_are_watched_and_unprivileged():
-    for unit in UNITS:
-        found = settings(unit.name)
+    assert {unit.name for unit in UNITS} == {*DAEMONS, CORELIB}
+    for unit in DAEMONS:
+        found = settings(unit)
         assert found["Type"] == ["notify"]
         assert found["WatchdogSec"]
         assert found["User"][0].startswith("assay-")
@@ -100,10 +105,38 @@ def test_the_agent_may_open_nothing_but_what_nvml_opens():
 
 
 def test_nothing_ever_kills_a_process_inside_a_driver_call():
-    found = settings("assay-agent.service")
-    assert found["SendSIGKILL"] == ["no"]
-    assert found["KillMode"] == ["mixed"]
-    assert found["OOMPolicy"] == ["continue"]
-    assert "MemoryMax" not in found
-    assert "RuntimeMaxSec" not in found
-    assert "FinalKillSignal" not in found
+    for unit in ("assay-agent.service", CORELIB):
+        found = settings(unit)
+        assert found["SendSIGKILL"] == ["no"]
+        assert found["KillMode"] == ["mixed"]
+        assert found["OOMPolicy"] == ["continue"]
+        assert "MemoryMax" not in found
+        assert "RuntimeMaxSec" not in found
+        assert "FinalKillSignal" not in found
+    assert settings(CORELIB)["TimeoutStartSec"] == ["infinity"]
+
+
+def test_the_one_program_that_is_root_has_two_capabilities_no_network_and_one_caller():
+    """Two for PCI configuration space; the socket is the agent's, and off until it is enabled."""
+    service, listens = settings(CORELIB), settings(CORELIB_SOCKET)
+    assert service["CapabilityBoundingSet"] == ["CAP_SYS_ADMIN CAP_SYS_RAWIO"]
+    assert service["AmbientCapabilities"] == [""]
+    assert service["PrivateNetwork"] == service["NoNewPrivileges"] == ["yes"]
+    assert service["DevicePolicy"] == ["closed"]
+    assert service["StandardInput"] == ["socket"]
+    assert " -I -m assay_agent.evidence.corelib_once" in service["ExecStart"][0]
+    assert "WantedBy" not in service
+    assert (listens["SocketMode"], listens["SocketGroup"]) == (["0660"], ["assay-agent"])
+    assert (listens["Accept"], listens["MaxConnections"]) == (["yes"], ["1"])
+    assert listens["ListenStream"] == [corelib_wire.SOCKET]
+
+
+def test_the_exposure_of_the_program_that_is_root(requires_tool):
+    done = run(
+        requires_tool("systemd-analyze"),
+        "security",
+        "--offline=true",
+        "--threshold=15",
+        SYSTEMD / CORELIB,
+    )
+    assert done.returncode == 0, done.stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Final, Protocol, cast
@@ -37,6 +37,20 @@ class _Coded(Protocol):
     value: int
 
 
+class Certificate(Protocol):
+    """c_nvmlConfComputeGpuCertificate_t, as far as it is read."""
+
+    attestationCertChainSize: int  # noqa: N815 - NVML's names
+    attestationCertChain: Sequence[int]  # noqa: N815
+
+
+class Report(Protocol):
+    """c_nvmlConfComputeGpuAttestationReport_t, as far as it is read."""
+
+    attestationReportSize: int  # noqa: N815 - NVML's names
+    attestationReport: Sequence[int]  # noqa: N815
+
+
 class GoneError(Exception):
     """The driver was unloaded in the middle of a look."""
 
@@ -57,6 +71,11 @@ event_set_create: Callable[[], object] = pynvml.nvmlEventSetCreate
 event_set_free: Callable[[object], object] = pynvml.nvmlEventSetFree
 event_types: Callable[[object], int] = pynvml.nvmlDeviceGetSupportedEventTypes
 register_events: Callable[[object, int, object], object] = pynvml.nvmlDeviceRegisterEvents
+
+certificate: Callable[[object], Certificate] = pynvml.nvmlDeviceGetConfComputeGpuCertificate
+attestation_report: Callable[[object, bytes], Report] = (
+    pynvml.nvmlDeviceGetConfComputeGpuAttestationReport
+)
 
 _pointer: Callable[[str], Function] = pynvml._nvmlGetFunctionPointer
 """As each function of the binding finds its own."""

@@ -6,7 +6,8 @@ Rules:
    unresponsive; one silent for three times that is left alone, counted, and replaced.
 2. A process is never killed. One that comes back from its call finds its input closed, and ends.
 3. No more than ABANDONED_MAX are left behind: a driver that hangs every caller is not given more.
-4. A GPU is known by its UUID for as long as this source lives: gone, it stays, as GPU_LOST.
+4. Evidence is asked of another process (attestor.py): no poll waits for it, or is lost with it.
+5. A GPU is known by its UUID for as long as this source lives: gone, it stays, as GPU_LOST.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from assay_agent.telemetry.attestor import END_TIMEOUT_S, Attestation, Attestor
 from assay_agent.telemetry.calls import UNLOADED, reason_of
 from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.nvml_process import DriverProcess
@@ -35,8 +37,6 @@ PENDING_MAX: Final = 1024
 RESTART_MS: Final = (1_000, 60_000)
 """How soon a driver process is started again after one ended or hung: at first, and at most."""
 
-_END_TIMEOUT_S: Final = 5.0
-
 
 class NvmlSource:
     """GPUs through NVIDIA's driver library; see GpuSource. Belongs to one event loop."""
@@ -49,6 +49,7 @@ class NvmlSource:
         self._restarts = 0
         self._start_at_s = 0.0
         self._process: DriverProcess | None = None
+        self._attestor = Attestor(self._timeout_s, host_root)
         self._abandoned: list[DriverProcess] = []
         self._ending: list[DriverProcess] = []
         self._generation = 0
@@ -75,7 +76,7 @@ class NvmlSource:
     @property
     def abandoned(self) -> tuple[int, ...]:
         """Process ids of those left behind in a call."""
-        return tuple(process.pid for process in self._abandoned)
+        return (*(process.pid for process in self._abandoned), *self._attestor.abandoned)
 
     @property
     def process(self) -> int | None:
@@ -117,6 +118,10 @@ class NvmlSource:
         process.ask_look(self._generation, depth)
         return await self._answer(process, depth)
 
+    async def attest(self, nonce: bytes) -> Attestation:
+        """What the GPUs answered when they were asked for evidence; takes bounded time."""
+        return await self._attestor.attest(nonce)
+
     async def pause(self) -> None:
         """See GpuSource."""
         self._paused = True
@@ -130,6 +135,7 @@ class NvmlSource:
     async def resume(self) -> None:
         """See GpuSource."""
         self._paused = False
+        self._attestor.resume()
         self._start_at_s = 0.0
         self._wake.send()
 
@@ -148,11 +154,11 @@ class NvmlSource:
     async def _let_go(self) -> None:
         process, self._process = self._process, None
         self._generation = 0
-        if process is None:
-            return
-        process.ask_close()
-        if not await process.wait_end(min(self._timeout_s, _END_TIMEOUT_S)):
-            self._abandon(process)
+        if process is not None:
+            process.ask_close()
+            if not await process.wait_end(min(self._timeout_s, END_TIMEOUT_S)):
+                self._abandon(process)
+        await self._attestor.pause()
 
     async def _answer(self, process: DriverProcess, depth: Depth) -> Poll:
         """Waits while the process shows that it gets on, but not for ever."""
@@ -291,6 +297,7 @@ class NvmlSource:
     def _reap(self) -> None:
         self._abandoned = [process for process in self._abandoned if not process.reap()]
         self._ending = [process for process in self._ending if not process.reap()]
+        self._attestor.reap()
 
     async def _wait_for_events(self, until_s: float) -> None:
         while not (self._pending or self._prompted or self._paused):
@@ -336,7 +343,7 @@ class NvmlSource:
             at_boottime_ms=time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
             driver=driver,
             host=host,
-            abandoned_processes=len(self._abandoned),
+            abandoned_processes=len(self.abandoned),
             gpus=gpus,
             events=events,
         )

@@ -1,7 +1,7 @@
 """The process that is inside the driver, so that the agent never is.
 
 It answers "look" over its standard input and output, tells of events as they come, and beats
-between driver calls. It ends when it is told to, or when its input ends: never inside a call, since
+between driver calls; or it answers "attest", once. It ends when it is told to, or when its input ends: never inside a call, since
 the thread that reads the input is the one that calls. Signals that would end it are ignored for
 the same reason: a process killed inside the driver can take the GPU with it until a reboot.
 """
@@ -9,6 +9,7 @@ the same reason: a process killed inside the driver can take the GPU with it unt
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ with lean.bare():  # two MiB
 
     import msgspec
 
+from assay_agent.telemetry.nvml_attest import attest
 from assay_agent.telemetry.nvml_driver import Driver
 from assay_agent.telemetry.reading import Depth
 from assay_agent.telemetry.wire import Ask, Beat, Happened, Told
@@ -70,6 +72,9 @@ def serve(asks: BinaryIO, channel: Channel, host_root: str) -> None:
             ask = decoder.decode(line)
             if ask.do == "close":
                 break
+            if ask.do == "attest":
+                attest(ask.nonce, channel.tell, channel.beat, lambda: _spoken(asks), host_root)
+                break
             look = driver.look(ask.generation, Depth(ask.depth))
             channel.tell(look)
             if look.final:
@@ -77,6 +82,11 @@ def serve(asks: BinaryIO, channel: Channel, host_root: str) -> None:
     except BrokenPipeError:
         pass  # the agent has gone: let go of the driver and end
     driver.close()
+
+
+def _spoken(asks: BinaryIO) -> bool:
+    """Whether there is something to read, or nobody left to say it."""
+    return bool(select.select([asks], [], [], 0)[0])
 
 
 def main() -> None:

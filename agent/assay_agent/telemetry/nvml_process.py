@@ -14,13 +14,24 @@ import structlog
 
 from assay_agent.telemetry.reading import Depth
 from assay_agent.telemetry.waiting import Signal
-from assay_agent.telemetry.wire import LINE_BYTES_MAX, Ask, Beat, Happened, Look, Told
+from assay_agent.telemetry.wire import (
+    LINE_BYTES_MAX,
+    Ask,
+    Attested,
+    Attesting,
+    Beat,
+    Happened,
+    Look,
+    Told,
+)
 
 COMMAND: Final = (sys.executable, "-P", "-m", "assay_agent.telemetry.nvml_child")
 """-P: the folder the agent was started in is not searched for modules."""
 
 _READ_BYTES: Final = 64 * 1024
 _COMPLAINTS_BYTES_MAX: Final = 4 * 1024
+_ATTESTED_MAX: Final = 128
+"""Answers about evidence that are kept: more than a host has GPUs."""
 
 
 class DriverProcess:
@@ -34,6 +45,9 @@ class DriverProcess:
         self._buffer = bytearray()
         self.look: Look | None = None
         """The answer to the last question, once there is one."""
+        self.attesting: Attesting | None = None
+        self.attested: list[Attested] = []
+        """What it has answered so far when it was asked for evidence."""
         self.asked = False
         """A question is out that was not answered."""
         self.ended = False
@@ -68,6 +82,12 @@ class DriverProcess:
         self.asked = True
         self.spoke_s = self._loop.time()
         self._tell(Ask("look", generation, int(depth)))
+
+    def ask_attest(self, nonce: bytes) -> None:
+        """Asks for evidence; it ends when it has answered for every GPU."""
+        self.asked = True
+        self.spoke_s = self._loop.time()
+        self._tell(Ask("attest", nonce=nonce))
 
     def ask_close(self) -> None:
         """Tells it to let go of the driver and end, as soon as it is out of any call."""
@@ -135,6 +155,10 @@ class DriverProcess:
                 self.asked = False
             elif isinstance(message, Happened) and self._happened is not None:
                 self._happened(message)
+            elif isinstance(message, Attesting):
+                self.attesting = message
+            elif isinstance(message, Attested) and len(self.attested) < _ATTESTED_MAX:
+                self.attested.append(message)
             elif not isinstance(message, Beat | Happened):
                 raise msgspec.DecodeError("not a message")
 

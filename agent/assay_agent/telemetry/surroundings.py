@@ -20,6 +20,7 @@ from assay_agent.machine.kernel_log import Choice, KernelLog, offered
 from assay_agent.machine.library import Library, module_version
 from assay_agent.machine.pci import Bus, Given, PciBus, hidden
 from assay_agent.telemetry.addresses import Addresses
+from assay_agent.telemetry.attestor import Attestation
 from assay_agent.telemetry.fields import names
 from assay_agent.telemetry.losses import Losses
 from assay_agent.telemetry.reading import Depth, GpuReading, GpuSource, Happening, Poll, Sample
@@ -44,6 +45,10 @@ class Driver(GpuSource, Protocol):
 
     def happen(self, happening: Happening) -> None:
         """Adds to the events of the next poll, and ends the wait for them."""
+        ...
+
+    async def attest(self, nonce: bytes) -> Attestation:
+        """What the GPUs answered when they were asked for evidence."""
         ...
 
 
@@ -163,6 +168,10 @@ class Surroundings:
             *(s for s, who in self._tenancies.items() if who is Tenancy.PASSED_THROUGH),
             *(s for s, place in places.items() if _passed_through(bus, place)),
         ]
+
+    async def attest(self, nonce: bytes) -> Attestation:
+        """What the driver's GPUs answered when they were asked for evidence."""
+        return await self._inner.attest(nonce)
 
     async def pause(self) -> None:
         """See GpuSource. The kernel's log is no handle of a device: it is read on."""

@@ -29,12 +29,14 @@ _ACTIVITIES: Final = 5
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From the agent: look at the GPUs, or let go of the driver and end."""
+    """From the agent: look at the GPUs, ask them for evidence and end, or let go and end."""
 
-    do: Literal["look", "close"]
+    do: Literal["look", "attest", "close"]
     generation: int = 0
     """The enumeration that the agent knows: of another one it is told everything."""
     depth: int = 1
+    nonce: bytes = b""
+    """What the evidence is to be signed over."""
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
@@ -78,7 +80,33 @@ class Look(msgspec.Struct, frozen=True, tag="look", kw_only=True, omit_defaults=
     """What was found to have happened: a GPU's place, an EventKind and a code."""
 
 
-Told = Beat | Happened | Look
+class Attesting(msgspec.Struct, frozen=True, tag="attesting", kw_only=True, omit_defaults=True):
+    """The first answer to "attest": who will be asked."""
+
+    code: int = 0
+    """0, or what NVML said when it would not start."""
+    asleep: bool = False
+    """A GPU sleeps, and the driver was not opened: that would have woken it."""
+    modes: list[HostCell] = []
+    """Which modes are on in which a GPU signs, by nvml_attest.MODE_NAMES."""
+    uuids: list[str] = []
+    """Who has an answer still to come, as 32 hexadecimal digits; empty: its UUID is none."""
+
+
+class Attested(msgspec.Struct, frozen=True, tag="attested", kw_only=True, omit_defaults=True):
+    """One GPU's evidence, or the call that did not give it."""
+
+    uuid: str = ""
+    call: Literal["", "identity", "certificate", "report"] = ""
+    """What failed: with NVML's code, or for what it said was there, which is too much."""
+    code: int = 0
+    said: int = 0
+    """Bytes that the driver said there were, where its own structure has no room for them."""
+    report: bytes = b""
+    chain: bytes = b""
+
+
+Told = Beat | Happened | Look | Attesting | Attested
 
 
 def cells(samples: Sequence[Sample], first: int, absent: list[int]) -> list[Cell]:
