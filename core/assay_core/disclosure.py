@@ -20,9 +20,10 @@ from assay_core.errors import FileError, Refusal, Refused
 from assay_core.header import Header, Source
 from assay_core.instants import format_instant
 from assay_core.leaves import Leaf
-from assay_core.seal import ED25519, WINDOW_TYPE, Envelope, PublicKey, Sealed, Signature
+from assay_core.seal import ECDSA_P256, ED25519, WINDOW_TYPE, Envelope, PublicKey, Sealed, Signature
 
 FORMAT: Final = "assay.window.v1"
+_KEY_BYTES: Final = {ED25519: 32, ECDSA_P256: 65}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,14 @@ class _WindowFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     leaves: list[_LeafFile]
 
 
-class _TrustedHost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _TrustedHost(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     host_id: str
     incarnation: int
     algorithm: str
     public_key: str
+    ak_public: str | None = None
 
 
 class _TrustFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -161,13 +165,18 @@ def load(text: str, name: str) -> Disclosure:
 
 
 def dump_trust(trusts: Iterable[verify.HostTrust]) -> str:
-    """A trust file's text: which key speaks for which host and incarnation."""
+    """A trust file's text: which key speaks for which host and incarnation, and whose TPM has it."""
     hosts = [
         _TrustedHost(
             host_id=trust.host_id,
             incarnation=trust.incarnation,
             algorithm=key.algorithm,
             public_key=_encode(key.data),
+            ak_public=(
+                _encode(trust.attestation[key.fingerprint])
+                if key.fingerprint in trust.attestation
+                else None
+            ),
         )
         for trust in trusts
         for key in trust.keys
@@ -184,17 +193,33 @@ def load_trust(text: str, name: str) -> tuple[verify.HostTrust, ...]:
     """
     file = files.parse(text, _TrustFile, name)
     keys: dict[tuple[str, int], list[PublicKey]] = {}
+    attestation: dict[str, bytes] = {}
     for position, host in enumerate(file.hosts):
         where = f"{name}: hosts[{position}]"
-        if host.algorithm != ED25519:
-            raise FileError(f"{where}.algorithm: {host.algorithm!r} is not known; {ED25519} is")
+        size = _KEY_BYTES.get(host.algorithm)
+        if size is None:
+            known = " and ".join(_KEY_BYTES)
+            raise FileError(f"{where}.algorithm: {host.algorithm!r} is not known; {known} are")
         data = _decode(host.public_key, f"{where}.public_key")
-        if len(data) != 32:
-            raise FileError(f"{where}.public_key: an ed25519 key has 32 bytes, not {len(data)}")
+        if len(data) != size:
+            raise FileError(
+                f"{where}.public_key: a key of {host.algorithm} has {size} bytes, not {len(data)}"
+            )
         key = PublicKey(host.algorithm, data)
         keys.setdefault((host.host_id, host.incarnation), []).append(key)
+        if host.ak_public is not None:
+            attestation[key.fingerprint] = _decode(host.ak_public, f"{where}.ak_public")
     return tuple(
-        verify.HostTrust(host_id, incarnation, tuple(found))
+        verify.HostTrust(
+            host_id,
+            incarnation,
+            tuple(found),
+            attestation={
+                key.fingerprint: attestation[key.fingerprint]
+                for key in found
+                if key.fingerprint in attestation
+            },
+        )
         for (host_id, incarnation), found in keys.items()
     )
 

@@ -24,7 +24,7 @@ itself and are kept as evidence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from assay_core import codec, merkle
@@ -51,6 +51,8 @@ class HostTrust:
     """What enrolment says of a host: which keys may speak for it, and where its chain starts.
 
     `keys` are oldest first: more than one while a host goes over from one to the next.
+    `attestation` has, by the fingerprint of a key that lives in a TPM, the TPM2B_PUBLIC of the
+    attestation key that certified it.
     """
 
     host_id: str
@@ -58,6 +60,7 @@ class HostTrust:
     keys: tuple[PublicKey, ...]
     first_previous_hash: bytes = b""
     revoked: bool = False
+    attestation: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from assay_core.errors import HostError
 from assay_core.instants import DAY_MS, format_instant
-from assay_core.seal import ED25519, ENROLL_TYPE, RENEW_TYPE, PublicKey, Signer
+from assay_core.seal import ALGORITHMS, ENROLL_TYPE, RENEW_TYPE, PublicKey, Signer
 from assay_valuer.ca import Authority, BadRequest, Issued
+from assay_valuer.denial import Denial, Denied
 from assay_valuer.hosts import find_host
 from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY, TOKEN_USE
 from assay_valuer.tokens import StoredToken, find_token
+from assay_valuer.tpms import Binding, Bound, Tpms, keep, tpm_facts
 
 RENEWABLE_MS: Final = 90 * DAY_MS
 """How long after a certificate expired its host may still renew it."""
 AGENT_VERSION_MAX: Final = 64
-
-
-class Denial(enum.StrEnum):
-    """Why a host got no certificate. The value is the wire name and the metric's label."""
-
-    MALFORMED = "malformed"
-    RATE_LIMITED = "rate_limited"
-    BAD_PROOF = "bad_proof"
-    BAD_CSR = "bad_csr"
-    UNKNOWN_TOKEN = "unknown_token"  # noqa: S105 - a name, not a secret
-    EXPIRED_TOKEN = "expired_token"  # noqa: S105
-    SPENT_TOKEN = "spent_token"  # noqa: S105
-    KEY_ENROLLED = "key_enrolled"
-    UNKNOWN_HOST = "unknown_host"
-    REVOKED_HOST = "revoked_host"
-    WRONG_INCARNATION = "wrong_incarnation"
-    TOO_LATE = "too_late"
-    UNAVAILABLE = "unavailable"
-
-
-class Denied(HostError):
-    """No certificate was issued and nothing was changed; says what to do next."""
-
-    def __init__(self, reason: Denial, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +38,15 @@ class EnrollStatement:
     tls_csr: bytes
     sealing_key: PublicKey
     agent_version: str
+    tpm: Binding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What only this host can know: the token's secret, and what its TPM found in a credential."""
+
+    token: bytes
+    activation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +76,21 @@ class Registrar:
     ledger_key: Signer
     trust_domain: str
     certificate_life_ms: int
+    tpms: Tpms = field(default_factory=Tpms)
 
 
 def enroll(
     connection: Connection,
     registrar: Registrar,
     statement: EnrollStatement,
-    token_secret: bytes,
+    secrets: Secrets,
     now_ms: int,
 ) -> Enrolled:
     """Enrols a host, or answers again one that did not hear the first answer. Raises Denied.
 
     The statement's signature was checked before; see check_proof.
     """
-    token = find_token(connection, statement.token_id, token_secret)
+    token = find_token(connection, statement.token_id, secrets.token)
     if token is None:
         raise Denied(Denial.UNKNOWN_TOKEN, "no such token; ask the lender for one")
     key = statement.sealing_key
@@ -118,7 +101,10 @@ def enroll(
     ).one_or_none()
     if known is None:
         _check_usable(token, now_ms)
-        return _enroll_new(connection, registrar, statement, token, now_ms)
+        bound = None
+        if statement.tpm is not None:
+            bound = registrar.tpms.check(statement.tpm, key, secrets.activation, now_ms)
+        return _enroll_new(connection, registrar, statement, token, bound=bound, now_ms=now_ms)
     if known.revoked_ms is not None:
         raise Denied(Denial.REVOKED_HOST, "the host was revoked; ask the lender")
     used = connection.execute(
@@ -131,8 +117,8 @@ def enroll(
             Denial.KEY_ENROLLED,
             f"this key is enrolled as {known.host_id} already; make a new one to enrol anew",
         )
-    _check_renewable(connection, known.host_key, now_ms)  # a used token is no way around it
-    certificate = _issue(
+    check_renewable(connection, known.host_key, now_ms)  # a used token is no way around it
+    certificate = issue(
         connection, registrar, (known.host_key, known.host_id), statement.tls_csr, now_ms
     )
     return Enrolled(known.host_id, known.incarnation, known.first_previous_hash, certificate)
@@ -158,8 +144,8 @@ def renew(
             Denial.WRONG_INCARNATION,
             f"this host is at incarnation {host.trust.incarnation}; enrol it with a token",
         )
-    _check_renewable(connection, host.key, now_ms)
-    certificate = _issue(
+    check_renewable(connection, host.key, now_ms)
+    certificate = issue(
         connection, registrar, (host.key, host.trust.host_id), statement.tls_csr, now_ms
     )
     return Enrolled(
@@ -169,11 +155,15 @@ def renew(
 
 def check_proof(key: PublicKey, proof: Proof) -> None:
     """That the sealing key itself signed the statement to enrol it. Raises Denied."""
-    if key.algorithm != ED25519 or not key.verifies(proof.signature, ENROLL_TYPE, proof.raw):
-        raise Denied(Denial.BAD_PROOF, "the sealing key, ed25519, did not sign the statement")
+    if not key.verifies(proof.signature, ENROLL_TYPE, proof.raw):
+        raise Denied(
+            Denial.BAD_PROOF,
+            f"the sealing key, one of {' or '.join(ALGORITHMS)}, did not sign the statement",
+        )
 
 
-def _check_renewable(connection: Connection, host_key: int, now_ms: int) -> None:
+def check_renewable(connection: Connection, host_key: int, now_ms: int) -> None:
+    """That the host's newest certificate did not expire too long ago. Raises Denied."""
     newest = connection.execute(
         select(func.max(CERTIFICATE.c.expires_ms)).where(CERTIFICATE.c.host_key == host_key)
     ).scalar()
@@ -203,6 +193,8 @@ def _enroll_new(
     registrar: Registrar,
     statement: EnrollStatement,
     token: StoredToken,
+    *,
+    bound: Bound | None,
     now_ms: int,
 ) -> Enrolled:
     key = statement.sealing_key
@@ -216,16 +208,15 @@ def _enroll_new(
     else:
         host_key = token.host_key
         host_id, incarnation, previous = _next_incarnation(connection, host_key)
-    connection.execute(
-        insert(SEALING_KEY).values(
-            fingerprint=key.fingerprint,
-            host_key=host_key,
-            incarnation=incarnation,
-            algorithm=key.algorithm,
-            public_key=key.data,
-            first_previous_hash=previous,
-            enrolled_ms=now_ms,
-        )
+    kept = keep(connection, host_key, bound, now_ms)
+    add_key(
+        connection,
+        key,
+        host_key,
+        incarnation,
+        first_previous_hash=previous,
+        bound=bound,
+        now_ms=now_ms,
     )
     connection.execute(
         insert(TOKEN_USE).values(token_id=token.id, fingerprint=key.fingerprint, used_ms=now_ms)
@@ -241,10 +232,11 @@ def _enroll_new(
             "first_previous_hash": previous.hex(),
             "agent_version": statement.agent_version,
             "enrolled_ms": now_ms,
+            **tpm_facts(bound, kept),
         }
     )
     append_record(connection, "enrolment", record, registrar.ledger_key, now_ms)
-    certificate = _issue(connection, registrar, (host_key, host_id), statement.tls_csr, now_ms)
+    certificate = issue(connection, registrar, (host_key, host_id), statement.tls_csr, now_ms)
     return Enrolled(host_id, incarnation, previous, certificate)
 
 
@@ -261,13 +253,39 @@ def _next_incarnation(connection: Connection, host_key: int) -> tuple[str, int, 
     return host.host_id, host.incarnation + 1, host.head_hash or b""
 
 
-def _issue(
+def add_key(
+    connection: Connection,
+    key: PublicKey,
+    host_key: int,
+    incarnation: int,
+    *,
+    first_previous_hash: bytes,
+    bound: Bound | None,
+    now_ms: int,
+) -> None:
+    """Registers a sealing key of a host."""
+    connection.execute(
+        insert(SEALING_KEY).values(
+            fingerprint=key.fingerprint,
+            host_key=host_key,
+            incarnation=incarnation,
+            algorithm=key.algorithm,
+            public_key=key.data,
+            first_previous_hash=first_previous_hash,
+            enrolled_ms=now_ms,
+            ak_name=None if bound is None else bound.attestation.name.hex(),
+        )
+    )
+
+
+def issue(
     connection: Connection,
     registrar: Registrar,
     host: tuple[int, str],
     csr: bytes,
     now_ms: int,
 ) -> Issued:
+    """A client certificate of the host (its key in the store, its id). Raises Denied."""
     host_key, host_id = host
     try:
         issued = registrar.authority.issue_host(csr, host_id, now_ms, registrar.certificate_life_ms)

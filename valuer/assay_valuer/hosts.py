@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, RowMapping, func, select, update
 
 from assay_core.errors import AssayError
+from assay_core.evidence import tpm
+from assay_core.evidence.bundle import Keys, SealingKey
 from assay_core.header import Head, Source
 from assay_core.seal import PublicKey, Signer
 from assay_core.verify import HostTrust
 from assay_valuer.ledger.append import append_record, to_json
-from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY
+from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY, TPM
 
 _WHY_MAX: Final = 500
 _KEYS_AT_ONCE: Final = 500  # databases bound the parameters of a statement
@@ -30,13 +32,26 @@ class HostUnknown(AssayError):
 class Host:
     """A host as ingest needs it: its key in the store, whom to trust, and its chain's head.
 
-    `keyed_ms` is when its current sealing key was enrolled.
+    `sealing` are the keys of `trust` with their TPMs. `keyed_ms` is when the oldest of them was
+    enrolled, `newest_ms` when the newest was.
     """
 
     key: int
     trust: HostTrust
     head: Head | None
+    sealing: tuple[SealingKey, ...]
     keyed_ms: int
+    newest_ms: int
+
+    @property
+    def evidence_keys(self) -> Keys:
+        """Who may sign evidence of this host."""
+        return Keys(self.trust.host_id, self.trust.incarnation, self.sealing)
+
+    @property
+    def has_tpm(self) -> bool:
+        """Whether its newest key lives in a TPM."""
+        return bool(self.sealing) and self.sealing[-1].attestation is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +76,32 @@ def find_host(connection: Connection, host_id: str) -> Host | None:
     row = connection.execute(select(HOST).where(HOST.c.host_id == host_id)).one_or_none()
     if row is None:
         return None
-    keys = connection.execute(
-        select(SEALING_KEY)
-        .where(SEALING_KEY.c.host_key == row.key, SEALING_KEY.c.incarnation == row.incarnation)
-        .order_by(SEALING_KEY.c.enrolled_ms)
-    ).all()
+    keys = (
+        connection.execute(
+            _KEYS.where(
+                SEALING_KEY.c.host_key == row.key,
+                SEALING_KEY.c.incarnation == row.incarnation,
+                SEALING_KEY.c.retired_sequence.is_(None),
+            )
+        )
+        .mappings()
+        .all()
+    )
+    sealing = tuple(_sealing_key(key) for key in keys)
     trust = HostTrust(
         host_id=row.host_id,
         incarnation=row.incarnation,
-        keys=tuple(PublicKey(key.algorithm, key.public_key) for key in keys),
-        first_previous_hash=keys[0].first_previous_hash if keys else b"",
+        keys=tuple(key.public for key in sealing),
+        first_previous_hash=keys[0]["first_previous_hash"] if keys else b"",
         revoked=row.revoked_ms is not None,
     )
     head = None if row.head_sequence is None else Head(row.head_sequence, row.head_hash)
-    return Host(row.key, trust, head, keys[-1].enrolled_ms if keys else 0)
+    ages = [key["enrolled_ms"] for key in keys] or [0]
+    return Host(row.key, trust, head, sealing, ages[0], ages[-1])
 
 
 def certificate_known(connection: Connection, host: Host, serial: str) -> bool:
-    """Whether a certificate was issued to this host, and for its current sealing key."""
+    """Whether a certificate was issued to this host, and for a key that may seal for it."""
     issued_ms = connection.execute(
         select(CERTIFICATE.c.issued_ms).where(
             CERTIFICATE.c.serial == serial, CERTIFICATE.c.host_key == host.key
@@ -156,17 +179,33 @@ def list_hosts(connection: Connection) -> list[HostLine]:
 def list_trust(connection: Connection) -> list[HostTrust]:
     """Which keys speak for which host and incarnation, over all that were ever enrolled."""
     rows = connection.execute(
-        select(SEALING_KEY, HOST.c.host_id, HOST.c.revoked_ms)
-        .join(HOST, HOST.c.key == SEALING_KEY.c.host_key)
-        .order_by(HOST.c.host_id, SEALING_KEY.c.incarnation, SEALING_KEY.c.enrolled_ms)
-    )
-    return [
+        _KEYS.add_columns(HOST.c.host_id, HOST.c.revoked_ms).join(
+            HOST, HOST.c.key == SEALING_KEY.c.host_key
+        )
+    ).mappings()
+    trusts = [
         HostTrust(
-            host_id=row.host_id,
-            incarnation=row.incarnation,
-            keys=(PublicKey(row.algorithm, row.public_key),),
-            first_previous_hash=row.first_previous_hash,
-            revoked=row.revoked_ms is not None,
+            host_id=row["host_id"],
+            incarnation=row["incarnation"],
+            keys=(PublicKey(row["algorithm"], row["public_key"]),),
+            first_previous_hash=row["first_previous_hash"],
+            revoked=row["revoked_ms"] is not None,
+            attestation={} if row["ak_public"] is None else {row["fingerprint"]: row["ak_public"]},
         )
         for row in rows
     ]
+    return sorted(trusts, key=lambda trust: (trust.host_id, trust.incarnation))  # then by age
+
+
+def _sealing_key(row: RowMapping) -> SealingKey:
+    blob: bytes | None = row["ak_public"]
+    return SealingKey(
+        PublicKey(row["algorithm"], row["public_key"]), None if blob is None else tpm.public(blob)
+    )
+
+
+_KEYS: Final = (
+    select(SEALING_KEY, TPM.c.ak_public)
+    .outerjoin(TPM, TPM.c.ak_name == SEALING_KEY.c.ak_name)
+    .order_by(SEALING_KEY.c.enrolled_ms)
+)

@@ -21,6 +21,7 @@ from assay_valuer.config import Paths, ValuerConfig, paths
 from assay_valuer.enrolment import Registrar
 from assay_valuer.store.database import Database
 from assay_valuer.store.migrate import check_schema, migrate
+from assay_valuer.tpms import Tpms
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class State:
             self.ledger_key,
             self.config.trust_domain,
             self.config.certificate_life_s * 1000,
+            Tpms(self.config.policy.evidence.simulated_tpm_roots),
         )
 
 

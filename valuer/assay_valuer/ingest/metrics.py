@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from assay_core.errors import Refusal
-from assay_valuer.enrolment import Denial
+from assay_valuer.denial import Denial
 
 
 class IngestMetrics:
@@ -63,12 +63,12 @@ class IngestMetrics:
         )
         enrolments = Counter(
             "assay_valuer_enrolments",
-            "Enrolments and renewals, by outcome.",
+            "Enrolments, renewals, activations of TPMs and rotations of keys, by outcome.",
             ["call", "outcome"],
             registry=registry,
         )
         self.enrolments = {
             (call, outcome): enrolments.labels(call, outcome)
-            for call in ("enroll", "renew")
+            for call in ("enroll", "renew", "activate", "rotate")
             for outcome in ("ok", *(denial.value for denial in Denial))
         }

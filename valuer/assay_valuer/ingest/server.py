@@ -17,7 +17,7 @@ from assay_core.errors import ServiceError
 from assay_proto.v1 import attestation_pb2, enrollment_pb2
 from assay_valuer.config import ListenerConfig, ValuerConfig, split_endpoint
 from assay_valuer.enrolment import Registrar
-from assay_valuer.ingest import wire
+from assay_valuer.ingest import wire, wire_enrolment
 from assay_valuer.ingest.attestation import Attestation
 from assay_valuer.ingest.committer import Committer, OnCommit
 from assay_valuer.ingest.enrollment import Enrollment
@@ -86,10 +86,10 @@ class Door:
         enrolment = await self._listen(
             self._config.enrolment,
             self._enrollment.handler(),
-            name=wire.ENROLLMENT,
-            message_max=wire.ENROLL_BYTES_MAX,
+            name=wire_enrolment.ENROLLMENT,
+            message_max=wire_enrolment.ENROLL_BYTES_MAX,
         )
-        for name in ("", wire.ATTESTATION, wire.ENROLLMENT):
+        for name in ("", wire.ATTESTATION, wire_enrolment.ENROLLMENT):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         _log.info("listening", enrolment=enrolment, attestation=attestation)
         return Endpoints(enrolment, attestation)

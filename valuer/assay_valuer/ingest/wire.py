@@ -1,4 +1,4 @@
-"""Between the services' messages and the valuer's types.
+"""Between the messages of a stream and the valuer's types; enrolment's are in wire_enrolment.
 
 Parsing is strict, as the codec's is: bytes that the schema's own writer would not have made
 (unknown, duplicate or reordered fields, truncation) are refused and not guessed at.
@@ -13,28 +13,18 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from assay_core.errors import Refusal, Refused
+from assay_core.evidence.bundle import Asked, SealedEvidence
 from assay_core.header import SCHEMA, Head
-from assay_core.seal import Envelope, PublicKey, Sealed, Signature
+from assay_core.seal import Envelope, Sealed, Signature
 from assay_core.verify import WINDOW_BYTES_MAX
 from assay_proto.v1 import attestation_pb2 as pb
-from assay_proto.v1 import enrollment_pb2 as enroll_pb
-from assay_valuer.enrolment import (
-    AGENT_VERSION_MAX,
-    Denial,
-    Denied,
-    Enrolled,
-    EnrollStatement,
-    Proof,
-    RenewStatement,
-)
+from assay_valuer.enrolment import AGENT_VERSION_MAX
 
 MESSAGE_BYTES_MAX: Final = WINDOW_BYTES_MAX + 64 * 1024
 """Largest message an agent may send; what is larger is refused by name."""
 TRANSPORT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Largest that the transport reads at all."""
-ENROLL_BYTES_MAX: Final = 16 * 1024
 DETAIL_MAX: Final = 500
-ENROLLMENT: Final = "assay.v1.Enrollment"
 ATTESTATION: Final = "assay.v1.Attestation"
 
 _M = TypeVar("_M", bound=Message)
@@ -49,11 +39,22 @@ class Hello:
     incarnation: int
 
 
-def parse_agent_message(data: bytes) -> Hello | Sealed | Envelope:
-    """What an agent sent: its Hello, a sealed window, or a sealed gap record. Raises Refused."""
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An asset event that the host's operator proposes, signed by its sealing key."""
+
+    envelope: Envelope
+
+
+AgentMessage = Hello | Sealed | Envelope | SealedEvidence | Proposal
+"""What an agent sends; an Envelope by itself is a sealed gap record."""
+
+
+def parse_agent_message(data: bytes) -> AgentMessage:
+    """What an agent sent. Raises Refused."""
     if len(data) > MESSAGE_BYTES_MAX:
         raise Refused(Refusal.TOO_LARGE, f"{len(data)} bytes; at most {MESSAGE_BYTES_MAX}")
-    message = _strict(pb.AgentMessage, data)
+    message = strict(pb.AgentMessage, data)
     if message is None:
         raise Refused(
             Refusal.MALFORMED_ENVELOPE,
@@ -67,6 +68,11 @@ def parse_agent_message(data: bytes) -> Hello | Sealed | Envelope:
     if case == "hello":
         hello = message.hello
         return Hello(hello.schema_max, hello.agent_version[:AGENT_VERSION_MAX], hello.incarnation)
+    if case == "evidence":
+        evidence = message.evidence
+        return SealedEvidence(_envelope(evidence.envelope), tuple(evidence.blobs))
+    if case == "proposal":
+        return Proposal(_envelope(message.proposal))
     raise Refused(Refusal.MALFORMED_ENVELOPE, "an empty message")
 
 
@@ -113,49 +119,39 @@ def challenge(nonce: bytes, deadline_ms: int) -> bytes:
     ).SerializeToString()
 
 
+def evidence_challenge(asked: Asked) -> bytes:
+    """What the host's hardware must prove, by when."""
+    return pb.ValuerMessage(
+        evidence_challenge=pb.EvidenceChallenge(
+            nonce=asked.nonce,
+            deadline_ms=asked.deadline_ms,
+            pcrs=asked.pcrs,
+            devices=asked.devices,
+        )
+    ).SerializeToString()
+
+
+def evidence_outcome(nonce: bytes, outcome: str, detail: str, position: int = 0) -> bytes:
+    """What became of an answer."""
+    return pb.ValuerMessage(
+        evidence_outcome=pb.EvidenceOutcome(
+            nonce=nonce, outcome=outcome, detail=detail[:DETAIL_MAX], position=position
+        )
+    ).SerializeToString()
+
+
+def proposal_answer(payload_sha256: bytes, detail: str, *, kept: bool) -> bytes:
+    """What became of a proposal."""
+    return pb.ValuerMessage(
+        proposal_answer=pb.ProposalAnswer(
+            payload_sha256=payload_sha256, kept=kept, detail=detail[:DETAIL_MAX]
+        )
+    ).SerializeToString()
+
+
 def hint(window_ms: int) -> bytes:
     """A wished length of window."""
     return pb.ValuerMessage(hint=pb.Hint(window_ms=window_ms)).SerializeToString()
-
-
-def parse_enroll(data: bytes) -> tuple[EnrollStatement, Proof, bytes]:
-    """An EnrollRequest's statement, the proof over it, and the token's secret. Raises Denied."""
-    request = _strict(enroll_pb.EnrollRequest, data)
-    message = None if request is None else _strict(enroll_pb.EnrollStatement, request.statement)
-    if request is None or message is None:
-        raise Denied(Denial.MALFORMED, "not an EnrollRequest as its schema writes it")
-    if len(message.agent_version) > AGENT_VERSION_MAX or len(message.sealing_public_key) > 1024:
-        raise Denied(Denial.MALFORMED, "agent_version or sealing_public_key is too long")
-    statement = EnrollStatement(
-        token_id=message.token_id,
-        tls_csr=message.tls_csr,
-        sealing_key=PublicKey(message.sealing_algorithm, message.sealing_public_key),
-        agent_version=message.agent_version,
-    )
-    return statement, Proof(request.statement, request.signature), request.token_secret
-
-
-def parse_renew(data: bytes) -> tuple[RenewStatement, Proof]:
-    """A RenewRequest's statement and the proof over it. Raises Denied."""
-    request = _strict(enroll_pb.RenewRequest, data)
-    message = None if request is None else _strict(enroll_pb.RenewStatement, request.statement)
-    if request is None or message is None:
-        raise Denied(Denial.MALFORMED, "not a RenewRequest as its schema writes it")
-    statement = RenewStatement(message.host_id, message.incarnation, message.tls_csr)
-    return statement, Proof(request.statement, request.signature)
-
-
-def certificates(enrolled: Enrolled, authority_pem: bytes, endpoint: str) -> bytes:
-    """What an enrolled host is told."""
-    return enroll_pb.Certificates(
-        host_id=enrolled.host_id,
-        incarnation=enrolled.incarnation,
-        previous_head_hash=enrolled.first_previous_hash,
-        certificate_chain_pem=enrolled.certificate.chain_pem,
-        authority_pem=authority_pem,
-        attestation_endpoint=endpoint,
-        schema_max=SCHEMA,
-    ).SerializeToString()
 
 
 def _envelope(message: pb.Envelope) -> Envelope:
@@ -166,7 +162,7 @@ def _envelope(message: pb.Envelope) -> Envelope:
     )
 
 
-def _strict(type_: type[_M], data: bytes) -> _M | None:
+def strict(type_: type[_M], data: bytes) -> _M | None:
     """The message, or None for bytes that the schema's own writer would not have made."""
     message = type_()
     try:
