@@ -20,9 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection, insert, select
 
-from assay_core.errors import FileError
 from assay_core.evidence import ek, tpm
-from assay_core.evidence.path import UNREADABLE
 from assay_core.instants import HOUR_MS
 from assay_core.seal import ECDSA_P256, PublicKey
 from assay_valuer.denial import Denial, Denied
@@ -68,12 +66,14 @@ class Bound:
 class Tpms:
     """Judges TPMs, by makers' roots and those that the policy names. Used from several threads."""
 
-    def __init__(self, named: Collection[str] = ()) -> None:
-        """`named` are SHA-256 of roots of simulated TPMs that the policy believes all the same.
-
-        The root itself comes with the host's certificates.
+    def __init__(
+        self, simulated: Collection[str] = (), roots: Mapping[str, ek.Root] = ek.TPM_ROOTS
+    ) -> None:
+        """`simulated` are SHA-256 of roots of simulated TPMs that the policy believes all the same;
+        the root itself comes with the host's certificates.
         """
-        self._named = frozenset(named)
+        self._simulated = frozenset(simulated)
+        self._roots = roots
         self._secret = secrets.token_bytes(32)
 
     def activate(
@@ -92,7 +92,7 @@ class Tpms:
     def endorse(self, certificates: Sequence[bytes], now_ms: int) -> Endorsed:
         """Whose chip it is. Raises Denied where the certificates are none of an EK."""
         try:
-            found = ek.verify(certificates, self._believed(certificates), now_ms)
+            found = ek.verify(certificates, now_ms, roots=self._roots, simulated=self._simulated)
         except ek.UntrustedTpm as error:
             key = x509.load_der_x509_certificate(certificates[0]).public_key()
             if not isinstance(key, rsa.RSAPublicKey):
@@ -137,12 +137,6 @@ class Tpms:
     def _inside(self, endorsed: Endorsed, attestation: tpm.Public, hour: int) -> bytes:
         message = bytes.fromhex(endorsed.ek_sha256) + attestation.name + hour.to_bytes(8, "big")
         return hmac.digest(self._secret, message, "sha256")
-
-    def _believed(self, certificates: Sequence[bytes]) -> tuple[ek.Root, ...]:
-        roots = ek.listed_roots()
-        if not self._named or len(certificates) > ek.CERTIFICATES_MAX:
-            return roots
-        return (*roots, *(root for root in _sent(certificates) if root.sha256 in self._named))
 
 
 def keep(connection: Connection, host_key: int, bound: Bound | None, now_ms: int) -> str | None:
@@ -237,15 +231,3 @@ def _point(key: tpm.Public) -> bytes:
     if not isinstance(key.key, ec.EllipticCurvePublicKey):
         return b""
     return key.key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-
-def _sent(certificates: Sequence[bytes]) -> list[ek.Root]:
-    """The certificates that a host sent, as roots; whether they are believed is for the policy."""
-    found: list[ek.Root] = []
-    for one in certificates:
-        try:
-            pem = x509.load_der_x509_certificate(one).public_bytes(Encoding.PEM)
-            found.append(ek.named_root(pem, "named by the policy"))
-        except (*UNREADABLE, FileError):
-            continue  # what cannot be read is no root; ek.verify says so of the path
-    return found
