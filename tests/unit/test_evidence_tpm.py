@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import struct
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +74,87 @@ def test_a_quote_is_no_certificate_and_only_an_attestation_key_attests():
         tpm.quote(
             recorded("quote"), recorded("quote_signature"), tpm.public(recorded("signing_public"))
         )
+
+
+class SoftTpm:
+    """A key in software that says what a TPM would, or would not: part 2 §10 to §13, written anew."""
+
+    def __init__(self, attributes: tpm.Attribute) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        point = self.key.public_key().public_numbers()
+        # Type ECC, name by SHA-256, no policy, no cipher, ECDSA with SHA-256, P-256, no KDF.
+        area = struct.pack(">HHIHHHHHH", 0x23, 0x0B, attributes, 0, 0x10, 0x18, 0x0B, 0x03, 0x10)
+        for number in (point.x, point.y):
+            area += sized(number.to_bytes(32, "big"))
+        self.public = tpm.public(sized(area))
+
+    def quote(self, selection: bytes, digest: bytes = bytes(32), magic: int = 0xFF544347):
+        """TPMS_ATTEST and TPMT_SIGNATURE over PCRs: a count, then bank, length and bits of each."""
+        head = struct.pack(">IH", magic, 0x8018) + sized(b"signer") + sized(NONCE)
+        attest = head + bytes(25) + selection + sized(digest)
+        r, s = decode_dss_signature(self.key.sign(attest, ec.ECDSA(hashes.SHA256())))
+        signature = struct.pack(">HH", 0x18, 0x0B)
+        return attest, signature + sized(r.to_bytes(32, "big")) + sized(s.to_bytes(32, "big"))
+
+
+def sized(data: bytes) -> bytes:
+    return struct.pack(">H", len(data)) + data
+
+
+def over(*numbers: int, bank: int = 0x0B) -> bytes:
+    bits = sum(1 << number for number in numbers)
+    return struct.pack(">HB", bank, 3) + bits.to_bytes(3, "little")
+
+
+ONE = b"\0\0\0\1"
+
+
+def test_a_key_with_other_attributes_attests_nothing():
+    """Each of them matters: without it the key could be copied, or sign what its TPM never said."""
+    needed = [one for one in tpm.Attribute if one in tpm.ATTESTATION_KEY]
+    assert len(needed) == 5
+    wrong = [tpm.ATTESTATION_KEY & ~one for one in needed]
+    wrong.append(tpm.ATTESTATION_KEY | tpm.Attribute.DECRYPT)
+    for attributes in wrong:
+        soft = SoftTpm(attributes)
+        with pytest.raises(tpm.BadTpm, match="its attributes are"):
+            tpm.quote(*soft.quote(ONE + over(0)), soft.public)
+
+
+def test_a_quote_says_which_pcrs_it_is_over_and_over_others_it_is_none():
+    soft = SoftTpm(tpm.ATTESTATION_KEY)
+    for numbers in ((), (0, 1, 2), (16,), (23,)):
+        found = tpm.quote(*soft.quote(ONE + over(*numbers)), soft.public)
+        assert found.selection == frozenset(numbers)
+    for selection in (
+        b"\0\0\0\0",
+        ONE + over(0, bank=0x04),  # SHA-1
+        ONE + over(0, bank=0x0C),  # SHA-384
+        b"\0\0\0\2" + over(0) + over(1),
+    ):
+        with pytest.raises(tpm.BadTpm, match="SHA-256 bank alone"):
+            tpm.quote(*soft.quote(selection), soft.public)
+
+
+def test_what_a_tpm_never_said_is_no_quote():
+    soft = SoftTpm(tpm.ATTESTATION_KEY)
+    with pytest.raises(tpm.BadTpm, match="not what was asked"):
+        tpm.quote(*soft.quote(ONE + over(0), magic=0), soft.public)
+    attest, signature = soft.quote(ONE + over(0))
+    with pytest.raises(tpm.BadTpm, match="not signed by this key"):
+        tpm.quote(attest, signature, AK)
+    with pytest.raises(tpm.BadTpm, match="more than there should be"):
+        tpm.quote(attest, signature + b"\0", soft.public)
+
+
+@pytest.mark.parametrize("bits", [1024, 2047, 5120, 16_384])
+def test_rsa_keys_that_no_tpm_has_are_refused(bits):
+    modulus = ((1 << bits - 1) + 1).to_bytes((bits + 7) // 8, "big")
+    area = struct.pack(
+        ">HHIHHHHI", 0x01, 0x0B, tpm.ATTESTATION_KEY, 0, 0x10, 0x10, bits, 0
+    )  # no policy, no cipher, no scheme, exponent by default
+    with pytest.raises(tpm.BadTpm, match="2048, 3072 or 4096"):
+        tpm.public(sized(area + sized(modulus)))
 
 
 @given(st.data())
