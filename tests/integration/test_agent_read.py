@@ -10,6 +10,7 @@ import pytest
 from assay_agent.cli.read import WINDOWS
 from assay_core import codec
 from assay_core.leaves import Group
+from tests.fakes.attesting import CHAIN_PEM, REPORT, DeviceAuthority
 from tests.fakes.machine import FakeMachine
 from tests.fakes.shim import ShimScenario
 
@@ -255,6 +256,32 @@ def test_check_with_a_driver(shim: ShimScenario, tmp_path: Path) -> None:
     state.chmod(0o755)
     findings = found(agent(shim.env(BARE_ENV), "check", "--json", "--config", settings))
     assert findings["state directory"]["fix"] == f"chmod 0700 {state}"
+
+
+def test_check_says_what_evidence_the_host_gives_and_why_not(
+    shim: ShimScenario, tmp_path: Path
+) -> None:
+    def said(settings: Path, env: dict[str, str]) -> tuple[str, str]:
+        findings = found(agent(env, "check", "--json", "--config", settings))
+        assert "Traceback" not in str(findings)
+        return findings["hardware evidence"]["state"], findings["hardware evidence"]["code"]
+
+    off = config(tmp_path, f"state_dir: {tmp_path}/none\n")
+    (tmp_path / "on").mkdir()
+    on = config(tmp_path / "on", f"state_dir: {tmp_path}/none\nevidence: {{nvml: true}}\n")
+    with DeviceAuthority(8) as authority:
+        env = shim.env(BARE_ENV) | {"ASSAY_SHIM_EVIDENCE": authority.socket}
+        assert said(off, env) == ("note", "evidence-needs-mode")
+        assert said(on, env) == ("warning", "evidence-missing")
+        shim.host.set(cc_feature=1)
+        assert said(off, env) == ("note", "evidence-off")
+        assert authority.asked == [(CHAIN_PEM, slot, bytes(32)) for slot in range(8)]
+        assert said(on, env) == ("ok", "evidence-given")
+        nonces = [nonce for what, _, nonce in authority.asked if what == REPORT]
+        assert len(nonces) == 8
+        assert len({*nonces, bytes(32)}) == 2
+        shim.gpu(3).fail("nvmlDeviceGetConfComputeGpuAttestationReport", code=999)
+        assert said(on, env) == ("warning", "evidence-partial")
 
 
 def test_check_names_the_line_of_a_bad_configuration(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tests.fakes.attesting import (
     corelib_env,
     socket_unit,
 )
-from tests.fakes.nvidia import NOW_MS
+from tests.fakes.nvidia import NOW_MS, request, response
 from tests.fakes.shim import build_shim
 
 NONCE = bytes(range(32))
@@ -92,6 +92,14 @@ def test_every_gpu_answers_the_nonce_and_is_verified(authority: DeviceAuthority)
 def test_what_the_library_prints_is_no_part_of_the_answer(authority: DeviceAuthority) -> None:
     answers = ask({**corelib_env(authority), "ASSAY_CORELIB_PRINTS": "1"})
     assert len([verified(answer, authority) for answer in answers]) == GPUS
+
+
+def test_a_report_without_opaque_data_is_evidence_all_the_same(authority: DeviceAuthority) -> None:
+    """So a first try of others with a B200 is said to have come back: no versions, and signed."""
+    gpu = authority.devices[0]
+    authority.say(REPORT, 0, gpu.sign(request(NONCE) + response({})))
+    proof = verified(ask(corelib_env(authority))[0], authority)
+    assert (proof.device.pdi, proof.driver, proof.firmware_bound) == (gpu.pdi, None, False)
 
 
 def test_one_gpu_fails_and_the_others_come(authority: DeviceAuthority) -> None:

@@ -29,6 +29,11 @@ def loaded(module: str) -> set[str]:
             | {"ctypes.util", "shutil", "ssl", "subprocess", "tempfile", "typing_extensions"}
             | {"ast", "decimal", "hashlib", "inspect", "uuid"},
         ),
+        # Imported by the agent whether evidence is switched on or not.
+        (
+            "assay_agent.cli.run, assay_agent.evidence.collectors",
+            {"pynvml", "ssl", "_ssl", "_hashlib", "decimal"},
+        ),
         (
             "assay_agent.cli.run",
             {"rich", "pynvml", "sqlalchemy", "prometheus_client", "http.server"}

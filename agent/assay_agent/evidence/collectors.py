@@ -8,14 +8,16 @@ from typing import Protocol, runtime_checkable
 
 from assay_agent.config import EvidenceConfig
 from assay_agent.evidence.collector import Answer, Collected, Collector, Unobtainable
-from assay_agent.evidence.nvml import Driver, NvmlCollector
+from assay_agent.telemetry.attestor import Attestation
 from assay_agent.telemetry.reading import GpuSource
 from assay_core.errors import FileError
 
 
 @runtime_checkable
-class _Attesting(Driver, Protocol):
+class _Attesting(Protocol):
     """A source whose driver can be asked."""
+
+    async def attest(self, nonce: bytes) -> Attestation: ...
 
 
 def make_collectors(config: EvidenceConfig, source: GpuSource) -> tuple[Collector, ...]:
@@ -27,9 +29,11 @@ def make_collectors(config: EvidenceConfig, source: GpuSource) -> tuple[Collecto
     if config.nvml:
         if not isinstance(source, _Attesting):
             raise FileError("evidence.nvml: only a source that reads a driver has evidence")
+        from assay_agent.evidence.nvml import NvmlCollector  # noqa: PLC0415 - memory: off on most
+
         found.append(NvmlCollector(source))
     if config.corelib is not None:
-        from assay_agent.evidence.corelib_collector import (  # noqa: PLC0415 - few hosts have it
+        from assay_agent.evidence.corelib_collector import (  # noqa: PLC0415 - as above
             CorelibCollector,
         )
 

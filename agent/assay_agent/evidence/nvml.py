@@ -23,6 +23,9 @@ from assay_core.leaves import Reason
 
 _ORIGIN: Final = Origin.IN_BAND_NVML
 
+_MULTI_GPU: Final = (1, 2)
+"""NVML_CC_SYSTEM_MULTIGPU_PROTECTED_PCIE and _NVLE."""
+
 _WHY: Final[Mapping[Reason, Why]] = MappingProxyType(
     {
         Reason.NOT_SUPPORTED: Why.NOT_SUPPORTED,
@@ -69,13 +72,25 @@ def answers(told: Attestation, nonce: bytes) -> tuple[Answer, ...]:
     return tuple(found) or (Unobtainable(_ORIGIN, Why.NO_GPU),)
 
 
+def is_on(modes: Mapping[str, Sample]) -> bool:
+    """Whether the driver says that the host is in a mode in which a GPU signs."""
+    return _number(modes, "cc_feature") == 1 or _number(modes, "cc_multi_gpu_mode") in _MULTI_GPU
+
+
 def is_off(modes: Mapping[str, Sample]) -> bool:
-    """Whether the driver says that the host is in none of the modes in which a GPU signs."""
-    return modes.get("cc_feature") == 0 and modes.get("cc_multi_gpu_mode") in (
-        0,
-        Reason.SYMBOL_MISSING,  # a driver that is older than protected PCIe
-        Reason.NOT_SUPPORTED,
-    )
+    """Whether it says that the host is in none of them.
+
+    A driver that does not know of protected PCIe is not in it.
+    """
+    name = "cc_multi_gpu_mode"
+    unknown = modes.get(name) is Reason.SYMBOL_MISSING or modes.get(name) is Reason.NOT_SUPPORTED
+    return _number(modes, "cc_feature") == 0 and (unknown or _number(modes, name) == 0)
+
+
+def _number(modes: Mapping[str, Sample], name: str) -> int | None:
+    """None where there is a Reason instead, which is a number too."""
+    sample = modes.get(name)
+    return sample if isinstance(sample, int) and not isinstance(sample, Reason) else None
 
 
 def _answer(gpu: Attested, modes: Mapping[str, Sample], nonce: bytes) -> Answer:

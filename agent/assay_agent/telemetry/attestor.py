@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from assay_agent.telemetry.calls import reason_of
-from assay_agent.telemetry.nvml_attest import MODE_NAMES
 from assay_agent.telemetry.nvml_process import DriverProcess
 from assay_agent.telemetry.reading import Sample
+from assay_agent.telemetry.table import MODE_NAMES
 from assay_agent.telemetry.wire import Attested, Attesting, host_sample
 from assay_core.leaves import Reason
 

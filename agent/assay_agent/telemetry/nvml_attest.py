@@ -13,7 +13,7 @@ from assay_agent.telemetry import binding
 from assay_agent.telemetry.ask import samples
 from assay_agent.telemetry.binding import LostError, NvmlError, code_of
 from assay_agent.telemetry.fields import subject_of
-from assay_agent.telemetry.table import HOST_CALLS
+from assay_agent.telemetry.table import MODES
 from assay_agent.telemetry.wire import Attested, Attesting, HostCell, Told, host_cell
 from assay_core.leaves import Reason
 
@@ -23,13 +23,6 @@ CHAIN_BYTES_MAX: Final = 0x1400
 """NVML_GPU_ATTESTATION_CERT_CHAIN_SIZE: the room there is for the chain, a PEM text, leaf first."""
 REPORT_BYTES_MAX: Final = 0x2000
 """NVML_CC_GPU_ATTESTATION_REPORT_SIZE."""
-
-_MODES: Final = tuple(
-    call
-    for call in HOST_CALLS
-    if call.function in ("nvmlSystemGetConfComputeState", "nvmlSystemGetConfComputeSettings")
-)
-MODE_NAMES: Final = tuple(field.name for call in _MODES for field in call.fields)
 
 
 def attest(
@@ -105,9 +98,9 @@ def _ask(uuid: str, handle: object, nonce: bytes, beat: Callable[[], None]) -> A
 
 
 def _modes() -> list[HostCell]:
-    """Which of the modes are on in which a GPU signs, by MODE_NAMES."""
+    """Which of the modes are on in which a GPU signs, by table.MODE_NAMES."""
     cells: list[HostCell] = []
-    for call in _MODES:
+    for call in MODES:
         try:
             cells += map(host_cell, samples(call, None, False))
         except (LostError, binding.GoneError):  # the calls that matter will say so

@@ -292,3 +292,6 @@ HOST_CALLS: Final = (*_HOST_CALLS, *_PLATFORM_CALLS)
 """What is asked of the library itself; beside it, gpu_count is what it enumerates."""
 HOST_NAMES: Final = ("driver_version", "nvml_version", "gpu_count")
 PLATFORM_NAMES: Final = tuple(field.name for call in _PLATFORM_CALLS for field in call.fields)
+MODES: Final = tuple(call for call in _PLATFORM_CALLS if "GetConfComputeS" in call.function)
+"""State and settings: whether the host is in a mode in which its GPUs sign."""
+MODE_NAMES: Final = tuple(field.name for call in MODES for field in call.fields)

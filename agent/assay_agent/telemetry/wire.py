@@ -88,7 +88,7 @@ class Attesting(msgspec.Struct, frozen=True, tag="attesting", kw_only=True, omit
     asleep: bool = False
     """A GPU sleeps, and the driver was not opened: that would have woken it."""
     modes: list[HostCell] = []
-    """Which modes are on in which a GPU signs, by nvml_attest.MODE_NAMES."""
+    """Which modes are on in which a GPU signs, by table.MODE_NAMES."""
     uuids: list[str] = []
     """Who has an answer still to come, as 32 hexadecimal digits; empty: its UUID is none."""
 
