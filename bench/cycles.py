@@ -128,7 +128,7 @@ async def _serve(path: Path, every: int) -> None:
     """As cli.run does, but for the source."""
     settings = config.load(path)
     log.to_stderr()
-    keys, clock = KeyStore.default(settings.state_dir), Clock()
+    keys, clock = KeyStore.default(settings), Clock()
     enrolled = keys.host()
     source = Counted(make_source(settings.source, keys.state_dir), every)
     spool = Spool(

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from assay_agent.tpm.device import Address
 from assay_core import files
 from assay_core.errors import FileError
 
@@ -63,6 +64,17 @@ class EvidenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The socket of assay-corelib.socket, /run/assay-corelib.sock: Blackwell, in any mode."""
 
 
+class TpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The host's TPM 2.0. An enrolment makes the sealing key in it, where nobody can copy it."""
+
+    device: str = "device:/dev/tpmrm0"
+    """The kernel's device, or for a simulated one unix:/PATH or tcp:NAME:PORT."""
+    ek_chain: str | None = None
+    """PEM certificates from the TPM's endorsement key to its maker's root that it does not hold."""
+    required: bool = True
+    """False: a host that has no TPM may enrol with a key in a file."""
+
+
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of agent.yaml."""
 
@@ -75,6 +87,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     spool: SpoolConfig = SpoolConfig()
     metrics: MetricsConfig = MetricsConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    tpm: TpmConfig | None = None
+    """Null: the sealing key is a file. `tpm: {}` for a TPM with every default."""
     proxy: str | None = None
     """HTTP CONNECT proxy to the valuer, http://name:port. Without one, https_proxy is followed."""
 
@@ -102,9 +116,19 @@ def load(path: Path | None) -> AgentConfig:
         raise FileError(f"{path}: evidence: {config.source.kind} has no hardware behind it")
     if config.evidence.corelib is not None and not config.evidence.corelib.startswith("/"):
         raise FileError(f"{path}: evidence.corelib: {config.evidence.corelib} is no absolute path")
+    _check_tpm(config.tpm, path)
     textfile = config.metrics.textfile
     if textfile is not None and not textfile.endswith(".prom"):
         raise FileError(
             f"{path}: metrics.textfile: {textfile} does not end in .prom: node-exporter reads no other"
         )
     return config
+
+
+def _check_tpm(tpm: TpmConfig | None, path: Path) -> None:
+    if tpm is None:
+        return
+    try:
+        Address.parse(tpm.device)
+    except ValueError as error:
+        raise FileError(f"{path}: tpm.device: {error}") from error

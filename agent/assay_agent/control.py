@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -28,6 +28,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Pause for so many milliseconds; 0 ends a pause."""
     proposal: str | None = None
     """Sign this asset event, canonical JSON, and send it to the valuer."""
+    rotate_to: Literal["default", "file", "tpm"] | None = None
+    """Go over to a new sealing key, there or where the configuration says."""
+    anew: bool = False
+    """With another key than a rotation under way has."""
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,6 +69,16 @@ async def serve(state_dir: Path, handler: Handler) -> asyncio.Server:
         ) from error
     finally:
         os.umask(before)
+
+
+def listens(state_dir: Path) -> bool:
+    """Whether an agent runs that can be asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(str(state_dir / _SOCKET))
+        except OSError:
+            return False
+    return True
 
 
 def ask(state_dir: Path, request: Request) -> Reply:

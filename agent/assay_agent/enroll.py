@@ -11,24 +11,22 @@ from typing import Final
 import msgspec
 from cryptography import x509
 
-from assay_agent import spool_file, switch
+from assay_agent import sealing, spool_file, switch
 from assay_agent.keys import (
     ENROLLING,
     Enrolling,
     Host,
     KeyStore,
+    SealingKey,
     encode,
     join_tls,
-    new_sealing_key,
     new_tls_key,
-    sealing_signer,
     signing_request,
 )
 from assay_agent.uplink import enrollment
 from assay_agent.uplink.enrollment import Certificates
 from assay_core.errors import FileError, HostError
 from assay_core.header import SCHEMAS_ACCEPTED
-from assay_core.seal import Ed25519Signer
 
 TOKEN_PREFIX: Final = "assay-token-1."  # noqa: S105 - a format's name
 _SECRET_BYTES: Final = 32
@@ -102,14 +100,17 @@ async def enroll(keys: KeyStore, token: Token, proxy: str | None) -> Enrolment:
             return _unchanged(keys, before)
         pending = keys.enrolling()
         if pending is None or pending.token_id != token.id:
-            pending = _begin(keys, token)
+            pending = await _begin(keys, token)
+        key = _key(pending)
+        activation = await sealing.activate(keys, key, token.endpoint, token.authority_pem, proxy)
         certificates = await enrollment.enroll(
             token.endpoint,
             token.authority_pem,
             proxy,
             statement=base64.b64decode(pending.statement),
             token_secret=token.secret,
-            signer=_signer(keys, pending),
+            signer=keys.signer_of(key, keys.state_dir / ENROLLING),
+            activation=activation,
         )
         return _replace(keys, token, pending, before, certificates)
 
@@ -136,30 +137,25 @@ async def renew(keys: KeyStore, proxy: str | None) -> None:
     keys.store_tls(key_pem, certificates.chain_pem, certificates.authority_pem)
 
 
-def _begin(keys: KeyStore, token: Token) -> Enrolling:
+async def _begin(keys: KeyStore, token: Token) -> Enrolling:
     """New keys for a new token, kept before anything is sent: a key is of one incarnation."""
-    sealing = b"" if keys.credential() is not None else new_sealing_key()
-    tls = new_tls_key()
+    key, tls = await sealing.make(keys), new_tls_key()
+    signer = keys.signer_of(key, keys.state_dir / ENROLLING)
+    binding = await sealing.bind(keys, key)
+    statement = enrollment.enroll_statement(token.id, signing_request(tls), signer, binding)
     pending = Enrolling(
-        token_id=token.id, statement="", tls_key_pem=tls.decode(), sealing_key_pem=sealing.decode()
+        token_id=token.id,
+        statement=encode(statement),
+        tls_key_pem=tls.decode(),
+        sealing_key_pem=key.pem,
+        tpm=key.tpm,
     )
-    signer = _signer(keys, pending)
-    statement = enrollment.enroll_statement(token.id, signing_request(tls), signer)
-    pending = msgspec.structs.replace(pending, statement=encode(statement))
     keys.begin_enrolling(pending)
     return pending
 
 
-def _signer(keys: KeyStore, pending: Enrolling) -> Ed25519Signer:
-    if not pending.sealing_key_pem:
-        credential = keys.credential()
-        if credential is None:
-            raise HostError(
-                "this enrolment was begun with the sealing key of systemd's credentials, which is "
-                "not here; run it with the same $CREDENTIALS_DIRECTORY, or ask for a new token"
-            )
-        return credential
-    return sealing_signer(pending.sealing_key_pem.encode(), keys.state_dir / ENROLLING)
+def _key(pending: Enrolling) -> SealingKey:
+    return SealingKey(pem=pending.sealing_key_pem, tpm=pending.tpm)
 
 
 def _unchanged(keys: KeyStore, host: Host) -> Enrolment:
@@ -203,7 +199,7 @@ def _replace(
     decided = switch.decide(
         keys,
         host,
-        sealing_key_pem=pending.sealing_key_pem,
+        sealing_key=_key(pending),
         tls_pem=join_tls(key_pem, certificates.chain_pem, certificates.authority_pem),
         authority_pem=certificates.authority_pem,
     )

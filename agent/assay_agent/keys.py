@@ -4,6 +4,8 @@ In the state directory (0700), each file 0600 and written whole or not at all:
 
     sealing.key       Ed25519, PKCS#8 PEM: what a window's signature means. May come instead from
                       systemd's LoadCredential=, as $CREDENTIALS_DIRECTORY/sealing.key.
+    tpm.json          in its place, where the sealing key lives in the host's TPM: the TPM's keys as
+                      it gives them out, of no use to any other machine.
     tls.pem           P-256 client key, then its certificate chain: one file, so that a crash never
                       leaves a key beside another key's certificate.
     authority.pem     what the valuer's listeners are checked against.
@@ -11,6 +13,9 @@ In the state directory (0700), each file 0600 and written whole or not at all:
     enrolling.json    the enrolment statement and its new keys, kept until the reply is stored: a
                       lost reply is asked for again with the same bytes.
     switching.json    a whole enrolment that takes the place of what is here; see switch.py.
+    rotating.json     a sealing key that takes the place of the one here; see rotation.py.
+    previous.json     the sealing key before the last rotation: it declares gaps among the windows
+                      that it sealed, and once they are taken nobody believes it.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -30,8 +35,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from assay_agent.config import AgentConfig, TpmConfig
 from assay_core.errors import HostError
-from assay_core.seal import Ed25519Signer
+from assay_core.seal import Ed25519Signer, Signer
+
+if TYPE_CHECKING:
+    from assay_agent.tpm.kept import HostTpm
 
 SEALING: Final = "sealing.key"
 TLS: Final = "tls.pem"
@@ -39,6 +48,9 @@ AUTHORITY: Final = "authority.pem"
 HOST: Final = "host.json"
 ENROLLING: Final = "enrolling.json"
 SWITCHING: Final = "switching.json"
+TPM: Final = "tpm.json"
+ROTATING: Final = "rotating.json"
+PREVIOUS: Final = "previous.json"
 
 _T = TypeVar("_T")
 
@@ -57,6 +69,22 @@ class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """With which token it enrolled: the same one again changes nothing."""
 
 
+class TpmFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The host's keys in its TPM, as the TPM gives them out: TPM2B_PUBLIC and TPM2B_PRIVATE."""
+
+    attestation_public: bytes
+    attestation_private: bytes
+    signing_public: bytes
+    signing_private: bytes
+
+
+class SealingKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A sealing key as it is kept: PKCS#8 PEM, or in the TPM; neither: systemd's credential."""
+
+    pem: str = ""
+    tpm: TpmFile | None = None
+
+
 class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An enrolment under way."""
 
@@ -65,7 +93,8 @@ class Enrolling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Base64 of its exact bytes."""
     tls_key_pem: str
     sealing_key_pem: str
-    """Empty: the key is systemd's credential."""
+    """Empty: the key is in the TPM, or systemd's credential."""
+    tpm: TpmFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +116,20 @@ class TlsIdentity:
 class KeyStore:
     """The files above."""
 
-    def __init__(self, state_dir: Path, credentials_dir: Path | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, credentials_dir: Path | None = None, tpm: TpmConfig | None = None
+    ) -> None:
         self._dir = state_dir
         self._credentials_dir = credentials_dir
+        self.tpm_config = tpm
+        """The TPM that new sealing keys are made in; None: in files."""
 
     @classmethod
-    def default(cls, state_dir: str) -> KeyStore:
-        """The store in `state_dir`, with systemd's credentials where there are any."""
+    def default(cls, settings: AgentConfig) -> KeyStore:
+        """The configured store, with systemd's credentials where there are any."""
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        return cls(Path(state_dir), Path(credentials) if credentials else None)
+        directory = Path(credentials) if credentials else None
+        return cls(Path(settings.state_dir), directory, settings.tpm)
 
     @property
     def state_dir(self) -> Path:
@@ -115,9 +149,63 @@ class KeyStore:
                 f"run: chmod 0700 {self._dir}"
             )
 
-    def signer(self) -> Ed25519Signer:
+    def signer(self) -> Signer:
         """The sealing key. Raises HostError where there is none."""
+        tpm = self.host_tpm()
+        if tpm is not None:
+            return tpm.signer
         return self.credential() or sealing_signer(self.read(SEALING), self._dir / SEALING)
+
+    def sealing_key(self) -> SealingKey:
+        """The sealing key as it is kept. Raises HostError where there is none."""
+        tpm = self._tpm_file()
+        if tpm is not None or self.credential() is not None:
+            return SealingKey(tpm=tpm)
+        return SealingKey(pem=self.read(SEALING).decode(errors="replace"))
+
+    def signer_of(self, key: SealingKey, path: Path) -> Signer:
+        """The signer with a key that `path` holds. Raises HostError."""
+        if key.tpm is not None:
+            return self.open_tpm(key.tpm).signer
+        if key.pem:
+            return sealing_signer(key.pem.encode(), path)
+        credential = self.credential()
+        if credential is None:
+            raise HostError(
+                f"the sealing key of {path} is systemd's credential, which is not here; run it with "
+                "the same $CREDENTIALS_DIRECTORY, or ask for a new token"
+            )
+        return credential
+
+    def previous_signer(self) -> Signer | None:
+        """The sealing key before the last rotation; None: there was none, or it is gone."""
+        path = self._dir / PREVIOUS
+        if not path.exists():
+            return None
+        key = decode(self.read(PREVIOUS), SealingKey, path)
+        if not key.pem and key.tpm is None and self.credential() is None:
+            return None
+        return self.signer_of(key, path)
+
+    def host_tpm(self) -> HostTpm | None:
+        """The TPM that the sealing key lives in; None: it is no TPM's."""
+        file = self._tpm_file()
+        return None if file is None else self.open_tpm(file)
+
+    def open_tpm(self, file: TpmFile) -> HostTpm:
+        """The TPM with keys that were made in it. Raises HostError where none is configured."""
+        if self.tpm_config is None:
+            raise HostError(
+                "this host's sealing key lives in its TPM, and the configuration names none: set "
+                "tpm: {} in agent.yaml, or enrol the host anew"
+            )
+        from assay_agent.tpm.kept import open_kept  # noqa: PLC0415 - memory: only who has one
+
+        return open_kept(self.tpm_config, file)
+
+    def _tpm_file(self) -> TpmFile | None:
+        path = self._dir / TPM
+        return decode(self.read(TPM), TpmFile, path) if path.exists() else None
 
     def credential(self) -> Ed25519Signer | None:
         """The sealing key that systemd brought, if it did: no other is used then."""

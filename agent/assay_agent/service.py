@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from assay_agent import VERSION, control, enroll, host
+from assay_agent import VERSION, control, enroll, host, rotation
 from assay_agent.config import AgentConfig
 from assay_agent.cutting import WINDOW_MS_LEAST, WINDOW_MS_MOST, Cutter, Plan
 from assay_agent.host import Clock
@@ -18,11 +18,12 @@ from assay_agent.keys import KeyStore
 from assay_agent.metrics import AgentMetrics
 from assay_agent.spool import Spool, SpoolFull
 from assay_agent.telemetry.reading import Depth, GpuSource, Happening, Poll
+from assay_agent.tpm.errors import TpmBusy, TpmError
 from assay_agent.uplink.session import first_of
 from assay_agent.uplink.uplink import Pace, Uplink
 from assay_agent.window import Aggregator
 from assay_core import asset_events
-from assay_core.errors import AssayError, HostError
+from assay_core.errors import AssayError, HostError, ServiceError
 from assay_core.header import CloseReason
 from assay_core.instants import HOUR_MS, SECOND_MS, format_duration, format_instant
 from assay_core.leaves import HOST, DriverState, EventKind
@@ -80,6 +81,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._sealed = asyncio.Event()
         self._pause = _Pause()
+        self._rotation = asyncio.Lock()
         self._cutter = Cutter()
         self._turned_ms = clock.boottime_ms()
         self._dropped = 0
@@ -195,7 +197,7 @@ class Service:
         )
 
     def _seal(self, reason: CloseReason) -> bool:
-        """Seals the period; False where the spool took no write, and then the period goes on."""
+        """Seals the period; False where spool or TPM did not do it, and then the period goes on."""
         now_ms = self._clock.utc_ms()
         if self._gaps != self._spool.gaps:
             self._gaps = self._spool.gaps
@@ -214,7 +216,7 @@ class Service:
                 answered_challenge=self._uplink.control.challenge,
                 now_ms=now_ms,
             )
-        except SpoolFull as error:
+        except (SpoolFull, TpmError, TpmBusy) as error:
             self._cutter.failed(self._clock.boottime_ms())
             self._metrics.seal_failures.inc()
             self._log.error("not sealed", detail=str(error), polls=polls)
@@ -265,6 +267,9 @@ class Service:
             return await self._propose(request.proposal.encode())
         if request.pause_ms is not None:
             return await self._pause_for(request.pause_ms)
+        if request.rotate_to is not None:
+            to = None if request.rotate_to == "default" else request.rotate_to
+            return await self._rotate(to, anew=request.anew)
         raise HostError("the request asks for nothing; are command and agent of one version?")
 
     async def _propose(self, payload: bytes) -> str:
@@ -276,6 +281,20 @@ class Service:
         if not answer.kept:
             raise HostError(f"the valuer did not keep the proposal: {answer.detail}")
         return answer.detail
+
+    async def _rotate(self, to: rotation.Target | None, *, anew: bool) -> str:
+        """Goes over to a new sealing key; it seals the next window."""
+        if self._rotation.locked():
+            raise ServiceError("a rotation is under way already; wait for it")
+        async with self._rotation:
+            to = await rotation.ask(self._keys, self._config.proxy, to, anew=anew)
+            rotation.complete(self._keys)
+            signer = self._keys.signer()
+            self._spool.go_over(signer)
+        self._uplink.reconnect()
+        detail = rotation.told(to, signer)
+        self._log.info("rotated", detail=detail, first=self._spool.next_sequence)
+        return detail
 
     async def _pause_for(self, pause_ms: int) -> str:
         if pause_ms == 0:

@@ -86,13 +86,18 @@ class Spool:
         bytes_max: int,
         acknowledged_keep_ms: int,
         now_ms: int,
+        previous: Signer | None = None,
     ) -> None:
-        """Opens the spool at `path`. Raises SpoolDamaged, SpoolFull or HostError."""
+        """Opens the spool at `path`. Raises SpoolDamaged, SpoolFull or HostError.
+
+        `previous` is the key before the last rotation.
+        """
         self._path = path
         self._db = spool_file.connect(path, now_ms)
         spool_file.reserve(path, self._db)
         self._chain = chain
         self._signer = signer
+        self._previous = previous
         self._boot_id = boot_id
         self._bytes_max = bytes_max
         self._keep_ms = acknowledged_keep_ms
@@ -137,6 +142,10 @@ class Spool:
     def boot_id(self) -> bytes:
         """The boot in which windows are sealed now."""
         return self._boot_id
+
+    def go_over(self, signer: Signer) -> None:
+        """Seals with another key from the next window on."""
+        self._previous, self._signer = self._signer, signer
 
     def known(self) -> tuple[Known, ...]:
         """The host and every GPU this installation has seen, with what was told in this boot."""
@@ -295,8 +304,9 @@ class Spool:
 
     def _seal_gap(self, cursor: Head) -> Outgoing:
         first = cursor.sequence + 1
-        kept_sequence, last_hash, kept_begin_ms = self._db.execute(
-            "SELECT sequence, previous_hash, begin_utc_ms FROM record "
+        kept_sequence, last_hash, kept_begin_ms, kept = self._db.execute(
+            "SELECT sequence, previous_hash, begin_utc_ms, data FROM record "
+            "JOIN body USING (sequence) "
             "WHERE sequence >= ? AND kind = 'window' ORDER BY sequence LIMIT 1",
             (first,),
         ).fetchone()
@@ -318,7 +328,7 @@ class Spool:
             end_utc_ms=kept_begin_ms if end_ms is None else end_ms,
             cause=GapCause.SPOOL_FULL if cause is None else GapCause(cause),
         )
-        envelope = seal_gap(gap, self._signer)
+        envelope = seal_gap(gap, self._signer_of(unpack_window(kept)))
         with spool_file.transaction(self._db):
             self._db.execute("DELETE FROM record WHERE sequence BETWEEN ? AND ?", (first, last))
             self._db.execute("DELETE FROM body WHERE sequence BETWEEN ? AND ?", (first, last))
@@ -328,6 +338,14 @@ class Spool:
             self._db.execute("DELETE FROM told")
         self.gaps += 1
         return Outgoing(Head(last, last_hash), first, envelope)
+
+    def _signer_of(self, window: Sealed) -> Signer:
+        """Whose word a gap before this window has to be: a newer key's would end the window's own."""
+        (signature,) = window.envelope.signatures
+        previous = self._previous
+        if previous is not None and signature.keyid == previous.public_key.fingerprint:
+            return previous
+        return self._signer
 
     def _insert(self, row: tuple[str, int, int, bytes, bytes, int, int], data: bytes) -> None:
         self._db.execute(

@@ -19,10 +19,18 @@ from typing import Final
 import msgspec
 
 from assay_agent import keys, spool_file
-from assay_agent.keys import Host, KeyStore
+from assay_agent.keys import Host, KeyStore, SealingKey, TpmFile
 from assay_core.errors import HostError
 
-_KEPT: Final = (keys.SEALING, keys.TLS, keys.AUTHORITY, keys.HOST, spool_file.FILE)
+_KEPT: Final = (
+    keys.SEALING,
+    keys.TPM,
+    keys.PREVIOUS,
+    keys.TLS,
+    keys.AUTHORITY,
+    keys.HOST,
+    spool_file.FILE,
+)
 
 
 class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,15 +38,16 @@ class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     host: Host
     sealing_key_pem: str
-    """Empty: the key is systemd's credential."""
+    """Empty: the key is in the TPM, or systemd's credential."""
     tls_pem: str
     authority_pem: str
     aside: str
     moved: list[str]
+    tpm: TpmFile | None = None
 
 
 def decide(
-    store: KeyStore, host: Host, *, sealing_key_pem: str, tls_pem: bytes, authority_pem: bytes
+    store: KeyStore, host: Host, *, sealing_key: SealingKey, tls_pem: bytes, authority_pem: bytes
 ) -> Switch:
     """Writes the new enrolment down; from here on there is no way back."""
     number = 1
@@ -46,7 +55,8 @@ def decide(
         number += 1
     switch = Switch(
         host=host,
-        sealing_key_pem=sealing_key_pem,
+        sealing_key_pem=sealing_key.pem,
+        tpm=sealing_key.tpm,
         tls_pem=tls_pem.decode(),
         authority_pem=authority_pem.decode(),
         aside=f"replaced-{number}",
@@ -65,7 +75,8 @@ def complete(store: KeyStore) -> None:
     try:
         _put_aside(store.state_dir, switch)
         _write(store, switch)
-        (store.state_dir / keys.ENROLLING).unlink(missing_ok=True)
+        for begun in (keys.ENROLLING, keys.ROTATING):
+            (store.state_dir / begun).unlink(missing_ok=True)
         keys.sync(store.state_dir)
         path.unlink()
         # If a power cut brought it back later, windows sealed until then would be put out of the way.
@@ -95,6 +106,8 @@ def _put_aside(state_dir: Path, switch: Switch) -> None:
 def _write(store: KeyStore, switch: Switch) -> None:
     if switch.sealing_key_pem:
         store.write(keys.SEALING, switch.sealing_key_pem.encode())
+    if switch.tpm is not None:
+        store.write(keys.TPM, msgspec.json.encode(switch.tpm))
     store.write(keys.AUTHORITY, switch.authority_pem.encode())
     store.write(keys.TLS, switch.tls_pem.encode())
     spool_file.create(

@@ -48,10 +48,11 @@ def machine(simulated):
     return Tpm(simulated.address)
 
 
-def credential_for(endorsement_key: bytes, name: bytes) -> verifier.Credential:
+def credential_for(endorsement_key: bytes, name: bytes) -> tuple[bytes, bytes]:
     key = verifier.public(endorsement_key).key
     assert isinstance(key, rsa.RSAPublicKey)
-    return verifier.make_credential(key, name, SECRET, SEED)
+    made = verifier.make_credential(key, name, SECRET, SEED)
+    return made.blob, made.secret
 
 
 def test_the_makers_certificate_is_read_back_and_is_of_this_tpms_key(machine):
@@ -94,7 +95,7 @@ def test_a_tpms_own_endorsement_key_is_used_and_any_other_left_alone(machine, si
         transport.close()
         assert machine.endorsement_key() == made
         keys = machine.create_keys()
-        assert machine.activate(keys.attestation, credential_for(made, keys.attestation.name)) == SECRET  # fmt: skip
+        assert machine.activate(keys.attestation, *credential_for(made, keys.attestation.name)) == SECRET  # fmt: skip
         if template is templates.STORAGE_KEY:
             simulated.run(keep, (OWNER, ENDORSEMENT_KEY), ENDORSEMENT_KEY.to_bytes(4, "big"))
 
@@ -133,16 +134,16 @@ def test_a_signing_key_that_follows_is_certified_by_the_same_attestation_key(mac
 def test_a_credential_opens_for_its_key_in_its_tpm_alone(machine, program, tmp_path):
     keys = machine.create_keys()
     mine = credential_for(machine.endorsement_key(), keys.attestation.name)
-    assert machine.activate(keys.attestation, mine) == SECRET
+    assert machine.activate(keys.attestation, *mine) == SECRET
     others = credential_for(machine.endorsement_key(), machine.create_keys().attestation.name)
     with pytest.raises(errors.TpmError, match="for another TPM or another key"):
-        machine.activate(keys.attestation, others)
+        machine.activate(keys.attestation, *others)
     with swtpm.running(program, tmp_path / "other") as running:
         other = Tpm(running.address)
         theirs = other.create_keys().attestation
         foreign = credential_for(machine.endorsement_key(), theirs.name)
         with pytest.raises(errors.TpmError, match="for another TPM or another key"):
-            other.activate(theirs, foreign)
+            other.activate(theirs, *foreign)
 
 
 @pytest.mark.parametrize("pcrs", [{7}, {0, 1, 2, 7, 16, 23}, set(range(24))])
@@ -200,7 +201,7 @@ def test_keys_survive_a_restart_and_the_clock_says_there_was_one(machine, simula
     assert machine.endorsement_key() == endorsement
     assert resets() == before + 1  # not obfuscated, as it would be in the owner's hierarchy
     mine = credential_for(endorsement, keys.attestation.name)
-    assert machine.activate(keys.attestation, mine) == SECRET
+    assert machine.activate(keys.attestation, *mine) == SECRET
     signer = TpmSigner(machine, keys.signing)
     assert signer.public_key.verifies(signer.sign(pae(WINDOW_TYPE, b"x")), WINDOW_TYPE, b"x")
 
@@ -240,9 +241,9 @@ def test_nothing_is_left_loaded_whether_it_went_well_or_not(machine, simulated):
         machine.sign(keys.signing, NONCE)
         machine.quote(keys.attestation, {0, 7}, NONCE)
         machine.certify(keys, NONCE)
-        machine.activate(keys.attestation, good)
+        machine.activate(keys.attestation, *good)
         with pytest.raises(errors.TpmError):
-            machine.activate(keys.attestation, bad)
+            machine.activate(keys.attestation, *bad)
         with pytest.raises(errors.TpmError):
             machine.sign(broken, NONCE)
         with pytest.raises(errors.TpmError):
@@ -328,7 +329,7 @@ def test_an_answer_changed_on_its_way_is_understood_or_named(machine, simulated)
         lambda tpm: tpm.endorsement_certificates(),
         lambda tpm: tpm.create_keys(),
         lambda tpm: tpm.certify(keys, NONCE),
-        lambda tpm: tpm.activate(keys.attestation, credential),
+        lambda tpm: tpm.activate(keys.attestation, *credential),
         lambda tpm: tpm.quote(keys.attestation, {0, 7}, NONCE),
         lambda tpm: tpm.read_pcrs(range(24)),
         lambda tpm: tpm.sign(keys.signing, NONCE),

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from assay_agent.tpm import commands, device, errors, machine, templates, wire
 from assay_agent.tpm.signer import TpmSigner
 from assay_core.errors import AssayError
-from assay_core.evidence.tpm import Credential
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden" / "tpm_swtpm.json").read_text())
 KEY = machine.KeyBlobs(bytes.fromhex(RECORDED["signing_public"]), b"\0\x01p")
@@ -198,7 +197,7 @@ OPERATIONS = (
     lambda tpm: tpm.create_keys(),
     lambda tpm: tpm.create_signing_key(),
     lambda tpm: tpm.certify(machine.TpmKeys(KEY, KEY), bytes(32)),
-    lambda tpm: tpm.activate(KEY, Credential(b"\0\0", b"\0\0")),
+    lambda tpm: tpm.activate(KEY, b"\0\0", b"\0\0"),
     lambda tpm: tpm.quote(KEY, {0, 7}, bytes(32)),
     lambda tpm: tpm.read_pcrs({0, 7, 23}),
     lambda tpm: tpm.sign(KEY, bytes(32)),

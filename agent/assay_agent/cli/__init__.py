@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "replay": "replay",
     "pause": "pause",
     "propose": "propose",
+    "rotate": "rotate",
 }
 """Each command and its module."""
 _EXTRA: Final = ("grpc", "pynvml", "structlog", "rich")

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Enrols, and says who the host is now."""
     settings = config.load(args.config)
     token = enroll.parse_token(_read(args.token_file))
-    done = asyncio.run(enroll.enroll(KeyStore.default(settings.state_dir), token, settings.proxy))
+    done = asyncio.run(enroll.enroll(KeyStore.default(settings), token, settings.proxy))
     host = done.host
     if not done.changed:
         print(f"nothing changed: this token made this host {host.host_id}, {_at(host)}")

@@ -82,7 +82,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Makes the event, and asks the running agent to sign and send it."""
     settings = config.load(args.config)
-    host_id = KeyStore.default(settings.state_dir).host().host_id
+    host_id = KeyStore.default(settings).host().host_id
     event = event_of(args, host_id, time.time_ns() // 1_000_000)
     payload = asset_events.encode(event)
     asset_events.decode(payload)

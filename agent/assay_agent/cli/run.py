@@ -14,7 +14,7 @@ with lean.without("ssl", "_hashlib"):
 with lean.bare():
     import msgspec  # noqa: F401 - the same
 
-from assay_agent import config, host, log, spool_file, switch
+from assay_agent import config, host, log, rotation, spool_file, switch
 from assay_agent.config import AgentConfig
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
@@ -40,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
     """Runs until SIGTERM."""
     settings = config.load(args.config)
     log.to_stderr()
-    keys = KeyStore.default(settings.state_dir)
+    keys = KeyStore.default(settings)
     keys.prepare()
     with spool_file.locked(keys.state_dir):
         switch.complete(keys)
+        rotation.complete(keys)
         asyncio.run(_serve(settings, keys))
     return 0
 
@@ -60,6 +61,7 @@ async def _serve(settings: AgentConfig, keys: KeyStore) -> None:
         bytes_max=settings.spool.bytes_max,
         acknowledged_keep_ms=settings.spool.acknowledged_keep_ms,
         now_ms=clock.utc_ms(),
+        previous=keys.previous_signer(),
     )
     try:
         metrics = AgentMetrics(source.kind, settings.metrics)

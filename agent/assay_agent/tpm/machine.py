@@ -18,7 +18,7 @@ from assay_agent.tpm.commands import ENDORSEMENT, Commands
 from assay_agent.tpm.device import Place
 from assay_agent.tpm.errors import Code, TpmError
 from assay_agent.tpm.wire import Reader, u16
-from assay_core.evidence.tpm import ECDSA, SHA256, Credential
+from assay_core.evidence.tpm import ECDSA, SHA256
 
 ENDORSEMENT_KEY: Final = 0x81010001
 """Where a TPM keeps its RSA endorsement key, if it does: TCG's registry of reserved handles."""
@@ -120,14 +120,17 @@ class Tpm:
         with self._loaded(keys.attestation, keys.signing) as (commands, (attestation, signing)):
             return Statement(*commands.certify(signing, attestation, qualifying))
 
-    def activate(self, attestation: KeyBlobs, credential: Credential) -> bytes:
-        """The secret in a credential, which opens in this TPM, with this key, and nowhere else."""
+    def activate(self, attestation: KeyBlobs, blob: bytes, secret: bytes) -> bytes:
+        """What a credential holds, which opens in this TPM, with this key, and nowhere else.
+
+        `blob` is its TPM2B_ID_OBJECT, `secret` its TPM2B_ENCRYPTED_SECRET.
+        """
         with (
             self._loaded(attestation) as (commands, (key,)),
             self._endorsement(commands) as (endorsement, _),
         ):
             try:
-                return commands.activate(key, endorsement, credential.blob, credential.secret)
+                return commands.activate(key, endorsement, blob, secret)
             except TpmError as error:
                 if error.code not in _NOT_OPENED:
                     raise
