@@ -6,19 +6,23 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from assay_agent import config
 from assay_agent.cli import installation
 from assay_agent.config import AgentConfig
+from assay_agent.evidence.collector import Answer
+from assay_agent.evidence.collectors import collect, make_collectors
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
-from assay_agent.telemetry import diagnosis, diagnosis_gpus, diagnosis_host
+from assay_agent.telemetry import diagnosis, diagnosis_evidence, diagnosis_gpus, diagnosis_host
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.reading import Depth, Poll
 from assay_agent.telemetry.sources import make_source
 from assay_core.errors import AssayError
+from assay_core.evidence.spdm import NONCE_BYTES
 from assay_core.instants import format_duration, format_instant
 
 if TYPE_CHECKING:
@@ -37,9 +41,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "check",
         help="say what is missing on this host, and the fix for each",
         description="Looks at the driver, its library and permissions, the PCI bus, each GPU, the "
-        "kernel's log, the clock, the state directory, open incidents, the metrics port, the "
-        "enrolment, its certificate, and whether the valuer can be reached. Changes nothing. "
-        "Exit status 1: something failed; warnings and notes do not count.",
+        "hardware evidence they can give, the kernel's log, the clock, the state directory, open "
+        "incidents, the metrics port, the enrolment, its certificate, and whether the valuer can "
+        "be reached. Changes nothing. Exit status 1: something failed; warnings and notes do not "
+        "count.",
         epilog="example: runuser -u assay-agent -- assay-agent check --json",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -217,7 +222,7 @@ async def _source(settings: AgentConfig) -> list[Finding]:
                 "leave out source: in agent.yaml to read this host's driver",
             )
         ]
-    poll = await _poll(settings)
+    poll, answers = await _poll(settings)
     root = Path(settings.source.host_root)
     found = [
         diagnosis.library(),
@@ -228,15 +233,19 @@ async def _source(settings: AgentConfig) -> list[Finding]:
         *diagnosis_host.bus(poll, root),
         diagnosis_gpus.gpus(poll),
         *diagnosis_gpus.conditions(poll),
+        diagnosis_evidence.evidence(poll, settings.evidence, answers),
         diagnosis_host.kernel_log(poll, settings.source),
     ]
     return [finding for finding in found if finding is not None]
 
 
-async def _poll(settings: AgentConfig) -> Poll:
+async def _poll(settings: AgentConfig) -> tuple[Poll, tuple[Answer, ...]]:
+    """One look, and where evidence is switched on, what the GPUs answer to a nonce of ours."""
     source = make_source(settings.source)
     try:
-        return await source.poll(0, Depth.DAY)
+        poll = await source.poll(0, Depth.DAY)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return poll, await collect(make_collectors(settings.evidence, source), nonce)
     finally:
         await source.close()
 
