@@ -21,7 +21,10 @@ from assay_valuer.config import ValuerConfig, accepted_sources
 from assay_valuer.hosts import Host, certificate_known, find_host, standing_changes
 from assay_valuer.ingest import wire
 from assay_valuer.ingest.committer import Committer
+from assay_valuer.ingest.examination import Examination
+from assay_valuer.ingest.examiner import Examiner
 from assay_valuer.ingest.metrics import IngestMetrics
+from assay_valuer.ingest.proposer import Propose, Proposer
 from assay_valuer.ingest.session import RETRY_MS, Challenges, Door, Session
 from assay_valuer.ledger.append import append_fork
 from assay_valuer.store.database import Database
@@ -55,23 +58,33 @@ class Attestation:
         database: Database,
         committer: Committer,
         metrics: IngestMetrics,
+        *,
         now_ms: Callable[[], int],
+        propose: Propose | None = None,
     ) -> None:
         self._config = config
         self._database = database
         self._committer = committer
         self._metrics = metrics
         self._now_ms = now_ms
+        sources = accepted_sources(config)
+        self._examiner = Examiner(
+            database, committer, metrics, config.policy.evidence, sources, now_ms
+        )
+        self._proposer = Proposer(database, propose, now_ms)
         self._door = Door(
             database,
             committer,
             metrics,
-            Policy(accepted_sources(config)),
+            Policy(sources),
             config.ingest.in_flight_max,
             now_ms,
+            self._examiner,
+            self._proposer,
         )
         self._sessions: dict[int, Session] = {}
         self._challenges: dict[int, Challenges] = {}
+        self._examinations: dict[int, Examination] = {}
         self._opening: Counter[str] = Counter()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -110,9 +123,8 @@ class Attestation:
             await _abort(context, session.why)
 
     async def watch(self) -> None:
-        """Ends the streams of hosts that were revoked, enrolled anew, or whose certificate expired.
-
-        Runs until cancelled.
+        """Ends the streams of hosts that were revoked, enrolled anew, or whose certificate expired;
+        asks the others for evidence when it is time. Runs until cancelled.
         """
         while True:
             await asyncio.sleep(SWEEP_S)
@@ -126,12 +138,23 @@ class Attestation:
                     _log.warning("sweep_failed", error=str(error))
                     continue
                 self._sweep(found)
+                self._examine()
 
     def close(self) -> None:
         """Ends every stream; the valuer is stopping."""
         stopping = Refused(Refusal.UNAVAILABLE, "the valuer is stopping", retry_after_ms=RETRY_MS)
         for session in list(self._sessions.values()):
             session.close(stopping)
+
+    async def settle(self) -> None:
+        """Lets the answers and proposals that were taken come to their end."""
+        await self._examiner.close()
+        await self._proposer.close()
+
+    def _examine(self) -> None:
+        for session in self._sessions.values():
+            if session.why is None:
+                self._examiner.examine(session, session.examination)
 
     def _sweep(self, found: dict[int, tuple[bool, int]]) -> None:
         now_ms = self._now_ms()
@@ -180,6 +203,8 @@ class Attestation:
         session.challenge(now_ms)
         if self._config.window_ms:
             session.send(wire.hint(self._config.window_ms))
+        for asked in session.examination.opened(now_ms):
+            session.send(wire.evidence_challenge(asked))
         return session
 
     async def _replace(
@@ -197,7 +222,10 @@ class Attestation:
                 Refused(Refusal.UNAVAILABLE, "a newer stream of this host replaced this one")
             )
         challenges = self._challenges.setdefault(host.key, {})
-        session = Session(self._door, host, challenges, expires_ms)
+        examination = self._examinations.setdefault(
+            host.key, Examination(self._config.policy.evidence)
+        )
+        session = Session(self._door, host, challenges, examination, expires_ms)
         self._sessions[host.key] = session
         return session
 
@@ -219,7 +247,7 @@ class Attestation:
             raise Refused(
                 Refusal.WRONG_INCARNATION,
                 f"this host is at incarnation {host.trust.incarnation}, and this certificate or "
-                "agent is of an earlier one; enrol it again",
+                "agent is of an earlier one, or of a key that was retired; enrol it again",
             )
         return host
 

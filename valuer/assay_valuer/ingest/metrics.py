@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from assay_core.errors import Refusal
+from assay_core.evidence.bundle import Outcome
 from assay_valuer.denial import Denial
+
+UNANSWERED: Final = "unanswered"
+"""The outcome of a challenge that no answer came to in time."""
 
 
 class IngestMetrics:
@@ -71,4 +77,14 @@ class IngestMetrics:
             (call, outcome): enrolments.labels(call, outcome)
             for call in ("enroll", "renew", "activate", "rotate")
             for outcome in ("ok", *(denial.value for denial in Denial))
+        }
+        outcomes = Counter(
+            "assay_evidence_outcomes",
+            "Answers to challenges for evidence, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.evidence = {
+            outcome: outcomes.labels(outcome)
+            for outcome in (UNANSWERED, *(outcome.value for outcome in Outcome))
         }

@@ -22,6 +22,7 @@ from assay_valuer.ingest.attestation import Attestation
 from assay_valuer.ingest.committer import Committer, OnCommit
 from assay_valuer.ingest.enrollment import Enrollment
 from assay_valuer.ingest.metrics import IngestMetrics
+from assay_valuer.ingest.proposer import Propose
 from assay_valuer.ingest.share import FairShare
 from assay_valuer.ingest.tls import ListenerCertificate
 from assay_valuer.store.database import Database
@@ -62,10 +63,14 @@ class Door:
         *,
         on_commit: OnCommit,
         now_ms: Callable[[], int],
+        propose: Propose | None = None,
     ) -> None:
+        """`propose` keeps what hosts' operators propose; without it every proposal is refused."""
         self._config = config
         self._committer = Committer(database, config.ingest, metrics, on_commit)
-        self._attestation = Attestation(config, database, self._committer, metrics, now_ms)
+        self._attestation = Attestation(
+            config, database, self._committer, metrics, now_ms=now_ms, propose=propose
+        )
         self._enrollment = Enrollment(registrar, database, config.ingest, metrics, now_ms)
         self._certificates = {
             listener: ListenerCertificate(registrar.authority, _names(listener), now_ms)
@@ -107,6 +112,7 @@ class Door:
             try:
                 await self.stop()
             finally:
+                await self._attestation.settle()
                 watch.cancel()
                 commit.cancel()
                 await asyncio.gather(watch, commit, return_exceptions=True)

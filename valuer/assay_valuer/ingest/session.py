@@ -11,27 +11,32 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 import structlog
 
 from assay_core.errors import Refusal, Refused, ServiceError
+from assay_core.evidence.bundle import SealedEvidence
 from assay_core.header import Head
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Envelope, Sealed
 from assay_core.verify import (
     AlreadyStored,
     Chain,
+    HostTrust,
     Policy,
     VerifiedWindow,
     verify,
     verify_gap,
 )
-from assay_valuer.hosts import Host
+from assay_valuer.hosts import Host, find_host
 from assay_valuer.ingest import wire
 from assay_valuer.ingest.committer import Arrival, Committer
+from assay_valuer.ingest.examination import Examination
+from assay_valuer.ingest.examiner import Examiner
 from assay_valuer.ingest.metrics import IngestMetrics
+from assay_valuer.ingest.proposer import Proposer
 from assay_valuer.ledger.append import head_after
 from assay_valuer.ledger.read import chain_entries
 from assay_valuer.store.database import Database
@@ -46,6 +51,7 @@ SEQUENCE_MAX: Final = 2**53
 REFUSALS_MAX: Final = 64
 """Refusals that nothing will change, after which the stream ends."""
 _LOGGED_MAX: Final = 3
+_T = TypeVar("_T")
 
 Challenges = dict[bytes, int]
 """Nonces sent to a host, oldest first, and when each was sent."""
@@ -61,6 +67,8 @@ class Door:
     policy: Policy
     in_flight_max: int
     now_ms: Callable[[], int]
+    examiner: Examiner
+    proposer: Proposer
 
 
 @dataclass(slots=True)
@@ -78,6 +86,7 @@ class Session:
     door: Door
     host: Host
     challenges: Challenges
+    examination: Examination
     certificate_expires_ms: int
     failed: bool = False
     committed: Head | None = None
@@ -99,6 +108,7 @@ class Session:
     _found: int = 0
     _gaps: int = 0
     _unanswered: bytes = b""
+    _superseded: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.committed = self.head = self.host.head
@@ -127,6 +137,10 @@ class Session:
                 self._take_window(message, now_ms)
             elif isinstance(message, Envelope):
                 self._take_gap(message, now_ms)
+            elif isinstance(message, SealedEvidence):
+                self.door.examiner.take(self, self.examination, message)
+            elif isinstance(message, wire.Proposal):
+                self.door.proposer.take(self, message.envelope)
             else:
                 raise Refused(Refusal.MALFORMED_ENVELOPE, "Hello comes first and once")
         except AlreadyStored as stored:
@@ -145,13 +159,15 @@ class Session:
 
     def _take_window(self, sealed: Sealed, now_ms: int) -> None:
         try:
-            window = verify(
-                sealed,
-                trust=self.host.trust,
-                chain=Chain(self.head, self._window_at),
-                policy=self.door.policy,
-                challenges=self.challenges,
-                now_ms=now_ms,
+            window = self._by_its_keys(
+                lambda trust: verify(
+                    sealed,
+                    trust=trust,
+                    chain=Chain(self.head, self.window_at),
+                    policy=self.door.policy,
+                    challenges=self.challenges,
+                    now_ms=now_ms,
+                )
             )
         except Refused as refused:
             if refused.reason is Refusal.FORK:
@@ -165,11 +181,13 @@ class Session:
 
     def _take_gap(self, envelope: Envelope, now_ms: int) -> None:
         try:
-            gap = verify_gap(
-                envelope,
-                trust=self.host.trust,
-                chain=Chain(self.head, self._dropped_at),
-                now_ms=now_ms,
+            gap = self._by_its_keys(
+                lambda trust: verify_gap(
+                    envelope,
+                    trust=trust,
+                    chain=Chain(self.head, self._dropped_at),
+                    now_ms=now_ms,
+                )
             )
         except Refused as refused:
             if refused.reason is Refusal.FORK:
@@ -193,6 +211,42 @@ class Session:
                 cause=gap.gap.cause.name.lower(),
             )
 
+    def _by_its_keys(self, check: Callable[[HostTrust], _T]) -> _T:
+        """What `check` finds; by the host's keys as they are now, where it went over to another."""
+        try:
+            return check(self.host.trust)
+        except Refused as refused:
+            if refused.reason is not Refusal.BAD_SIGNATURE or not self.keys_changed():
+                raise
+        return check(self.host.trust)
+
+    def keys_changed(self) -> bool:
+        """Looks the host's keys up anew; whether there are others now. Raises Refused."""
+        trust = self.host.trust
+        try:
+            found = self.door.database.read(lambda c: find_host(c, trust.host_id))
+        except ServiceError as error:
+            raise Refused(Refusal.UNAVAILABLE, str(error), retry_after_ms=RETRY_MS) from error
+        if found is None or found.trust.incarnation != trust.incarnation:
+            return False  # the sweep ends this stream
+        # A key that this stream saw the end of may still be there: its last commit is on its way.
+        fresh = [key for key in found.sealing if key.public.fingerprint not in self._superseded]
+        if [key.public for key in fresh] == list(trust.keys) and not found.trust.revoked:
+            return False
+        keys = tuple(key.public for key in fresh)
+        self.host = replace(found, trust=replace(found.trust, keys=keys), sealing=tuple(fresh))
+        return True
+
+    def _went_over(self, item: Arrival) -> None:
+        """The host's older keys seal no more, from this item on."""
+        self._superseded.update(key.fingerprint for key in item.superseded)
+        left = tuple(
+            key for key in self.host.sealing if key.public.fingerprint not in self._superseded
+        )
+        trust = replace(self.host.trust, keys=tuple(key.public for key in left))
+        self.host = replace(self.host, trust=trust, sealing=left)
+        _log.info("key_changed", host=trust.host_id, key=item.key.fingerprint)
+
     def _queue(self, item: Arrival, sequence: int) -> None:
         if self.door.committer.full:
             raise Refused(
@@ -202,6 +256,8 @@ class Session:
                 retry_after_ms=RETRY_MS,
             )
         self._held = None
+        if item.superseded:
+            self._went_over(item)
         self.head = head_after(item)
         self._waiting[sequence] = _Waiting(item)
         self.door.committer.put(self, item)
@@ -215,7 +271,10 @@ class Session:
             self._acks.append((sequence, self._found))
             self._ready.set()
 
-    def _window_at(self, sequence: int) -> bytes | None:
+    def window_at(self, sequence: int) -> bytes | None:
+        """The hash of the window at a sequence; None where there is none. Raises Refused."""
+        if self.head is None or sequence > self.head.sequence:
+            return None
         waiting = self._waiting.get(sequence)
         if waiting is not None:
             return waiting.item.hash if isinstance(waiting.item, VerifiedWindow) else None
@@ -323,7 +382,16 @@ class Session:
         self.send(wire.refusal(refused, refused.retry_after_ms), answers=1)
         if refused.reason is Refusal.FORK:
             self.close(refused, told=True)
-        elif self.refused >= REFUSALS_MAX and not refused.reason.retryable:
+        elif not refused.reason.retryable:
+            self._end_after_too_many()
+
+    def strike(self) -> None:
+        """Counts a refusal that the host was told of; after too many the stream ends."""
+        self.refused += 1
+        self._end_after_too_many()
+
+    def _end_after_too_many(self) -> None:
+        if self.refused >= REFUSALS_MAX:
             self.close(
                 Refused(Refusal.OVERLOADED, f"{self.refused} refusals on one stream; start again")
             )
