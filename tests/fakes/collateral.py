@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec.structs import replace as replace_struct
+
 from assay_core.header import Period
 from assay_core.health import HealthState, Record, observe
 from assay_core.instants import DAY_MS, HOUR_MS
@@ -26,6 +28,7 @@ from assay_valuer.credit.loan import LoanFile, read_loan
 from assay_valuer.market.prices import PriceSnapshot, read_prices
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.silence import Span, merge
+from assay_valuer.standing.trust import Claim, Verdict
 from assay_valuer.standing.types import Asset, Condition, Host, Leaves, Sight, Track
 
 NOW = 1_795_000_000_000  # 2026-11-18T10:26:40Z
@@ -76,6 +79,17 @@ def asset(
         simulated=simulated,
         track=replace(shown, **track) if seen else Track(),  # type: ignore[arg-type]  # test data
     )
+
+
+OTHER = "spiffe://assay.test/site/x/host/9"
+
+
+def claimed(one: Asset, verdict: Verdict) -> Asset:
+    """The asset, which another host shows too."""
+    claim = Claim(
+        host_key=9, host_id=OTHER, strength=0, since_ms=NOW, last_ms=NOW, uuid="", verdict=verdict
+    )
+    return replace(one, trust=replace_struct(one.trust, claims=(claim,)))
 
 
 def record(

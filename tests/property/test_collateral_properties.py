@@ -112,8 +112,10 @@ def test_less_assurance_never_raises_what_is_lent_and_never_moves_value(assets, 
     low, high = sorted((a, b))
     lent = []
     for level in (low, high | (128 if custody else 0)):
+        cap_bps = POLICY.assurance.cap_bps(level)
         proved = [
-            replace(one, standing=replace(one.standing, assurance=level)) for one in pledges(held)
+            replace(one, standing=replace(one.standing, assurance=level, cap_bps=cap_bps))
+            for one in pledges(held)
         ]
         lent.append(position(loan_file(["S0001"]), proved, POLICY, NOW))
     assert lent[0].lendable <= lent[1].lendable

@@ -22,7 +22,7 @@ from assay_valuer.results import stored_line
 from assay_valuer.sights import sights
 from assay_valuer.standing.notes import CODES, Notes
 from assay_valuer.standing.types import Condition
-from tests.fakes.collateral import asset, snapshot
+from tests.fakes.collateral import asset, host, snapshot
 from tests.fakes.host import FakeHost
 from tests.property.test_core_properties import values_of
 
@@ -79,7 +79,7 @@ def windows(draw):
 def test_whatever_the_door_lets_in_is_followed_kept_and_appraised(told, now_ms):
     fleet = Fleet([], {}, POLICY)
     for position, window in enumerate(told):
-        fleet.take(sights(replace(window, position=position)), "host")
+        fleet.take(sights(replace(window, position=position)), host())
     for one in fleet.assets.values():
         track = one.track
         assert unpack(pack(track.health)) == track.health

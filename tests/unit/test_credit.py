@@ -14,8 +14,9 @@ from assay_valuer.credit.loan import LoanStatus, from_json, read_loan, to_json
 from assay_valuer.credit.position import State
 from assay_valuer.credit.schedule import arrears, debt_at, due_dates, interest_wad, schedule
 from assay_valuer.policy import Assurance, ValuerPolicy
+from assay_valuer.standing.trust import Verdict
 from assay_valuer.standing.types import Cause, Condition
-from tests.fakes.collateral import NOW, asset, book, host, loan_file, loan_text, snapshot
+from tests.fakes.collateral import NOW, asset, book, claimed, host, loan_file, loan_text, snapshot
 
 SERIALS = ["S0001", "S0002", "S0003", "S0004"]
 GPUS = [asset(number) for number in range(1, 5)]
@@ -205,9 +206,7 @@ def test_a_gpu_of_unknown_value_is_not_counted():
 
 
 def test_a_disputed_gpu_makes_a_disputed_loan_and_still_counts():
-    claimed = Condition(boot_id="aa", claimed_by="spiffe://assay.test/site/x/host/9")
-    disputed = replace(GPUS[0], track=replace(GPUS[0].track, condition=claimed))
-    position = of([disputed, *GPUS[1:]])
+    position = of([claimed(GPUS[0], Verdict.DISPUTED), *GPUS[1:]])
     assert (position.state, position.counted) == (State.DISPUTED, 4)
 
 

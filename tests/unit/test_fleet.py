@@ -6,10 +6,16 @@ from assay_core.leaves import HOST, Content, Group
 from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.sights import Identified, WindowSights
+from assay_valuer.standing.trust import Verdict
+from assay_valuer.standing.types import Host
 from tests.fakes.collateral import NOW, PART, sight
 
 A, B = 1, 2
 U1, U2 = b"\x01" * 16, b"\x02" * 16
+
+
+def verdicts(one):
+    return {claim.host_key: claim.verdict for claim in one.trust.claims}
 
 
 def identified(serial, name="NVIDIA H200"):
@@ -19,8 +25,8 @@ def identified(serial, name="NVIDIA H200"):
 class Story:
     """Windows of hosts A and B, one after another."""
 
-    def __init__(self):
-        self.fleet = Fleet([], {}, ValuerPolicy())
+    def __init__(self, registry=None, policy=None, assets=()):
+        self.fleet = Fleet(assets, {}, policy or ValuerPolicy(), registry)
         self.position = 0
 
     def window(self, host_key, gpus, missing=(), name="NVIDIA H200"):
@@ -43,7 +49,7 @@ class Story:
                 unnamed=sight(at_ms, self.position, seen=False),
                 host=Content(HOST, Group.HOST, {"driver_state": 1, "missing_gpus": tuple(missing)}),
             ),
-            f"host-{host_key}",
+            Host(host_key, f"host-{host_key}", f"site-{host_key}", at_ms, False),
         )
 
     def by_serial(self, serial):
@@ -66,16 +72,28 @@ def test_a_uuid_without_an_identity_is_nobody():
     assert not story.fleet.assets
 
 
-def test_another_hosts_claim_to_a_serial_disputes_and_moves_nothing():
+def test_another_hosts_claim_to_a_serial_moves_nothing_and_asks():
     story = Story()
     story.window(A, {U1: "S1"})
     story.window(B, {U2: "S1"})
     story.window(B, {U2: None})
     one = story.by_serial("S1")
     assert (one.host_key, one.uuid, one.track.position) == (A, U1, 1)
-    assert one.track.condition.claimed_by == "host-2"
-    story.window(A, {U1: None})
-    assert story.by_serial("S1").track.position == 4
+    assert verdicts(one) == {B: Verdict.OPEN}
+    assert not one.trust.freezes
+
+
+def test_a_serial_that_two_hosts_go_on_showing_is_disputed():
+    story = Story()
+    story.window(A, {U1: "S1"})
+    story.window(B, {U2: "S1"})
+    story.window(A, {U1: None})  # not yet both at once: it may have gone back
+    assert verdicts(story.by_serial("S1")) == {B: Verdict.OPEN}
+    story.window(B, {U2: None})
+    one = story.by_serial("S1")
+    assert verdicts(one) == {B: Verdict.DISPUTED}
+    assert (one.host_key, one.track.position) == (A, 3)
+    assert not story.fleet.known.proofs
 
 
 def test_another_hosts_claim_to_a_uuid_takes_nothing_away():
@@ -84,7 +102,7 @@ def test_another_hosts_claim_to_a_uuid_takes_nothing_away():
     story.window(B, {U1: "S9"})
     story.window(A, {U1: None})
     victim, other = story.by_serial("S1"), story.by_serial("S9")
-    assert (victim.track.position, victim.uuid, victim.track.condition.claimed_by) == (3, U1, "")
+    assert (victim.track.position, victim.uuid, victim.trust.claims) == (3, U1, ())
     assert (other.host_key, other.track.position) == (B, 2)
 
 
@@ -93,7 +111,7 @@ def test_a_claim_by_uuid_alone_binds_only_the_claimant():
     story.window(A, {U1: "S1"})
     story.window(B, {U1: ""})
     assert len(story.fleet.assets) == 1
-    assert not story.by_serial("S1").track.condition.claimed_by
+    assert not story.by_serial("S1").trust.claims
 
 
 def test_two_claims_by_uuid_alone_are_disputed():
@@ -101,13 +119,13 @@ def test_two_claims_by_uuid_alone_are_disputed():
     story.window(A, {U1: ""})
     story.window(B, {U1: ""})
     (one,) = story.fleet.assets.values()
-    assert (one.host_key, one.track.condition.claimed_by) == (A, "host-2")
+    assert (one.host_key, verdicts(one)) == (A, {B: Verdict.DISPUTED})
 
 
 def test_one_serial_twice_in_a_window_is_disputed():
     story = Story()
     story.window(A, {U1: "S1", U2: "S1"})
-    assert story.by_serial("S1").track.condition.claimed_by == "host-1"
+    assert verdicts(story.by_serial("S1")) == {A: Verdict.DISPUTED}
 
 
 def test_a_board_with_a_new_uuid_is_the_same_asset_and_a_uuid_on_a_new_board_another():

@@ -23,8 +23,9 @@ from assay_valuer.standing.notes import CODES, Found, Note, noted
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.stand import INCIDENTS_SAID_MAX, scene, stand
 from assay_valuer.standing.track import observe
+from assay_valuer.standing.trust import Verdict
 from assay_valuer.standing.types import Cause, Condition, Presence, Track
-from tests.fakes.collateral import NOW, asset, host, record, sight
+from tests.fakes.collateral import NOW, asset, claimed, host, record, sight
 
 POLICY = ValuerPolicy()
 ALWAYS = merge([Span(NOW - 90 * DAY_MS, NOW + DAY_MS)])
@@ -145,9 +146,19 @@ def test_simulated_gpus_count_only_where_policy_says_so():
 
 
 def test_a_claim_by_another_host_disputes_and_still_counts():
-    claimed = Condition(boot_id="aa", claimed_by="spiffe://assay.test/site/x/host/9")
-    one = judge(asset(condition=claimed), [host()])
-    assert (one.disputed, one.counts) == (True, True)
+    one = judge(claimed(asset(), Verdict.DISPUTED), [host()])
+    assert (one.disputed, one.frozen, one.counts) == (True, False, True)
+
+
+def test_a_claim_that_may_be_a_move_asks_and_changes_nothing():
+    one = judge(claimed(asset(), Verdict.OPEN), [host()])
+    assert (one.disputed, one.frozen, one.counts) == (False, False, True)
+    assert "identity.claimed" in codes(one)
+
+
+def test_a_false_claim_of_another_leaves_it_as_it_was():
+    one = judge(claimed(asset(), Verdict.FALSE), [host()])
+    assert (one.disputed, one.frozen, one.counts) == (False, False, True)
 
 
 # ---------------------------------------------------------------------------- incidents

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assay_core import merkle
@@ -17,19 +17,36 @@ from assay_valuer.credit.loan import LoanFile
 from assay_valuer.credit.position import Pledge, Position, Remembered, position
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
+from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.silence import Uptime
 from assay_valuer.standing.stand import scene, stand
+from assay_valuer.standing.trust import HostProofs
 from assay_valuer.standing.types import Asset, Host, Standing
 from assay_valuer.valuation.value import METHOD, Valuation, value
 
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """A loan as registered: its file, the feed that values its collateral, the pledged assets."""
+    """A loan as registered: its file, the feed that values its collateral, the pledged assets.
+
+    `successor_of` maps an asset to the pledged one that it takes the place of, once it is seen.
+    """
 
     file: LoanFile
     feed_id: bytes
     asset_ids: tuple[int, ...]
+    successor_of: Mapping[int, int] = field(default_factory=dict)
+
+    def standing_in(self, assets: Mapping[int, Asset]) -> Loan:
+        """The loan with each asset, or whichever of its successors has been seen in its place."""
+        successors = {old: new for new, old in self.successor_of.items()}
+        ids = [one for one in self.asset_ids if one not in self.successor_of]
+        for place, one in enumerate(ids):
+            while (after := successors.pop(one, None)) is not None:
+                if assets[after].track.seen_ms is None:
+                    break
+                ids[place] = one = after
+        return replace(self, asset_ids=tuple(ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +54,8 @@ class BookSnapshot:
     """What is known at one instant.
 
     `remembered` is what assets were worth when last counted; `hashes` names, for each asset that
-    was seen, the newest window that saw it.
+    was seen, the newest window that saw it; `proofs` what hosts have proved, by their keys, and
+    `revocations` what was answered about certificates, by their SHA-256.
     """
 
     hosts: Mapping[int, Host]
@@ -47,6 +65,8 @@ class BookSnapshot:
     uptime: Uptime
     remembered: Mapping[int, Remembered]
     hashes: Mapping[int, bytes]
+    proofs: Mapping[int, HostProofs] = field(default_factory=dict)
+    revocations: Mapping[str, Revocation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +95,7 @@ class Line:
             one.assurance,
             one.simulated,
             one.disputed,
+            one.frozen,
             tuple((note.code, note.first_ms) for note in one.notes) if one.notes else (),
             self.valuation.values,
             self.loan_id,
@@ -90,6 +111,7 @@ class Book:
     prices: PriceSnapshot | None
     methodology: bytes
     hosts: Mapping[int, Host]
+    proofs: Mapping[int, HostProofs]
     lines: Mapping[int, Line]
     loans: Mapping[str, Loan]
     positions: Mapping[str, Position]
@@ -113,7 +135,14 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
 
     GPUs of one product and health share one valuation: it depends on nothing else.
     """
-    around = scene(snapshot.hosts, snapshot.uptime, policy, now_ms)
+    around = scene(
+        snapshot.hosts,
+        snapshot.uptime,
+        policy,
+        now_ms,
+        proofs=snapshot.proofs,
+        revocations=snapshot.revocations,
+    )
     pledged_to = {asset_id: loan.file.id for loan in snapshot.loans for asset_id in loan.asset_ids}
     shared: dict[tuple[str | None, Severity | None], tuple[Valuation, Remembered | None]] = {}
     remembered = dict(snapshot.remembered)
@@ -129,11 +158,12 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         lines[asset_id] = Line(asset, standing, valuation, pledged_to.get(asset_id))
         if worth is not None and standing.counts:
             remembered[asset_id] = worth
+    loans = [loan.standing_in(snapshot.assets) for loan in snapshot.loans]
     positions = {
         loan.file.id: position(
             loan.file, [_pledge(lines[one], remembered) for one in loan.asset_ids], policy, now_ms
         )
-        for loan in snapshot.loans
+        for loan in loans
     }
     return Book(
         at_ms=now_ms,
@@ -141,8 +171,9 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         prices=snapshot.prices,
         methodology=methodology(policy, snapshot.prices),
         hosts=snapshot.hosts,
+        proofs=snapshot.proofs,
         lines=lines,
-        loans={loan.file.id: loan for loan in snapshot.loans},
+        loans={loan.file.id: loan for loan in loans},
         positions=positions,
         remembered=remembered,
         hashes=dict(snapshot.hashes),

@@ -12,15 +12,18 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from assay_core.health import START, pack, unpack
 from assay_core.money import Usd
+from assay_valuer.assets import Changes
 from assay_valuer.book import Loan
 from assay_valuer.credit import loan as loan_file
 from assay_valuer.credit.position import Remembered
-from assay_valuer.fleet import Changes, Fleet
+from assay_valuer.fleet import Fleet
 from assay_valuer.market import prices as price_table
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.notes import NOTHING, Notes
 from assay_valuer.standing.silence import Span
+from assay_valuer.standing.trust import NO_TRUST, AssetTrust, HostProofs, Reservation
 from assay_valuer.standing.types import (
     Asset,
     Condition,
@@ -29,10 +32,13 @@ from assay_valuer.standing.types import (
 )
 from assay_valuer.store.schema import (
     ASSET,
+    ASSET_EVENT,
     HOST,
+    HOST_TRUST,
     LEDGER_ENTRY,
     LOAN,
     LOAN_POSITION,
+    OCSP,
     PLEDGE,
     PRICE_SNAPSHOT,
     PROJECTION,
@@ -88,6 +94,11 @@ def load_fleet(connection: Connection) -> Loaded:
                 host_key=row["host_key"],
                 simulated=bool(row["simulated"]),
                 track=track,
+                pdi=None if row["pdi"] is None else int(row["pdi"]),
+                identity=row["identity"],
+                trust=NO_TRUST
+                if row["trust"] is None
+                else msgspec.json.decode(row["trust"], type=AssetTrust),
             )
         )
         if row["window_hash"] is not None:
@@ -104,7 +115,7 @@ def save_fleet(
     """
     if not _move(connection, from_position, to_position):
         return False
-    rows = [_asset_row(fleet.assets[one], changes) for one in sorted(changes.assets)]
+    rows = [_asset_row(fleet.assets[one]) for one in sorted(changes.assets)]
     made = [row for row in rows if row["id"] in changes.made]
     changed = [row for row in rows if row["id"] not in changes.made]
     # An identifier may pass from one row to another: it is let go before it is taken.
@@ -114,9 +125,10 @@ def save_fleet(
         connection.execute(_UPDATE_ASSET, keyed)
     if made:
         connection.execute(insert(ASSET), made)
-    learnt = [{"of_id": one, "pdi_text": str(pdi)} for one, pdi in changes.pdi.items()]
-    if learnt:
-        connection.execute(_UPDATE_PDI, learnt)
+    for host_key in sorted(changes.hosts):
+        text = msgspec.json.encode(fleet.known.proofs_of(host_key)).decode()
+        connection.execute(delete(HOST_TRUST).where(HOST_TRUST.c.host_key == host_key))
+        connection.execute(insert(HOST_TRUST).values(host_key=host_key, trust=text))
     return True
 
 
@@ -151,14 +163,13 @@ def _set_position(connection: Connection, name: str, position: int) -> None:
         connection.execute(insert(PROJECTION).values(name=name, next_position=position))
 
 
-def _asset_row(asset: Asset, changes: Changes) -> dict[str, object]:
+def _asset_row(asset: Asset) -> dict[str, object]:
     track = asset.track
-    pdi = changes.pdi.get(asset.id)
     return {
         "id": asset.id,
         "serial": asset.serial,
         "board_part_number": asset.board_part_number,
-        "pdi": None if pdi is None else str(pdi),
+        "pdi": None if asset.pdi is None else str(asset.pdi),
         "uuid": asset.uuid,
         "name": asset.name,
         "host_key": asset.host_key,
@@ -170,16 +181,19 @@ def _asset_row(asset: Asset, changes: Changes) -> dict[str, object]:
         "health": pack(track.health),
         "notes": msgspec.json.encode(track.notes).decode(),
         "missing_since_ms": track.missing_since_ms,
+        "identity": asset.identity,
+        "trust": None if asset.trust == NO_TRUST else msgspec.json.encode(asset.trust).decode(),
     }
 
 
 def _without_id(row: Mapping[str, object]) -> dict[str, object]:
-    return {f"new_{name}": value for name, value in row.items() if name not in ("id", "pdi")}
+    return {f"new_{name}": value for name, value in row.items() if name != "id"}
 
 
 _CHANGING: Final = (
     "serial",
     "board_part_number",
+    "pdi",
     "uuid",
     "name",
     "host_key",
@@ -191,14 +205,13 @@ _CHANGING: Final = (
     "health",
     "notes",
     "missing_since_ms",
+    "identity",
+    "trust",
 )
 _UPDATE_ASSET: Final = (
     update(ASSET)
     .where(ASSET.c.id == bindparam("of_id"))
     .values({name: bindparam(f"new_{name}") for name in _CHANGING})
-)
-_UPDATE_PDI: Final = (
-    update(ASSET).where(ASSET.c.id == bindparam("of_id")).values(pdi=bindparam("pdi_text"))
 )
 
 
@@ -222,13 +235,48 @@ def load_hosts(connection: Connection) -> dict[int, Host]:
 def load_loans(connection: Connection) -> tuple[Loan, ...]:
     """Every loan with its pledge, by id."""
     pledged: dict[str, list[int]] = defaultdict(list)
-    for asset_id, loan_id in connection.execute(select(PLEDGE).order_by(PLEDGE.c.asset_id)):
-        pledged[loan_id].append(asset_id)
+    successor_of: dict[str, dict[int, int]] = defaultdict(dict)
+    for row in connection.execute(select(PLEDGE).order_by(PLEDGE.c.asset_id)):
+        pledged[row.loan_id].append(row.asset_id)
+        if row.successor_of is not None:
+            successor_of[row.loan_id][row.asset_id] = row.successor_of
     rows = connection.execute(select(LOAN).order_by(LOAN.c.id)).mappings()
     return tuple(
-        Loan(loan_file.from_json(row["terms"]), row["feed_id"], tuple(pledged[row["id"]]))
+        Loan(
+            loan_file.from_json(row["terms"]),
+            row["feed_id"],
+            tuple(pledged[row["id"]]),
+            successor_of[row["id"]],
+        )
         for row in rows
     )
+
+
+def load_proofs(connection: Connection) -> dict[int, HostProofs]:
+    """What hosts have proved, by their keys."""
+    return {
+        row.host_key: msgspec.json.decode(row.trust, type=HostProofs)
+        for row in connection.execute(select(HOST_TRUST))
+    }
+
+
+def load_reserved(connection: Connection) -> dict[int, Reservation]:
+    """Who alone may show each pledged asset, where its loan says so."""
+    return {
+        row.asset_id: Reservation(site=row.site, host_id=row.host_id)
+        for row in connection.execute(select(PLEDGE))
+        if row.site is not None or row.host_id is not None
+    }
+
+
+def load_revocations(connection: Connection) -> dict[str, Revocation]:
+    """The newest answer about each certificate, by its SHA-256."""
+    return {
+        row.certificate_sha256: Revocation(
+            row.status == "good", row.this_update_ms, row.next_update_ms
+        )
+        for row in connection.execute(select(OCSP))
+    }
 
 
 def load_prices(connection: Connection) -> PriceSnapshot | None:
@@ -246,6 +294,12 @@ def registry_version(connection: Connection) -> tuple[object, ...]:
     """Changes whenever somebody else registers a loan, a pledge or a price table."""
     return (
         connection.execute(select(func.count(), func.max(ASSET.c.id)).select_from(ASSET)).one(),
+        connection.execute(
+            select(
+                func.count(), func.sum(PLEDGE.c.asset_id), func.sum(PLEDGE.c.successor_of)
+            ).select_from(PLEDGE)
+        ).one(),
+        connection.execute(select(func.max(ASSET_EVENT.c.decided_ms))).scalar(),
         connection.execute(
             select(func.count(), func.sum(LOAN.c.imported_ms)).select_from(LOAN)
         ).one(),

@@ -1,82 +1,67 @@
 """Which asset a window speaks of, and the fold of all windows over all assets.
 
 An asset is known by serial and board part number; while it has none, by its UUID on its host. A
-window of another host that claims a known asset never moves it: the claim is marked, and disputed
-until a person decides. Works in memory; what it changed since the last `taken` is for the store.
+window of another host that shows a known asset never moves it, unless both parties said that it
+moves: it is a claim (claims.py). Works in memory; what it changed since the last `taken` is for the
+store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from assay_core.health.plausibility import examine
 from assay_core.leaves import HOST
+from assay_valuer import claims
+from assay_valuer.assets import Assets, Changes, Registry
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.sights import Identified, WindowSights
+from assay_valuer.standing import holding
+from assay_valuer.standing.holding import Shown
 from assay_valuer.standing.notes import Found
 from assay_valuer.standing.track import observe
-from assay_valuer.standing.types import Asset, Sight, Track
+from assay_valuer.standing.types import Asset, Host, Sight, Track
 
 HOST_ASSETS_MAX: Final = 256
 """Assets that one host can bring into being: many times what a host ever holds, replaced cards
 included. One that invents more is not followed, and fills nobody's memory but its own."""
 
 
-@dataclass(slots=True)
-class Changes:
-    """Assets that were made or changed, and identifiers learnt.
-
-    `crowded`: hosts, by id, that showed more GPUs than are followed.
-    """
-
-    assets: set[int] = field(default_factory=set)
-    made: set[int] = field(default_factory=set)
-    pdi: dict[int, int] = field(default_factory=dict)
-    crowded: set[str] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.assets)
-
-
 class Fleet:
     """Every asset, as far as the windows taken so far have shown. One thread uses it."""
 
     def __init__(
-        self, assets: Iterable[Asset], hashes: Mapping[int, bytes], policy: ValuerPolicy
+        self,
+        assets: Iterable[Asset],
+        hashes: Mapping[int, bytes],
+        policy: ValuerPolicy,
+        registry: Registry | None = None,
     ) -> None:
         """`hashes` maps an asset to the hash of the newest window that saw it."""
-        self._assets = {asset.id: asset for asset in assets}
-        self._policy = policy
+        self.known = Assets(assets, registry or Registry(), policy)
         self.hashes = dict(hashes)
-        self._serials: dict[tuple[str, str], int] = {}
-        # A UUID names a GPU on its own host alone; who else shows it matters only without a serial.
-        self._uuids: dict[tuple[int, bytes], int] = {}
-        self._holders: dict[bytes, set[int]] = {}
-        self._by_host: dict[int, set[int]] = {}
-        self._next_id = max(self._assets, default=0) + 1
-        self._changes = Changes()
-        for asset in self._assets.values():
-            self._index(asset)
+        self._policy = policy
 
     @property
     def assets(self) -> Mapping[int, Asset]:
         """The assets by id, as they are now."""
-        return self._assets
+        return self.known.all
 
     def taken(self) -> Changes:
         """What changed since the last time this was asked."""
-        changes, self._changes = self._changes, Changes()
-        return changes
+        return self.known.taken()
 
-    def take(self, window: WindowSights, host_id: str) -> None:
+    def take(self, window: WindowSights, host: Host) -> None:
         """Folds one window in. Windows come in the order of their positions."""
+        known = self.known
+        known.hosts[host.key] = host
         named: dict[int, bytes] = {}
-        for uuid, (identity, _) in window.gpus.items():
-            asset = self._resolve(uuid, identity, window.host_key, host_id, named)
+        for uuid, (identity, sight) in window.gpus.items():
+            asset = self._resolve(uuid, identity, _shown(host, sight, uuid), named)
             if asset is not None:
                 named[asset.id] = uuid
         found = self._examine(window, named)
@@ -85,11 +70,13 @@ class Fleet:
             if found:
                 mine = (*found.get(uuid, ()), *found.get(HOST, ()))
                 sight = replace(sight, found=mine) if mine else sight
-            self._observe(self._assets[asset_id], sight, window)
+            self._observe(known[asset_id], sight, window)
+            if sight.seen and known[asset_id].trust.claims:
+                claims.confirm(known, asset_id, _shown(host, sight, uuid))
         if window.unnamed is None:
             return
-        for asset_id in self._by_host.get(window.host_key, set()) - named.keys():
-            asset = self._assets[asset_id]
+        for asset_id in known.of_host(window.host_key) - named.keys():
+            asset = known[asset_id]
             sight_of = window.of_unnamed(asset.uuid)
             if sight_of is not None and asset.track.seen_ms is not None:
                 self._observe(asset, sight_of, window)
@@ -101,7 +88,7 @@ class Fleet:
         found: dict[bytes, list[Found]] = {}
         if window.told is None:
             return found
-        known = {uuid: self._assets[one].track.notes.known for one, uuid in named.items()}
+        known = {uuid: self.known[one].track.notes.known for one, uuid in named.items()}
         told = window.told
         for finding in examine(told.contents, told.boot, told.period, known):
             found.setdefault(finding.subject, []).append(Found(finding.code, finding.detail))
@@ -110,7 +97,7 @@ class Fleet:
     def _observe(self, asset: Asset, sight: Sight, window: WindowSights) -> None:
         track = observe(asset.track, sight, self._policy)
         simulated = window.simulated if sight.seen else asset.simulated
-        self._put(replace(asset, track=track, simulated=simulated))
+        self.known.put(replace(asset, track=track, simulated=simulated))
         if sight.seen:
             self.hashes[asset.id] = window.hash
 
@@ -118,46 +105,64 @@ class Fleet:
         self,
         uuid: bytes,
         identity: Identified | None,
-        host_key: int,
-        host_id: str,
+        shown: Shown,
         named: Mapping[int, bytes],
     ) -> Asset | None:
         """The asset a GPU of the window is; None where the window may not speak for it."""
-        own = self._uuids.get((host_key, uuid))
+        known = self.known
+        own = known.by_uuid(shown.host_key, uuid)
         if identity is None:
-            return None if own is None else self._assets[own]
+            if own is None:
+                claims.claim_again(known, shown)
+                return None
+            return known[own]
         serial = _serial(identity)
         if serial is None:
             found = own
-            if found is None and self._holders.get(uuid):
-                self._weak_claim(uuid, host_id)
+            if found is None and known.with_uuid(uuid):
+                self._weak_claim(shown, uuid)
                 return None
         else:
-            found = self._serials.get(serial)
-            if found is None and own is not None and self._assets[own].serial is None:
+            found = known.by_serial(serial)
+            if found is None and own is not None and known[own].serial is None:
                 found = own  # a stronger identifier for the same asset
         if found is None:
-            if len(self._by_host.get(host_key, ())) >= HOST_ASSETS_MAX:
-                self._changes.crowded.add(host_id)
+            if len(known.of_host(shown.host_key)) >= HOST_ASSETS_MAX:
+                known.changes.crowded.add(shown.host_id)
                 return None
-            return self._make(uuid, identity, host_key)
-        asset = self._assets[found]
-        if asset.host_key not in (None, host_key) or found in named:
-            self._dispute(asset, host_id)
+            return self._make(uuid, identity, shown)
+        if found in named:
+            claims.dispute(known, found, shown, f"{shown.host_id} shows it twice in one window")
             return None
-        return self._bind(asset, uuid, identity, host_key)
+        if not self._may_show(known[found], shown):
+            claims.claim(known, found, shown)
+            return None
+        return self._bind(known[found], uuid, identity, shown)
 
-    def _weak_claim(self, uuid: bytes, host_id: str) -> None:
+    def _may_show(self, asset: Asset, shown: Shown) -> bool:
+        """Whether a host may show an asset: it has it, may be the first to, or it was moved there."""
+        host = self.known.hosts[shown.host_key]
+        if asset.host_key == host.key:
+            return True
+        if asset.host_key is None:
+            return not self.known.reserved(asset.id).excludes(host.host_id, host.site)
+        return any(
+            one.begin_ms <= shown.end_ms <= one.until_ms and one.leads_to(host.host_id, host.site)
+            for one in asset.trust.transitions
+        )
+
+    def _weak_claim(self, shown: Shown, uuid: bytes) -> None:
         """By UUID alone, to what another host shows: it binds nobody but the claimant, and where
         the other has no serial either, a person must decide.
         """
-        for asset_id in self._holders[uuid]:
-            if self._assets[asset_id].serial is None:
-                self._dispute(self._assets[asset_id], host_id)
+        for asset_id in self.known.with_uuid(uuid):
+            if self.known[asset_id].serial is None:
+                why = f"{shown.host_id} shows its UUID too, and neither has a serial number"
+                claims.dispute(self.known, asset_id, shown, why)
 
-    def _make(self, uuid: bytes, identity: Identified, host_key: int) -> Asset:
+    def _make(self, uuid: bytes, identity: Identified, shown: Shown) -> Asset:
         asset = Asset(
-            id=self._next_id,
+            id=self.known.new_id(),
             serial=None,
             board_part_number=None,
             uuid=None,
@@ -166,56 +171,41 @@ class Fleet:
             simulated=False,
             track=Track(),
         )
-        self._next_id += 1
-        self._changes.made.add(asset.id)
-        return self._bind(asset, uuid, identity, host_key)
+        return self._bind(asset, uuid, identity, shown)
 
-    def _bind(self, asset: Asset, uuid: bytes, identity: Identified, host_key: int) -> Asset:
+    def _bind(self, asset: Asset, uuid: bytes, identity: Identified, shown: Shown) -> Asset:
         serial = _serial(identity)
-        before = self._uuids.get((host_key, uuid))
+        known, trust = self.known, asset.trust
+        before = known.by_uuid(shown.host_key, uuid)
         if before is not None and before != asset.id:  # the UUID now belongs to another board
-            self._let_go(self._assets[before])
-        if asset.uuid is not None and asset.uuid != uuid:
-            self._let_go(asset)
+            known.let_go(known[before])
+        if asset.host_key != shown.host_key:
+            trust = holding.without_claim(trust, shown.host_key)
+            trust = msgspec.structs.replace(trust, held_since_ms=shown.end_ms)
+            if asset.host_key is not None:  # it was moved here
+                known.leave(asset)
+        elif asset.uuid is not None and asset.uuid != uuid:
+            known.let_go(asset)
         bound = replace(
             asset,
             uuid=uuid,
-            host_key=host_key,
+            host_key=shown.host_key,
             # A board is not another product one day, as its host might like it to be.
             name=asset.name or identity.name,
             serial=asset.serial if serial is None else serial[0],
             board_part_number=asset.board_part_number if serial is None else serial[1],
+            pdi=asset.pdi if identity.pdi is None else identity.pdi,
+            trust=trust,
         )
-        if identity.pdi is not None:
-            self._changes.pdi[asset.id] = identity.pdi
-        self._put(bound)
+        known.put(bound)
         return bound
 
-    def _let_go(self, asset: Asset) -> None:
-        """Takes the UUID off an asset."""
-        if asset.uuid is not None and asset.host_key is not None:
-            self._uuids.pop((asset.host_key, asset.uuid), None)
-            self._holders.get(asset.uuid, set()).discard(asset.id)
-        self._put(replace(asset, uuid=None))
 
-    def _dispute(self, asset: Asset, host_id: str) -> None:
-        if not asset.track.condition.claimed_by:
-            condition = msgspec.structs.replace(asset.track.condition, claimed_by=host_id)
-            self._put(replace(asset, track=replace(asset.track, condition=condition)))
-
-    def _put(self, asset: Asset) -> None:
-        self._assets[asset.id] = asset
-        self._changes.assets.add(asset.id)
-        self._index(asset)
-
-    def _index(self, asset: Asset) -> None:
-        if asset.serial is not None and asset.board_part_number is not None:
-            self._serials[asset.serial, asset.board_part_number] = asset.id
-        if asset.uuid is not None and asset.host_key is not None:
-            self._uuids[asset.host_key, asset.uuid] = asset.id
-            self._holders.setdefault(asset.uuid, set()).add(asset.id)
-        if asset.host_key is not None:
-            self._by_host.setdefault(asset.host_key, set()).add(asset.id)
+def _shown(host: Host, sight: Sight, uuid: bytes) -> Shown:
+    """A window as one that shows a GPU, by our clock."""
+    length_ms = sight.period.end_boottime_ms - sight.period.begin_boottime_ms
+    end_ms = sight.observed_ms
+    return Shown(host.key, host.host_id, end_ms - length_ms, end_ms, sight.position, uuid.hex())
 
 
 def _serial(identity: Identified) -> tuple[str, str] | None:

@@ -100,6 +100,17 @@ def find_host(connection: Connection, host_id: str) -> Host | None:
     return Host(row.key, trust, head, sealing, ages[0], ages[-1])
 
 
+def keys_of(connection: Connection, host_key: int, incarnation: int) -> Keys | None:
+    """Every key that ever sealed for a host's incarnation; None where there is no such host."""
+    host_id = connection.execute(select(HOST.c.host_id).where(HOST.c.key == host_key)).scalar()
+    if host_id is None:
+        return None
+    rows = connection.execute(
+        _KEYS.where(SEALING_KEY.c.host_key == host_key, SEALING_KEY.c.incarnation == incarnation)
+    ).mappings()
+    return Keys(host_id, incarnation, tuple(_sealing_key(row) for row in rows))
+
+
 def certificate_known(connection: Connection, host: Host, serial: str) -> bool:
     """Whether a certificate was issued to this host, and for a key that may seal for it."""
     issued_ms = connection.execute(

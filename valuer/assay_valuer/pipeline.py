@@ -18,18 +18,22 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from assay_core.errors import AssayError
+from assay_core.evidence.bundle import Keys
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Signer
 from assay_valuer import book_store
+from assay_valuer.assets import Binding, Registry
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
 from assay_valuer.credit.position import Position, Remembered
 from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
-from assay_valuer.ledger.append import append_record, next_position
-from assay_valuer.ledger.read import entry, windows_from
+from assay_valuer.following import follow
+from assay_valuer.hosts import keys_of
+from assay_valuer.ledger.append import append_record, next_position, to_json
+from assay_valuer.ledger.read import entry, followed_from
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.results import StoredLine, StoredPosition, stored_line, stored_position
-from assay_valuer.sights import sights
+from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.types import Host
 from assay_valuer.store.database import Database
@@ -45,6 +49,7 @@ LINES_MAX: Final = 500
 VALUATION: Final = "valuation"
 POSITION: Final = "position"
 POLICY: Final = "policy"
+BINDING: Final = "binding"
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -59,6 +64,7 @@ class _Memory:
     loans: tuple[Loan, ...]
     prices: PriceSnapshot | None
     spans: list[Span]
+    revocations: dict[str, Revocation]
     remembered: dict[int, Remembered]
     version: tuple[object, ...]
 
@@ -91,7 +97,7 @@ class Pipeline:
             if not self._policy_told:
                 self._database.write(partial(self._tell_policy, now_ms=now_ms))
                 self._policy_told = True
-            self._follow(memory, end)
+            self._follow(memory, end, now_ms)
             book = appraise(self._snapshot(memory, now_ms), self._policy, now_ms)
             self._keep(book)
         except IntegrityError as error:
@@ -113,7 +119,9 @@ class Pipeline:
         if self._memory is None or self._memory.version != version:
             self._memory = self._database.read(self._load)
         self._memory.hosts = self._database.read(book_store.load_hosts)
+        self._memory.fleet.known.hosts.update(self._memory.hosts)
         self._memory.spans = self._database.read(book_store.load_uptime)
+        self._memory.revocations = self._database.read(book_store.load_revocations)
         return self._memory
 
     def _load(self, connection: Connection) -> _Memory:
@@ -121,10 +129,15 @@ class Pipeline:
         remembered = book_store.load_remembered(connection)
         if self.book is not None:
             remembered |= self.book.remembered
+        hosts = book_store.load_hosts(connection)
+        registry = Registry(
+            hosts, book_store.load_proofs(connection), book_store.load_reserved(connection)
+        )
         return _Memory(
-            fleet=Fleet(loaded.assets, loaded.hashes, self._policy),
+            fleet=Fleet(loaded.assets, loaded.hashes, self._policy, registry),
             next_position=loaded.next_position,
-            hosts=book_store.load_hosts(connection),
+            hosts=hosts,
+            revocations=book_store.load_revocations(connection),
             loans=book_store.load_loans(connection),
             prices=book_store.load_prices(connection),
             spans=book_store.load_uptime(connection),
@@ -134,32 +147,38 @@ class Pipeline:
 
     # ------------------------------------------------------------------ following the ledger
 
-    def _follow(self, memory: _Memory, end: int) -> None:
-        """Takes every window before position `end`, batch by batch."""
+    def _follow(self, memory: _Memory, end: int, now_ms: int) -> None:
+        """Takes every entry before position `end`, batch by batch."""
         while memory.next_position < end:
             first = memory.next_position
-            read = partial(windows_from, position=first, limit=BATCH_MAX)
-            windows = [window for window in self._database.read(read) if window.position < end]
-            for window in windows:
-                host = memory.hosts.get(window.host_key)
-                if host is not None:
-                    memory.fleet.take(sights(window), host.host_id)
-            to = end if len(windows) < BATCH_MAX else windows[-1].position + 1
-            self._advance(memory, first, to)
+            read = partial(followed_from, position=first, limit=BATCH_MAX)
+            found = [one for one in self._database.read(read) if one.position < end]
+            for one in found:
+                follow(memory.fleet, one, self._keys_of)
+            to = end if len(found) < BATCH_MAX else found[-1].position + 1
+            self._advance(memory, first, to, now_ms)
         self.lag = self._database.read(next_position) - memory.next_position
 
-    def _advance(self, memory: _Memory, first: int, to: int) -> None:
+    def _keys_of(self, host_key: int, incarnation: int) -> Keys | None:
+        return self._database.read(partial(keys_of, host_key=host_key, incarnation=incarnation))
+
+    def _advance(self, memory: _Memory, first: int, to: int, now_ms: int) -> None:
         changes = memory.fleet.taken()
 
         def job(connection: Connection) -> tuple[object, ...]:
             if not book_store.save_fleet(connection, memory.fleet, changes, first, to):
                 raise BookRaced
+            for bound in changes.bound:
+                record = _binding_record(memory.fleet, bound)
+                append_record(connection, BINDING, record, self._key, now_ms)
             return book_store.registry_version(connection)
 
         memory.version = self._database.write(job)
         memory.next_position = to
         for host_id in sorted(changes.crowded):
             _log.error("too_many_gpus", host=host_id, followed=HOST_ASSETS_MAX)
+        for what, freeze in changes.frozen:
+            _log.error("frozen", what=what, code=freeze.code.value, detail=freeze.detail)
 
     # ------------------------------------------------------------------ appraising
 
@@ -172,6 +191,8 @@ class Pipeline:
             uptime=merge(_until_now(memory.spans, now_ms)),
             remembered=memory.remembered,
             hashes=memory.fleet.hashes,
+            proofs=memory.fleet.known.proofs,
+            revocations=memory.revocations,
         )
 
     # ------------------------------------------------------------------ keeping
@@ -227,6 +248,20 @@ class Pipeline:
             if changed or book.at_ms - at_ms >= POSITION_EVERY_MS:
                 written[loan_id] = stored_position(position, book)
         return told, written
+
+
+def _binding_record(fleet: Fleet, bound: Binding) -> bytes:
+    """That an asset has a stronger identifier from now on, and which evidence showed it."""
+    asset = fleet.assets[bound.asset_id]
+    return to_json(
+        {
+            "asset": asset.id,
+            "serial": asset.serial,
+            "board_part_number": asset.board_part_number,
+            "identity": bound.identity,
+            "evidence_position": bound.position,
+        }
+    )
 
 
 def _until_now(spans: list[Span], now_ms: int) -> list[Span]:

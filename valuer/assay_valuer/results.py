@@ -64,6 +64,9 @@ class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
     values: StoredValues | None
     remembered: StoredMemory | None
     findings: tuple[StoredFinding, ...]
+    cap_bps: int = 0
+    """Most that is lent on its net value, when this was recorded."""
+    frozen: bool = False
 
 
 class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +110,10 @@ def stored_line(line: Line, remembered: Remembered | None) -> StoredLine:
         counts=standing.counts,
         severity=None if standing.severity is None else standing.severity.label,
         assurance=standing.assurance,
+        cap_bps=standing.cap_bps,
         simulated=standing.simulated,
         disputed=standing.disputed,
+        frozen=standing.frozen,
         observed_ms=standing.observed_ms,
         values=_values(valuation.values),
         remembered=memory,

@@ -20,6 +20,7 @@ from assay_valuer.credit.loan import LoanFile, LoanStatus
 from assay_valuer.credit.schedule import arrears, debt_at
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy
+from assay_valuer.standing.assurance import CUSTODY
 from assay_valuer.standing.types import Cause, Presence, Standing
 from assay_valuer.valuation.value import Valuation, Values
 
@@ -107,8 +108,8 @@ def position(
     values = reduce(add, (values.times(count) for values, _, count in groups)) if groups else None
     debt = debt_at(loan, now_ms).owed
     lent = [
-        values.nolv.mid.times_down(policy.assurance.cap_bps(level), BPS).times_down(count, 1)
-        for values, level, count in groups
+        values.nolv.mid.times_down(cap_bps, BPS).times_down(count, 1)
+        for values, cap_bps, count in groups
     ]
     silent = [one for one in pledges if one.fell_silent]
     causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
@@ -131,7 +132,7 @@ def position(
         coverage_bps=_coverage_bps(len(counted), len(pledges)),
         counted=len(counted),
         pledged=len(pledges),
-        assurance=min((one.standing.assurance for one, _ in counted), default=0),
+        assurance=_weakest([one.standing.assurance for one, _ in counted]),
         observed_ms=min((at for at in observed if at is not None), default=None),
         simulated=any(one.standing.simulated for one in pledges),
         stale=bool(silent),
@@ -142,13 +143,21 @@ def position(
 
 
 def _groups(counted: Sequence[tuple[Pledge, Values]]) -> list[tuple[Values, int, int]]:
-    """Values, assurance and number of the GPUs that share both: most of a fleet does."""
+    """Values, cap and number of the GPUs that share both: most of a fleet does."""
     groups: dict[tuple[int, int], tuple[Values, int, int]] = {}
     for one, values in counted:
-        level = one.standing.assurance
-        key = (id(values), level)
-        groups[key] = (values, level, groups[key][2] + 1 if key in groups else 1)
+        cap_bps = one.standing.cap_bps
+        key = (id(values), cap_bps)
+        groups[key] = (values, cap_bps, groups[key][2] + 1 if key in groups else 1)
     return list(groups.values())
+
+
+def _weakest(levels: Sequence[int]) -> int:
+    """The least level of all, in custody only if all are; 0 where nothing counts."""
+    if not levels:
+        return 0
+    custody = all(level & CUSTODY for level in levels)
+    return min(level & ~CUSTODY for level in levels) | (CUSTODY if custody else 0)
 
 
 def _coverage_bps(counted: int, pledged: int) -> int:
@@ -157,7 +166,7 @@ def _coverage_bps(counted: int, pledged: int) -> int:
 
 
 def _state(pledges: Sequence[Pledge], silent: bool, findings: Sequence[Finding]) -> State:
-    if any(one.standing.disputed for one in pledges):
+    if any(one.standing.disputed or one.standing.frozen for one in pledges):
         return State.DISPUTED
     if silent:
         return State.STALE
@@ -188,6 +197,9 @@ def _cover_findings(
     impaired = sum(one.standing.severity is Severity.IMPAIRED for one in pledges)
     if impaired:
         found.append(Finding("watch.impaired", f"{impaired} of {len(pledges)} are impaired."))
+    frozen = sum(one.standing.frozen for one in pledges)
+    if frozen:
+        found.append(Finding("watch.frozen", f"{frozen} of {len(pledges)} are frozen."))
     away = sum(one.counted is None for one in pledges)
     if away:
         found.append(Finding("watch.coverage", f"{away} of {len(pledges)} pledged do not count."))

@@ -1,13 +1,14 @@
 """From a GPU's track to what we believe of it now, and whether it counts.
 
 Silence never makes a value and never unmakes one: it takes a GPU out of the count, by cause and
-after its grace. Assurance is L0 for every GPU of this version: its host's software key said so.
+after its grace; so does a freeze, at once. A dispute does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from assay_core.health import Record, rule_for
@@ -15,8 +16,10 @@ from assay_core.instants import format_duration, format_instant
 from assay_core.leaves import Incident, IncidentKind, Severity
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy, ms
+from assay_valuer.standing.assurance import Known, Revocation, assure
 from assay_valuer.standing.notes import Note
 from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
+from assay_valuer.standing.trust import NO_PROOFS, Claim, HostProofs, Verdict, current
 from assay_valuer.standing.types import (
     DRIVER_SILENT,
     Asset,
@@ -26,29 +29,38 @@ from assay_valuer.standing.types import (
     Standing,
 )
 
-L0: Final = 0
-"""A software key signed it; nothing else vouches for the host or the GPU."""
-
 INCIDENTS_SAID_MAX: Final = 8
 """Open incidents that are findings by themselves; a record of many GPUs must stay readable."""
 _SIMULATED: Final = Finding("assurance.simulated", "Simulated or replayed: no real hardware.")
-_SOFTWARE: Final = Finding("assurance.l0", "Signed by a software key alone (L0).")
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything around the GPUs at one instant: hosts and voices by the host's key."""
+    """Everything around the GPUs at one instant: hosts, voices and proofs by the host's key, answers
+    about certificates by their SHA-256.
+    """
 
     hosts: Mapping[int, Host]
     voices: Mapping[int, HostVoice]
     uptime: Uptime
     policy: ValuerPolicy
     now_ms: int
+    proofs: Mapping[int, HostProofs] = field(default_factory=dict)
+    revocations: Mapping[str, Revocation] = field(default_factory=dict)
 
 
-def scene(hosts: Mapping[int, Host], uptime: Uptime, policy: ValuerPolicy, now_ms: int) -> Scene:
+def scene(
+    hosts: Mapping[int, Host],
+    uptime: Uptime,
+    policy: ValuerPolicy,
+    now_ms: int,
+    *,
+    proofs: Mapping[int, HostProofs] = MappingProxyType({}),
+    revocations: Mapping[str, Revocation] = MappingProxyType({}),
+) -> Scene:
     """The scene, with each host's silence attributed."""
-    return Scene(hosts, voices(hosts, uptime, policy.silence, now_ms), uptime, policy, now_ms)
+    heard = voices(hosts, uptime, policy.silence, now_ms)
+    return Scene(hosts, heard, uptime, policy, now_ms, proofs, revocations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +74,8 @@ class _Where:
 def stand(asset: Asset, around: Scene) -> Standing:
     """The standing of one asset."""
     policy = around.policy
-    where = _where(asset, around)
+    proofs = NO_PROOFS if asset.host_key is None else around.proofs.get(asset.host_key, NO_PROOFS)
+    where = _in_transition(asset, proofs, _where(asset, around), around)
     findings: list[Finding] = [] if where.finding is None else [where.finding]
     incidents: tuple[Incident, ...] = ()
     severity: Severity | None = None
@@ -74,8 +87,11 @@ def stand(asset: Asset, around: Scene) -> Standing:
     if severity is Severity.IMPAIRED:
         counts = False
         findings.append(Finding("count.impaired", "Impaired: not eligible, and not counted."))
+    frozen = bool(proofs.freezes or asset.trust.freezes)
+    known = Known(asset.trust, proofs, asset.host_key, asset.track.seen_ms, around.revocations)
+    assurance = assure(known, policy, around.now_ms)
     if where.presence is not Presence.EXPECTED:
-        findings.append(_SOFTWARE)
+        findings += assurance.findings
     if asset.simulated:
         findings.append(_SIMULATED)
         if not policy.credit_simulated:
@@ -87,25 +103,59 @@ def stand(asset: Asset, around: Scene) -> Standing:
     if notes:
         notes = _standing_notes(notes, policy, around.now_ms)
         findings += [_said(note) for note in notes]
-    claimed_by = asset.track.condition.claimed_by
-    if claimed_by:
-        findings.append(
-            Finding("identity.disputed", f"{claimed_by} claims this GPU too: a person must decide.")
-        )
+    findings += [_claimed(claim) for claim in asset.trust.claims if not asset.trust.past(claim)]
     return Standing(
         presence=where.presence,
         cause=where.cause,
         observed_ms=asset.track.seen_ms,
-        assurance=L0,
+        assurance=assurance.code,
+        cap_bps=assurance.cap_bps,
         severity=severity,
-        counts=counts,
+        counts=counts and not frozen,
         simulated=asset.simulated,
-        disputed=bool(claimed_by),
+        disputed=any(claim.verdict is Verdict.DISPUTED for claim in asset.trust.claims),
+        frozen=frozen,
         name=asset.name,
         incidents=incidents,
         notes=notes,
         findings=tuple(findings),
     )
+
+
+def _in_transition(asset: Asset, proofs: HostProofs, where: _Where, around: Scene) -> _Where:
+    """Where it is, unless both parties said that it is in transition: then it counts, seen or not.
+
+    An asset that was never seen is EXPECTED all the same: nobody has shown that it exists.
+    """
+    if where.presence is Presence.EXPECTED:
+        return where
+    under_way = current((*proofs.transitions, *asset.trust.transitions), around.now_ms)
+    if under_way is None:
+        return where
+    detail = (
+        f"{under_way.kind.replace('_', ' ').capitalize()} under way until "
+        f"{format_instant(under_way.until_ms)} (event {under_way.event_id}): {under_way.why}"
+    )
+    finding = Finding("presence.in_transition", detail)
+    return _Where(Presence.IN_TRANSITION, where.cause, True, finding)
+
+
+def _claimed(claim: Claim) -> Finding:
+    """What another host's claim to it means."""
+    if claim.verdict is Verdict.OPEN:
+        detail = (
+            f"{claim.host_id} has shown it since {format_instant(claim.since_ms)}. If it was moved, "
+            "propose that; if not, ask both operators."
+        )
+        return Finding("identity.claimed", detail)
+    return Finding(f"identity.{claim.verdict.value}", f"{claim.why}. {_DECIDE[claim.verdict]}")
+
+
+_DECIDE: Final = {
+    Verdict.FALSE: "The weaker claim is frozen; this asset is not touched.",
+    Verdict.CLONE: "Frozen: one device cannot be in two places.",
+    Verdict.DISPUTED: "A person must decide; until then it counts.",
+}
 
 
 def _where(asset: Asset, around: Scene) -> _Where:

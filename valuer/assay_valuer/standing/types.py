@@ -13,6 +13,7 @@ from assay_core.health import START, HealthState, Observation
 from assay_core.leaves import Content, DriverState, Incident, Severity
 from assay_valuer.findings import Finding
 from assay_valuer.standing.notes import NOTHING, Found, Note, Notes
+from assay_valuer.standing.trust import NO_TRUST, AssetTrust
 
 
 class Presence(enum.StrEnum):
@@ -23,6 +24,9 @@ class Presence(enum.StrEnum):
     SILENT = "silent"
     MAINTENANCE = "maintenance"
     MISSING = "missing"  # its host says that it is gone
+    IN_TRANSITION = (
+        "in_transition"  # both parties said that it is being replaced, moved or serviced
+    )
     PASSED_THROUGH = "passed_through"  # a virtual machine has it: nobody can read it
     UNKNOWN = "unknown"  # nobody whom we believe speaks for it
 
@@ -52,8 +56,6 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     recovery_action: int | None = None
     temperature_mc: int | None = None
     ecc_uncorrected: int | None = None
-    claimed_by: str = ""
-    """Another host that also claims this asset: disputed until a person decides."""
 
 
 DRIVER_SILENT: Final = (DriverState.UNRESPONSIVE, DriverState.ABSENT)
@@ -140,7 +142,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A GPU as an asset: its identifiers, where it is, and its track."""
+    """A GPU as an asset: its identifiers, where it is, its track, and what it has proved.
+
+    `pdi` is the device's 64-bit identifier by its host's word; `identity` the SHA-256 of its identity
+    key (hex), once it proved that it holds that key.
+    """
 
     id: int
     serial: str | None
@@ -150,6 +156,9 @@ class Asset:
     host_key: int | None
     simulated: bool
     track: Track
+    pdi: int | None = None
+    identity: str | None = None
+    trust: AssetTrust = NO_TRUST
 
     @property
     def label(self) -> str:
@@ -162,7 +171,8 @@ class Standing:
     """What we believe of one GPU at one instant.
 
     `severity` is the worst incident that may move its value; `assurance` is 0 to 4, with 128 for
-    custody. `observed_ms` is its newest evidence, None if it was never seen. `incidents` are those
+    custody, and `cap_bps` the most that is lent on its net value by it. `frozen`: nothing is lent and
+    nothing counted until two people enrol it again. `observed_ms` is its newest evidence, None if it was never seen. `incidents` are those
     that are open.
     """
 
@@ -170,10 +180,12 @@ class Standing:
     cause: Cause
     observed_ms: int | None
     assurance: int
+    cap_bps: int
     severity: Severity | None
     counts: bool
     simulated: bool
     disputed: bool
+    frozen: bool
     name: str | None
     incidents: tuple[Incident, ...]
     notes: tuple[Note, ...]
