@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from assay_core.errors import AssayError
-from assay_core.evidence import bundle
+from assay_core.evidence import sealed as sealing
 from assay_core.evidence.origin import Origin
 from assay_core.evidence.statement import Statement
 from assay_core.header import Head, Source
@@ -94,7 +94,7 @@ def test_reading_follows_from_a_position(ledger: FakeLedger) -> None:
     assert ledger.check() == 4
 
 
-def sealed_evidence(host: FakeHost) -> bundle.SealedEvidence:
+def sealed_evidence(host: FakeHost) -> sealing.SealedEvidence:
     """An answer of a host that has nothing but its sealing key; its blobs are any bytes."""
     blobs = (os.urandom(4_000), b"-----BEGIN CERTIFICATE-----" + os.urandom(90))
     statement = Statement(
@@ -105,14 +105,14 @@ def sealed_evidence(host: FakeHost) -> bundle.SealedEvidence:
         header_hash=host.previous,
         collected_ms=host.now_ms,
         source=Source.NVML,
-        devices=(bundle.device(Origin.IN_BAND_NVML, *blobs),),
+        devices=(sealing.device(Origin.IN_BAND_NVML, *blobs),),
         devices_absent="",
         quote=None,
     )
-    return bundle.seal(statement, blobs, host.signer)
+    return sealing.seal(statement, blobs, host.signer)
 
 
-def keep(ledger: FakeLedger, host: FakeHost, sealed: bundle.SealedEvidence) -> int:
+def keep(ledger: FakeLedger, host: FakeHost, sealed: sealing.SealedEvidence) -> int:
     key = ledger.host(host).key
     return ledger.database.write(
         lambda c: append_evidence(
@@ -182,11 +182,11 @@ def test_damaged_evidence_is_found(ledger: FakeLedger, damage: str) -> None:
     filled(ledger, host, 2)
     sealed = sealed_evidence(host)
     if damage == "signature":
-        sealed = bundle.SealedEvidence(
+        sealed = sealing.SealedEvidence(
             sign_envelope(EVIDENCE_TYPE, sealed.envelope.payload, other.signer), sealed.blobs
         )
     elif damage == "blobs":
-        sealed = bundle.SealedEvidence(sealed.envelope, (sealed.blobs[0], b"other"))
+        sealed = sealing.SealedEvidence(sealed.envelope, (sealed.blobs[0], b"other"))
     else:
         host.host_id = "spiffe://assay.test/site/lab/host/2"
         sealed = sealed_evidence(host)

@@ -28,10 +28,11 @@ from assay_core.errors import HostError
 from assay_core.evidence import chain as chains
 from assay_core.evidence import nvidia, tpm
 from assay_core.evidence.origin import Origin
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.evidence.spdm import REPORT_BYTES_MAX
-from assay_core.evidence.statement import Device, Statement, device_nonce, quote_extra
+from assay_core.evidence.statement import Statement, device_nonce, quote_extra
 from assay_core.header import Source
-from assay_core.seal import EVIDENCE_TYPE, Envelope, PublicKey, Signer, sign_envelope
+from assay_core.seal import EVIDENCE_TYPE, PublicKey
 
 STATEMENT_BYTES_MAX: Final = 16 * 1024
 
@@ -64,14 +65,6 @@ class EvidenceRefused(HostError):
         super().__init__(f"{outcome.value}: {detail}")
         self.outcome = outcome
         self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class SealedEvidence:
-    """A statement as it travels: signed, with the report and then the chain of each device."""
-
-    envelope: Envelope
-    blobs: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +130,6 @@ class Proven:
     devices: tuple[DeviceProof, ...]
     failed: tuple[str, ...]
     topology: nvidia.Topology | None
-
-
-def seal(statement: Statement, blobs: Sequence[bytes], signer: Signer) -> SealedEvidence:
-    """The statement, signed by the host's sealing key, with the bytes that it names."""
-    payload = codec.encode_evidence(statement)
-    return SealedEvidence(sign_envelope(EVIDENCE_TYPE, payload, signer), tuple(blobs))
-
-
-def device(origin: Origin, report: bytes, chain_pem: bytes) -> Device:
-    """A device of a statement, of these bytes."""
-    digests = (hashlib.sha256(blob).digest() for blob in (report, chain_pem))
-    return Device(origin, *digests)
 
 
 def admit(

@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 
 from assay_core.errors import Refused, ServiceError
 from assay_core.evidence import bundle, chain
-from assay_core.evidence.bundle import Asked, EvidenceRefused, Outcome, SealedEvidence
+from assay_core.evidence.bundle import Asked, EvidenceRefused, Outcome
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.evidence.statement import Statement
 from assay_core.header import Head, Source
 from assay_valuer.hosts import Host, standing_changes

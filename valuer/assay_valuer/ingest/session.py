@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from assay_core.errors import Refusal, Refused, ServiceError
-from assay_core.evidence.bundle import SealedEvidence
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.header import Head
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Envelope, Sealed

@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from assay_core.errors import Refusal, Refused
-from assay_core.evidence.bundle import Asked, SealedEvidence
+from assay_core.evidence.bundle import Asked
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.header import SCHEMA, Head
 from assay_core.seal import Envelope, Sealed, Signature
 from assay_core.verify import WINDOW_BYTES_MAX

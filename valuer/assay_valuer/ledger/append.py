@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from assay_core.errors import ServiceError
-from assay_core.evidence.bundle import SealedEvidence
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.header import Head
 from assay_core.seal import ENTRY_TYPE, Envelope, Sealed, Signer, sign_envelope
 from assay_core.verify import VerifiedGap, VerifiedWindow

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from assay_core import codec
-from assay_core.evidence.bundle import SealedEvidence
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.header import Header
 from assay_core.leaves import Leaf
 from assay_core.seal import Sealed
