@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +38,27 @@ def test_no_changed_report_is_believed(data):
     cut = data.draw(st.integers(0, 8))
     changed = report[:at] + data.draw(st.binary(max_size=8)) + report[at + cut :]
     assert believed(nvidia.Evidence(changed, evidence.chain), maker.roots) == (changed == report)
+
+
+@given(st.data())
+def test_no_changed_certificate_is_another_device(data):
+    """What is not signed may be written otherwise; what the chain says stays what it said."""
+    maker, evidence = good()
+    place = data.draw(st.integers(0, 4))
+    der_ = evidence.chain[place].public_bytes(Encoding.DER)
+    at = data.draw(st.integers(0, len(der_) - 1))
+    changed = bytearray(der_)
+    changed[at] = data.draw(st.integers(0, 255))
+    text = base64.encodebytes(bytes(changed)).decode()
+    try:
+        (read,) = chain.read(
+            f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n".encode()
+        )
+        path = (*evidence.chain[:place], read, *evidence.chain[place + 1 :])
+        device = chain.verify(path, NOW_MS, maker.roots)
+    except chain.UntrustedChain:
+        return
+    assert device == chain.verify(evidence.chain, NOW_MS, maker.roots)
 
 
 @given(st.binary(max_size=4_000))

@@ -228,6 +228,45 @@ def test_an_authority_that_may_not_sign_is_refused():
     refused(maker.device(1).answer(NONCE), maker, "may not sign certificates")
 
 
+def test_an_authority_may_not_have_more_below_it_than_it_may():
+    root = authority("Test Device Identity CA")
+    maker = Maker(root)
+    shallow = x509.BasicConstraints(ca=True, path_length=0)
+    key = maker.identity.key
+    certificate = issue(
+        "TEST GH100 Identity", key, root, ca=False, cert_sign=True, extensions=((shallow, True),)
+    )
+    maker.identity = Authority("TEST GH100 Identity", key, certificate)
+    refused(maker.device(1).answer(NONCE), maker, "so many authorities")
+
+
+def test_certificates_that_a_host_made_up_under_a_real_root_are_refused_by_name(maker, gpu):
+    """What is no key, no name or no version is not looked at before its issuer's signature holds."""
+    evidence = gpu.answer(NONCE)
+    good = evidence.chain[1].public_bytes(Encoding.DER)
+    p384 = bytes.fromhex("06052b81040022")
+    for old, new in (
+        (p384, bytes.fromhex("06052b8104007f")),  # a curve that is none
+        (b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01", b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x7f"),
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"),  # version 8
+        (b"\x55\x1d\x0f", b"\x55\x1d\x13"),  # an extension twice
+        (b"\x55\x04\x03", b"\x55\x04\x7f"),  # a name of no known kind
+    ):
+        assert old in good
+        text = base64.encodebytes(good.replace(old, new)).decode()
+        own = f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n".encode()
+        try:
+            (made_up,) = chain.read(own)
+        except chain.UntrustedChain:
+            continue
+        for place in (0, 1, 2, 3):
+            false = [*evidence.chain]
+            false[place] = made_up
+            refused(
+                nvidia.Evidence(evidence.report, tuple(false)), maker, "not issued by|malformed"
+            )
+
+
 REPORTS = {
     "an empty file": (lambda r: b"", "cut short"),
     "its last byte gone": (lambda r: r[:-1], "cut short"),
@@ -261,6 +300,13 @@ def test_an_opaque_field_twice_or_cut_short_is_refused(maker, gpu):
     ):
         assert changed != message
         refused(nvidia.Evidence(gpu.sign(changed), gpu.chain), maker, why)
+
+
+def test_a_feature_flag_as_long_as_a_report_is_refused_by_name(maker, gpu):
+    """Its number would have more digits than Python writes."""
+    assert check(gpu.answer(NONCE, {36: b"\x02\0"}), maker).feature == "protected_pcie"
+    assert check(gpu.answer(NONCE, {36: b"\x09"}), maker).feature == "unknown (9)"
+    refused(gpu.answer(NONCE, {36: b"\xff" * 3000}), maker, "feature flag has 3000 bytes")
 
 
 def test_text_from_a_device_cannot_steer_a_terminal(maker, gpu):
@@ -324,6 +370,7 @@ def test_a_report_is_read_from_hex_binary_and_json(maker, gpu):
         (b"[]", None, "0 devices"),
         (b"[1]", None, "not a list of devices"),
         (b"[", None, "not a list of devices"),
+        (b'[{"x": ' + b"[" * 100_000, None, "not a list of devices"),
         (b'[{"evidence": "??", "certificate": ""}]', None, "not base64"),
         (b'[{"evidence": "", "certificate": "", "nonce": "00"}]', None, "the nonce has 1 bytes"),
         (b'[{"evidence": "", "certificate": "AAAA"}]', None, "not a PEM"),

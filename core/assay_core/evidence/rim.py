@@ -74,7 +74,7 @@ def read(xml: bytes, *, at_ms: int, roots: Collection[str] = RIM_ROOTS) -> Manif
         raise BadEvidence(f"the manifest's signature does not hold: {error}") from error
     tree = signed.signed_xml if not isinstance(signed, list) else None
     if tree is None or tree.tag != _IDENTITY:
-        raise BadEvidence("the manifest's signature covers something else than the manifest")
+        raise BadEvidence("the manifest's signature does not cover it whole")
     return _manifest(tree, xml)
 
 
@@ -91,6 +91,8 @@ def _document(xml: bytes) -> etree._Element:
     signatures = list(document.iter(f"{_SIGNATURE}Signature"))
     if document.tag != _IDENTITY or [one.getparent() for one in signatures] != [document]:
         raise BadEvidence("a manifest is one SoftwareIdentity that holds one signature")
+    if [one.get("URI") for one in document.iter(f"{_SIGNATURE}Reference")] != [""]:
+        raise BadEvidence("the manifest's signature does not cover it whole")
     return document
 
 
