@@ -27,6 +27,7 @@ from assay_core.seal import (
     Ed25519Signer,
     Envelope,
     Sealed,
+    Signer,
     pae,
 )
 from assay_core.verify import VerifiedWindow
@@ -37,11 +38,14 @@ from assay_valuer.ca import Authority, create_authority, load_authority, write_s
 from assay_valuer.config import IngestConfig, ListenerConfig, ValuerConfig
 from assay_valuer.enrolment import Registrar
 from assay_valuer.ingest.metrics import IngestMetrics
+from assay_valuer.ingest.proposer import Propose
 from assay_valuer.ingest.server import Door, Endpoints
 from assay_valuer.ledger.check import check_ledger
+from assay_valuer.policy import ValuerPolicy
 from assay_valuer.store.database import Database, sqlite_url
 from assay_valuer.store.migrate import migrate
 from assay_valuer.tokens import PREFIX, Terms, create_token
+from assay_valuer.tpms import Tpms
 from tests.fakes.host import FakeHost
 
 HOUR_MS = 3_600_000
@@ -67,6 +71,9 @@ class FakeValuer:
     clock: FakeClock = field(default_factory=FakeClock)
     life_ms: int = 24 * HOUR_MS
     committed: list[tuple[int, VerifiedWindow]] = field(default_factory=list)
+    policy: ValuerPolicy = field(default_factory=ValuerPolicy)
+    tpms: Tpms = field(default_factory=Tpms)
+    propose: Propose | None = None
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -81,9 +88,12 @@ class FakeValuer:
             enrolment=ListenerConfig(listen="localhost:0"),
             attestation=ListenerConfig(listen="127.0.0.1:0"),
             ingest=self.ingest,
+            policy=self.policy,
             sources=self.sources,  # type: ignore[arg-type]  # tests name them as text
         )
-        self.registrar = Registrar(self.authority, self.signer, "assay.test", self.life_ms)
+        self.registrar = Registrar(
+            self.authority, self.signer, "assay.test", self.life_ms, self.tpms
+        )
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoints]:
@@ -94,6 +104,7 @@ class FakeValuer:
             self.metrics,
             on_commit=self.committed.extend,
             now_ms=self.clock,
+            propose=self.propose,
         )
         self.door = door
         self.endpoints = await door.start()
@@ -164,7 +175,7 @@ class HostClient:
         return builder.sign(self.tls_key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def enroll_request(
-        self, token: str, *, csr: bytes | None = None, signer: Ed25519Signer | None = None
+        self, token: str, *, csr: bytes | None = None, signer: Signer | None = None
     ) -> enroll_pb.EnrollRequest:
         parsed = read_token(token)
         key = self.host.signer.public_key
@@ -192,7 +203,7 @@ class HostClient:
         self._take(reply)
         return reply
 
-    async def renew(self, valuer: FakeValuer, *, signer: Ed25519Signer | None = None) -> None:
+    async def renew(self, valuer: FakeValuer, *, signer: Signer | None = None) -> None:
         statement = enroll_pb.RenewStatement(
             host_id=self.host.host_id, incarnation=self.host.incarnation, tls_csr=self.csr()
         ).SerializeToString()
@@ -257,11 +268,18 @@ class HostStream:
     async def send(self, message: pb.AgentMessage) -> None:
         await self.call.write(message)
 
+    async def until(self, kind: str) -> pb.ValuerMessage:
+        """The next message of a kind, past whatever else comes before it."""
+        while True:
+            message = await self.read()
+            if message.WhichOneof("message") == kind:
+                return message
+
     async def window(self, sealed: Sealed) -> None:
         await self.send(window_message(sealed))
 
     async def gap(self, envelope: Envelope) -> None:
-        await self.send(pb.AgentMessage(gap=_envelope(envelope)))
+        await self.send(pb.AgentMessage(gap=to_wire(envelope)))
 
     async def read(self) -> pb.ValuerMessage:
         message = await self.call.read()
@@ -312,11 +330,11 @@ class Answered(AssertionError):
 
 def window_message(sealed: Sealed) -> pb.AgentMessage:
     return pb.AgentMessage(
-        window=pb.SealedWindow(envelope=_envelope(sealed.envelope), leaves=sealed.leaves)
+        window=pb.SealedWindow(envelope=to_wire(sealed.envelope), leaves=sealed.leaves)
     )
 
 
-def _envelope(envelope: Envelope) -> pb.Envelope:
+def to_wire(envelope: Envelope) -> pb.Envelope:
     return pb.Envelope(
         payload=envelope.payload,
         payload_type=envelope.payload_type,

@@ -21,7 +21,15 @@ from assay_core.leaves import (
     Tenancy,
     Value,
 )
-from assay_core.seal import Ed25519Signer, Envelope, Link, Sealed, seal_gap, seal_window
+from assay_core.seal import (
+    Ed25519Signer,
+    Envelope,
+    Link,
+    Sealed,
+    Signer,
+    seal_gap,
+    seal_window,
+)
 
 WINDOW_MS = 300_000
 START_MS = 1_790_000_000_000
@@ -217,7 +225,7 @@ class FakeHost:
     now_ms: int = START_MS
     window_ms: int = WINDOW_MS
     source: Source = Source.NVML
-    signer: Ed25519Signer = field(init=False)
+    signer: Signer = field(init=False)
     gpus: list[FakeGpu] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -289,7 +297,7 @@ class FakeHost:
         contents: Sequence[Content] | None = None,
         answered: bytes = b"",
         end_ms: int | None = None,
-        signer: Ed25519Signer | None = None,
+        signer: Signer | None = None,
         advance: bool = True,
     ) -> Sealed:
         """The next window of the chain; with advance=False the chain stays where it is."""
