@@ -125,6 +125,13 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How old an answer may be, whatever its next update says."""
 
 
+class Lifecycle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the lender accepts of asset events without a look. Judgement."""
+
+    accept_maintenance_s: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 86_400
+    """Maintenance of up to this long takes the operator's signature alone; longer, the lender's too."""
+
+
 class Publishing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a feed gets a new round. Judgement, on what other oracles do."""
 
@@ -167,6 +174,7 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     market: Market = msgspec.field(default_factory=Market)
     assurance: Assurance = msgspec.field(default_factory=Assurance)
     evidence: Evidence = msgspec.field(default_factory=Evidence)
+    lifecycle: Lifecycle = msgspec.field(default_factory=Lifecycle)
     publishing: Publishing = msgspec.field(default_factory=Publishing)
 
     def __post_init__(self) -> None:

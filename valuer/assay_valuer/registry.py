@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from assay_core.errors import FileError, ServiceError
 from assay_core.seal import Signer
 from assay_valuer.credit import loan as loan_file
-from assay_valuer.credit.loan import LoanFile, Pledged
+from assay_valuer.credit.loan import LoanFile
 from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.market import prices as price_table
 from assay_valuer.market.prices import PriceSnapshot
-from assay_valuer.store.schema import ASSET, LOAN, PLEDGE, PRICE_SNAPSHOT
+from assay_valuer.pledges import pledge_file
+from assay_valuer.store.schema import LOAN, PRICE_SNAPSHOT
 
 if TYPE_CHECKING:
     from assay_valuer.oracle.report import FeedKey
@@ -25,11 +26,15 @@ LOAN_RECORD: Final = "loan"
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What became of a loan file: its feed, and how many of its GPUs have not been seen yet."""
+    """What became of a loan file: its feed, and how many of its GPUs have not been seen yet.
+
+    `released`: how many it names that two parties released, and that are not pledged again.
+    """
 
     feed_id: bytes
     pledged: int
     expected: int
+    released: int = 0
 
 
 def feed_key(loan: LoanFile) -> FeedKey:
@@ -69,35 +74,25 @@ def import_loan(
 ) -> Registered:
     """Registers a loan, or replaces the terms and pledge of one that has the same id and feed.
 
-    GPUs that were never seen are registered as EXPECTED. `name` is the file's, for messages. Raises
+    GPUs that were never seen are registered as EXPECTED; what two parties signed of GPUs since the
+    file was imported last stands, see `pledges`. `name` is the file's, for messages. Raises
     FileError where a GPU is pledged to another loan, or the feed values another loan's collateral.
     """
     feed_id = feed_of(loan)
     _check_feed(connection, loan, feed_id, name)
+    told = connection.execute(select(LOAN.c.terms).where(LOAN.c.id == loan.id)).scalar()
+    before = None if told is None else loan_file.from_json(told)
     terms = loan_file.to_json(loan)
     values = {"feed_id": feed_id, "imported_ms": now_ms, "terms": terms}
     moved = connection.execute(update(LOAN).where(LOAN.c.id == loan.id).values(**values))
     if moved.rowcount == 0:
         connection.execute(insert(LOAN).values(id=loan.id, **values))
-    connection.execute(delete(PLEDGE).where(PLEDGE.c.loan_id == loan.id))
-    expected = 0
-    for index, gpu in enumerate(loan.pledge):
-        asset_id, seen = _asset(connection, gpu)
-        expected += not seen
-        holder = connection.execute(
-            select(PLEDGE.c.loan_id).where(PLEDGE.c.asset_id == asset_id)
-        ).scalar()
-        if holder is not None:
-            raise FileError(
-                f"{name}: pledge.{index}.serial: {gpu.serial} is pledged to loan {holder} already; "
-                "a GPU secures one loan at a time"
-            )
-        connection.execute(insert(PLEDGE).values(asset_id=asset_id, loan_id=loan.id))
+    done = pledge_file(connection, loan, before, name)
     payload = to_json(
         {"id": loan.id, "feed_id": feed_id.hex(), "imported_ms": now_ms, "terms": terms}
     )
     append_record(connection, LOAN_RECORD, payload, signer, now_ms)
-    return Registered(feed_id, len(loan.pledge), expected)
+    return Registered(feed_id, len(loan.pledge) - done.released, done.expected, done.released)
 
 
 def _check_feed(connection: Connection, loan: LoanFile, feed_id: bytes, name: str) -> None:
@@ -109,19 +104,3 @@ def _check_feed(connection: Connection, loan: LoanFile, feed_id: bytes, name: st
     ).scalar()
     if other is not None:
         raise FileError(f"{name}: collateral_token_ids: loan {other} has this token already")
-
-
-def _asset(connection: Connection, gpu: Pledged) -> tuple[int, bool]:
-    """The asset of a pledged GPU, made if there is none; and whether it was ever seen."""
-    known = connection.execute(
-        select(ASSET.c.id, ASSET.c.first_seen_ms).where(
-            ASSET.c.serial == gpu.serial, ASSET.c.board_part_number == gpu.board_part_number
-        )
-    ).one_or_none()
-    if known is not None:
-        return int(known.id), known.first_seen_ms is not None
-    made = insert(ASSET).values(serial=gpu.serial, board_part_number=gpu.board_part_number)
-    key = connection.execute(made).inserted_primary_key
-    if key is None:
-        raise FileError(f"the store gave the pledged GPU {gpu.serial} no number")
-    return int(key[0]), False

@@ -38,4 +38,9 @@ def run_import(args: argparse.Namespace) -> int:
         f"loan {loan.id} is registered: feed 0x{done.feed_id.hex()}, {done.pledged} GPUs pledged, "
         f"{done.expected} of them not seen yet"
     )
+    if done.released:
+        say(
+            f"{done.released} that the file names were released and are not pledged again; see "
+            "`assay-valuer asset events`, and take them out of the file"
+        )
     return OK

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from assay_core.asset_events import HostId, Site
 from assay_core.errors import FileError
 from assay_core.files import parse
 from assay_core.instants import DAY_MS, parse_instant
@@ -68,10 +69,12 @@ class Payment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Pledged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A pledged GPU by what stands on its board."""
+    """A pledged GPU by what stands on its board; and who alone may show it, where that is agreed."""
 
     serial: Text
     board_part_number: Text
+    site: Site | None = None
+    host: HostId | None = None
 
 
 class LoanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,7 +91,16 @@ class LoanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     originated_at: str
     payments: Annotated[tuple[Payment, ...], msgspec.Meta(max_length=4_000)] = ()
     status: LoanStatus = LoanStatus.ACTIVE
+    site: Site | None = None
+    host: HostId | None = None
+    """Who alone may show its GPUs, unless a GPU says otherwise."""
     pledge: Annotated[tuple[Pledged, ...], msgspec.Meta(min_length=1, max_length=100_000)]
+
+    def reserved_for(self, gpu: Pledged) -> tuple[str | None, str | None]:
+        """The site, or the host by its id, that alone may show a pledged GPU: its own, or the loan's."""
+        if gpu.site is not None or gpu.host is not None:
+            return gpu.site, gpu.host
+        return self.site, self.host
 
     @property
     def originated_ms(self) -> int:
@@ -162,8 +174,12 @@ def _problem(loan: LoanFile) -> tuple[str, str] | None:
         if payment.amount <= 0:
             return f"payments.{index}.amount", "must be positive, in the token's own units"
         last_ms = at_ms
+    if loan.site is not None and loan.host is not None:
+        return "host", "a site is named already: name one of them"
     seen: set[tuple[str, str]] = set()
     for index, gpu in enumerate(loan.pledge):
+        if gpu.site is not None and gpu.host is not None:
+            return f"pledge.{index}.host", "a site is named already: name one of them"
         key = (gpu.serial, gpu.board_part_number)
         if key in seen:
             return f"pledge.{index}.serial", f"{gpu.serial} is pledged twice"
