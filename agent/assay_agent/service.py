@@ -11,8 +11,10 @@ from typing import Final
 import structlog
 
 from assay_agent import VERSION, control, enroll, host, rotation
+from assay_agent.answering import Answerer
 from assay_agent.config import AgentConfig
 from assay_agent.cutting import WINDOW_MS_LEAST, WINDOW_MS_MOST, Cutter, Plan
+from assay_agent.evidence.collectors import make_collectors
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
 from assay_agent.metrics import AgentMetrics
@@ -70,6 +72,14 @@ class Service:
         self._uplink = Uplink(
             keys, spool, metrics, proxy=config.proxy, clock=clock.utc_ms, pace=pace
         )
+        self._answerer = Answerer(
+            keys,
+            make_collectors(config.evidence, source),
+            source.kind,
+            self._uplink,
+            clock.utc_ms,
+        )
+        self._uplink.on_asked = self._answerer.ask
         known = spool.known()
         metrics.know(known)
         self._aggregator = Aggregator(
@@ -113,6 +123,7 @@ class Service:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._uplink.run()),
+                group.create_task(self._answerer.run()),
                 group.create_task(self._renew()),
                 group.create_task(self._watch()),
             ]

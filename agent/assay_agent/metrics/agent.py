@@ -122,6 +122,11 @@ class AgentMetrics:
         self.connections = self._counter(
             "uplink_connections", "Streams on which the valuer said Welcome"
         )
+        self.evidence = self._counter(
+            "evidence_answers",
+            "Answers to challenges for evidence, by what the valuer said",
+            "result",
+        )
         self.refusals = self._counter(
             "refusals", "Windows the valuer refused, by its reason", "reason"
         )
@@ -193,6 +198,10 @@ class AgentMetrics:
     def count_refusal(self, reason: str) -> None:
         """Counts a refusal; a reason this version does not know is counted as "other"."""
         self.refusals.labels(reason if reason in _REFUSALS else "other").inc()
+
+    def count_evidence(self, outcome: str) -> None:
+        """Counts an answer to a challenge: accepted, or refused for a reason that the log has."""
+        self.evidence.labels("accepted" if outcome == "accepted" else "refused").inc()
 
     def pages(self, *, openmetrics: bool) -> Iterator[str]:
         """All of it as text, a family at a time."""

@@ -13,10 +13,12 @@ import grpc
 from grpc import aio
 
 from assay_agent import VERSION
+from assay_agent.answering import Asked, Told
 from assay_agent.spool import Outgoing, Spool, SpoolFull
 from assay_agent.uplink.channel import Denied
 from assay_core.errors import Refusal as Reason
 from assay_core.errors import ServiceError
+from assay_core.evidence.sealed import SealedEvidence
 from assay_core.header import SCHEMA, SCHEMAS_ACCEPTED, Head
 from assay_core.printable import printable
 from assay_core.seal import Envelope, Sealed
@@ -30,6 +32,7 @@ _IN_FLIGHT_MAX: Final = 256
 """Most windows in flight, whatever the valuer allows: what bounds the agent's memory."""
 _POSITION_MAX: Final = 2**63 - 1
 _DETAIL_MAX: Final = 512
+_PCR_MAX: Final = 23
 
 Stream = aio.StreamStreamCall[pb.AgentMessage, pb.ValuerMessage]
 
@@ -82,6 +85,14 @@ class Listener(Protocol):
         """The valuer wishes windows of this length; 0: no wish."""
         ...
 
+    def asked(self, asked: Asked) -> None:
+        """The valuer asks for evidence."""
+        ...
+
+    def told(self, told: Told) -> None:
+        """The valuer says what became of evidence."""
+        ...
+
 
 class Session:
     """The protocol over one call. `wake` says that the spool holds more."""
@@ -97,6 +108,8 @@ class Session:
         self._room = asyncio.Event()
         self._in_flight: deque[int] = deque()
         self._sent = -1
+        self.sent: Head | None = None
+        """The newest window that was sent on this stream, or that the valuer had before it."""
         self._call: Stream | None = None
         self._writing = asyncio.Lock()
         self._proposals: dict[bytes, asyncio.Future[ProposalAnswer]] = {}
@@ -127,6 +140,17 @@ class Session:
         finally:
             self._proposals.pop(digest, None)
 
+    async def answer(self, sealed: SealedEvidence) -> None:
+        """Sends evidence. Raises ServiceError."""
+        call = self._call
+        if call is None:
+            raise ServiceError("the stream to the valuer is not open; it will ask again")
+        message = pb.SealedEvidence(envelope=_envelope(sealed.envelope), blobs=sealed.blobs)
+        try:
+            await self._write(call, pb.AgentMessage(evidence=message))
+        except asyncio.InvalidStateError as error:  # a write to a call that has ended
+            raise ServiceError("the stream to the valuer ended; it will ask again") from error
+
     async def run(self, channel: aio.Channel) -> None:
         """Returns when the valuer ends the stream in good order.
 
@@ -142,6 +166,7 @@ class Session:
             self._listener.welcomed(welcome)
             cursor = self._spool.resume(welcome.head, self._clock())
             self._sent = cursor.sequence
+            self.sent = welcome.head
             self._call = call
             await first_of(self._receive(call), self._send(call, cursor, welcome))
         except asyncio.InvalidStateError as error:  # a write to a call that has ended
@@ -212,6 +237,8 @@ class Session:
             self._in_flight.append(cursor.sequence)
             self._sent = cursor.sequence
             await self._write(call, message)
+            if isinstance(outgoing.item, Sealed):
+                self.sent = cursor
 
     async def _receive(self, call: Stream) -> None:
         while True:
@@ -229,6 +256,12 @@ class Session:
                 self._listener.challenged(message.challenge.nonce)
             elif kind == "hint":
                 self._listener.hinted(message.hint.window_ms)
+            elif kind == "evidence_challenge" and len(message.evidence_challenge.nonce) == 32:
+                self._listener.asked(_asked(message.evidence_challenge))
+            elif kind == "evidence_outcome":
+                told = message.evidence_outcome
+                detail = printable(told.detail, _DETAIL_MAX)
+                self._listener.told(Told(printable(told.outcome, 64), detail))
             elif kind == "proposal_answer":
                 self._answer(message.proposal_answer)
 
@@ -279,6 +312,11 @@ def _message(outgoing: Outgoing) -> pb.AgentMessage:
         window = pb.SealedWindow(envelope=_envelope(item.envelope), leaves=item.leaves)
         return pb.AgentMessage(window=window)
     return pb.AgentMessage(gap=_envelope(item))
+
+
+def _asked(message: pb.EvidenceChallenge) -> Asked:
+    pcrs = tuple(sorted({number for number in message.pcrs if number <= _PCR_MAX}))
+    return Asked(message.nonce, message.deadline_ms, pcrs, message.devices)
 
 
 def _envelope(envelope: Envelope) -> pb.Envelope:

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 from grpc import aio
 
+from assay_agent.answering import Asked, Told
 from assay_agent.keys import Host, KeyStore
 from assay_agent.metrics import AgentMetrics, UplinkState
 from assay_agent.spool import Forked, Spool, SpoolDamaged
@@ -25,6 +26,8 @@ from assay_agent.uplink.session import (
     first_of,
 )
 from assay_core.errors import AssayError, Refusal, ServiceError
+from assay_core.evidence.sealed import SealedEvidence
+from assay_core.header import Head
 from assay_core.instants import SECOND_MS
 from assay_core.seal import Envelope
 
@@ -77,6 +80,8 @@ class Uplink:
         pace: Pace,
     ) -> None:
         self.control = Control()
+        self.on_asked: Callable[[Asked], None] = lambda _: None
+        """Who answers challenges."""
         self._keys = keys
         self._spool = spool
         self._metrics = metrics
@@ -103,6 +108,17 @@ class Uplink:
                 "connected"
             )
         return await self._session.propose(envelope)
+
+    @property
+    def sent(self) -> Head | None:
+        """The newest window that was sent on the open stream; None where there is neither."""
+        return None if self._session is None else self._session.sent
+
+    async def answer(self, sealed: SealedEvidence) -> None:
+        """Sends evidence to the valuer. Raises ServiceError where no stream is open."""
+        if self._session is None:
+            raise ServiceError("the stream to the valuer is not open; it will ask again")
+        await self._session.answer(sealed)
 
     def reconnect(self) -> None:
         """Dials anew, with the certificate that is now stored; ends a wait."""
@@ -205,3 +221,13 @@ class Uplink:
     def hinted(self, window_ms: int) -> None:
         """A wish; the service keeps its own bounds."""
         self.control.window_ms = window_ms
+
+    def asked(self, asked: Asked) -> None:
+        """A challenge; whoever answers it takes it from `on_asked`."""
+        self.on_asked(asked)
+
+    def told(self, told: Told) -> None:
+        """What became of an answer."""
+        self._metrics.count_evidence(told.outcome)
+        log = self._log.info if told.outcome == "accepted" else self._log.error
+        log("evidence", outcome=told.outcome, detail=told.detail)
