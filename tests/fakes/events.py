@@ -128,7 +128,7 @@ class FakeDesk:
         return self.write(lambda c: import_loan(c, loan, "loan.yaml", self.ledger.signer, self.now))
 
     def pledge(self, serial: str) -> Pledge | None:
-        return self.ledger.database.read(lambda c: pledge_of(c, self.asset(serial)))
+        return self.ledger.database.read(lambda c: pledge_of(c, self.asset(serial) or 0))
 
     def asset(self, serial: str) -> int | None:
         return self.ledger.database.read(

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from assay_core.errors import AssayError, FileError, ServiceError
 from assay_valuer.cli import (
+    asset,
     check,
     export,
     gpu,
@@ -21,6 +22,7 @@ from assay_valuer.cli import (
     loan,
     log,
     oracle,
+    party,
     price,
     run,
     token,
@@ -61,6 +63,20 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"assay-valuer {version('gpu-assay')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for command in (init, run, check, token, host, price, loan, gpu, value, oracle, export):
+    for command in (
+        init,
+        run,
+        check,
+        token,
+        host,
+        price,
+        loan,
+        gpu,
+        asset,
+        party,
+        value,
+        oracle,
+        export,
+    ):
         command.add_parser(commands)
     return root
