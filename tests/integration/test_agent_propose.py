@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from assay_agent import control
+from assay_agent import control, enroll
 from assay_agent.cli import main
 from assay_core import asset_events
-from assay_core.asset_events import Kind, Subject
+from assay_core.asset_events import AssetEvent, Kind, Subject
 from assay_core.errors import ServiceError
-from assay_core.seal import ASSET_EVENT_TYPE, sign_envelope
+from assay_core.seal import ASSET_EVENT_TYPE, Ed25519Signer, sign_envelope
+from assay_valuer.events import HostDesk, State, list_proposals
+from assay_valuer.policy import ValuerPolicy
 from tests.fakes.agents import FakeAgent, FakeSource, until
-from tests.fakes.valuer import HOST_ID, FakeValuer
+from tests.fakes.door import FakeValuer as RealDoor
+from tests.fakes.valuer import HOST_ID, FakeValuer, now_ms
 
 DAY_MS = 86_400_000
 
@@ -101,3 +107,46 @@ def test_without_a_stream_it_says_so_and_nothing_is_kept(tmp_path):
             agent.spool.close()
 
     asyncio.run(scene())
+
+
+def test_from_the_host_to_the_ledger_and_back(tmp_path):
+    """The agent's own uplink, the valuer's own door and desk."""
+
+    async def scene():
+        signer = Ed25519Signer(Ed25519PrivateKey.generate())
+        valuer = RealDoor(
+            tmp_path, clock=now_ms, propose=HostDesk(ValuerPolicy(), signer), sources=("simulated",)
+        )
+        async with valuer.serving():
+            agent = FakeAgent(tmp_path / "agent")
+            await enroll.enroll(agent.keys, enroll.parse_token(valuer.token()), None)
+            agent.open()
+            async with agent.running():
+                await until(lambda: agent.state() == "connected")
+                host_id = agent.keys.host().host_id
+                begin_ms = now_ms()
+                maintenance = AssetEvent(
+                    kind=Kind.MAINTENANCE,
+                    nonce=str(uuid.uuid4()),
+                    why="a new driver",
+                    host=host_id,
+                    begin_ms=begin_ms,
+                    until_ms=begin_ms + DAY_MS,
+                )
+                move = msgspec.structs.replace(maintenance, kind=Kind.MOVE, to_site="fra2")
+                elsewhere = msgspec.structs.replace(maintenance, host=HOST_ID)
+                answers = [
+                    await agent.uplink.propose(
+                        sign_envelope(
+                            ASSET_EVENT_TYPE, asset_events.encode(one), agent.keys.signer()
+                        )
+                    )
+                    for one in (maintenance, move, elsewhere)
+                ]
+        kept = valuer.database.read(lambda c: list_proposals(c, limit=9, open_only=False))
+        return answers, [(one.state, one.event.kind, one.signed[0].who == host_id) for one in kept]
+
+    answers, kept = asyncio.run(scene())
+    assert [answer.kept for answer in answers] == [True, True, False]
+    assert f"there is no host {HOST_ID}" in answers[2].detail
+    assert kept == [(State.PROPOSED, Kind.MOVE, True), (State.ACCEPTED, Kind.MAINTENANCE, True)]

@@ -123,6 +123,7 @@ def test_whoever_ended_counts_no_more_even_for_what_it_signed_before(desk):
     with pytest.raises(EventError, match="bob is no party any more"):
         desk.sign(one, desk.bob)
     assert desk.sign(one, desk.party("ben", "operator")).state is State.ACCEPTED
+    assert {who for who, _ in desk.records()[0].signers} == {"alice", "ben"}
 
 
 def test_nobody_signs_with_a_key_that_is_not_theirs(desk):

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, insert, update
 from assay_core.errors import ServiceError
 from assay_core.verify import VerifiedWindow
 from assay_valuer.config import ValuerConfig, split_endpoint
+from assay_valuer.events import HostDesk
 from assay_valuer.ingest.metrics import IngestMetrics
 from assay_valuer.ingest.server import Door
 from assay_valuer.ledger.append import next_position
@@ -113,6 +114,7 @@ async def serve(context: ServiceContext, tasks: Sequence[Task] = ()) -> None:
         metrics,
         on_commit=context.commits.publish,
         now_ms=context.now_ms,
+        propose=HostDesk(state.config.policy, state.ledger_key),
     )
     stop_metrics = _serve_metrics(state.config, context.registry)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay_valuer.events.desk import propose, propose_from_host, refuse, sign, withdraw
+from assay_valuer.events.desk import HostDesk, propose, propose_from_host, refuse, sign, withdraw
 from assay_valuer.events.kept import EventError, Proposal, State, list_proposals, proposal
 from assay_valuer.events.record import RECORD, DecidedEvent, from_record
 
@@ -10,6 +10,7 @@ __all__ = [
     "RECORD",
     "DecidedEvent",
     "EventError",
+    "HostDesk",
     "Proposal",
     "State",
     "from_record",

@@ -5,7 +5,7 @@ Each function is one transaction's work, inside the caller's. Nothing of it is k
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 from sqlalchemy import Connection
@@ -109,6 +109,23 @@ def propose_from_host(
         raise
     except AssayError as error:
         raise HostError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class HostDesk:
+    """Where proposals go that come on hosts' streams: under this policy, into this key's ledger."""
+
+    policy: ValuerPolicy
+    signer: Signer
+
+    def __call__(
+        self, connection: Connection, envelope: Envelope, host: Host, *, now_ms: int
+    ) -> int:
+        """The number that it is kept under. Raises HostError, with what to do, where it is not."""
+        kept = propose_from_host(
+            connection, envelope, host, policy=self.policy, signer=self.signer, now_ms=now_ms
+        )
+        return kept.id
 
 
 def sign(
@@ -233,7 +250,7 @@ def _settle(
     by = " and ".join([f"{who.who} ({who.role})" for who in counting] + ["the policy"] * by_policy)
     one = replace(one, state=State.ACCEPTED, decided_ms=now_ms, detail=f"accepted by {by}")
     save(connection, one)
-    record = in_effect(record_of(one), scope, replaced_by)
+    record = in_effect(record_of(_of(one, counting)), scope, replaced_by)
     if by_policy:
         record = msgspec.structs.replace(record, policy=policy.sha256)
     append_record(connection, RECORD, to_record(record), signer, now_ms)
@@ -249,6 +266,12 @@ def _counting(connection: Connection, one: Proposal, scope: Scope) -> list[Signa
         except EventError:  # it stays on record, and counts for nothing
             continue
     return found
+
+
+def _of(one: Proposal, counting: list[Signatory]) -> Proposal:
+    """The proposal by those whose signatures count: nobody else decided it."""
+    keys = {who.key.fingerprint for who in counting}
+    return replace(one, signed=tuple(held for held in one.signed if held.fingerprint in keys))
 
 
 def _end(
