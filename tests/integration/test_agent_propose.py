@@ -148,5 +148,7 @@ def test_from_the_host_to_the_ledger_and_back(tmp_path):
 
     answers, kept = asyncio.run(scene())
     assert [answer.kept for answer in answers] == [True, True, False]
+    assert "accepted by" in answers[0].detail
+    assert "waits for the signature of lender" in answers[1].detail
     assert f"there is no host {HOST_ID}" in answers[2].detail
     assert kept == [(State.PROPOSED, Kind.MOVE, True), (State.ACCEPTED, Kind.MAINTENANCE, True)]

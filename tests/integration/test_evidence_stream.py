@@ -478,7 +478,7 @@ def test_proposals_have_a_way_in_where_somebody_keeps_them(tmp_path: Path) -> No
 
     def propose(connection, envelope, host, *, now_ms):
         seen.append(envelope)
-        return 17
+        return "kept as event 17"
 
     valuer = FakeValuer(tmp_path, propose=propose)
 

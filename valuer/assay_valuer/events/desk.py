@@ -120,12 +120,12 @@ class HostDesk:
 
     def __call__(
         self, connection: Connection, envelope: Envelope, host: Host, *, now_ms: int
-    ) -> int:
-        """The number that it is kept under. Raises HostError, with what to do, where it is not."""
+    ) -> str:
+        """Its number, and what it waits for. Raises HostError, with what to do, where it is not kept."""
         kept = propose_from_host(
             connection, envelope, host, policy=self.policy, signer=self.signer, now_ms=now_ms
         )
-        return kept.id
+        return f"kept as event {kept.id}: {kept.detail}"
 
 
 def sign(

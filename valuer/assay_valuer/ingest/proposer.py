@@ -28,8 +28,8 @@ class Propose(Protocol):
 
     def __call__(
         self, connection: Connection, envelope: Envelope, host: Host, *, now_ms: int
-    ) -> int:
-        """The number that it is kept under. Raises HostError, with what to do, where it is not."""
+    ) -> str:
+        """Its number, and what it waits for. Raises HostError, with what to do, where it is not kept."""
         ...
 
 
@@ -95,7 +95,7 @@ class Proposer:
     async def _keep(self, propose: Propose, who: Proposing, envelope: Envelope) -> None:
         host, now_ms = who.host, self.now_ms()
         try:
-            number = await asyncio.to_thread(
+            words = await asyncio.to_thread(
                 self.database.write, lambda c: propose(c, envelope, host, now_ms=now_ms)
             )
         except (HostError, ServiceError) as error:
@@ -105,7 +105,7 @@ class Proposer:
             words = f"the valuer could not keep it: {type(error).__name__}"
             self._answer(who, envelope, words, kept=False)
         else:
-            self._answer(who, envelope, f"kept as event {number}", kept=True)
+            self._answer(who, envelope, words, kept=True)
 
     def _answer(self, who: Proposing, envelope: Envelope, words: str, *, kept: bool) -> None:
         host_id = who.host.trust.host_id
