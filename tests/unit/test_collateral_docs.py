@@ -9,16 +9,25 @@ import pytest
 
 from assay_agent import config as agent_config
 from assay_agent.config import AgentConfig
+from assay_core import asset_events
+from assay_core.asset_events import AssetEvent, Kind
 from assay_core.errors import FileError
 from assay_core.files import parse
+from assay_core.signatories import Role, needed
 from assay_valuer import config
 from assay_valuer.credit.loan import read_loan
+from assay_valuer.events.draft import read_event
 from assay_valuer.market.models import PRODUCTS
 from assay_valuer.market.prices import read_prices
 from assay_valuer.policy import ValuerPolicy
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "collateral.md").read_text(encoding="utf-8")
+
+
+def needed_of(kind):
+    event = AssetEvent(kind=kind, nonce="", why="", begin_ms=0, until_ms=1)
+    return needed(event, accept_maintenance_ms=0)
 
 
 def blocks(language, text=MANUAL):
@@ -49,10 +58,31 @@ def test_a_file_that_no_collector_would_read_is_refused(tmp_path):
 
 def test_the_examples_are_good_files():
     (prices,) = blocks("csv")
-    loan, policy = blocks("yaml")
+    loan, event, policy = blocks("yaml")
     assert len(read_prices(prices, "prices.csv").rows) == 3
-    assert read_loan(loan, "loan.yaml").id == "loan-1"
+    read = read_loan(loan, "loan.yaml")
+    assert [read.reserved_for(gpu)[0] for gpu in read.pledge] == ["fra1", "fra2"]
+    released = asset_events.decode(read_event(event, "event.yaml").payload)
+    assert (released.kind, released.loan) == (Kind.RELEASE, read.id)
+    assert [gpu.serial for gpu in released.assets] == [read.pledge[1].serial]
     assert parse(policy, ValuerPolicy, "policy.yaml").market.price_age_max_days == 90
+
+
+def test_the_table_of_who_signs_is_what_is_asked():
+    told = {
+        kind: signs
+        for kinds, signs in re.findall(
+            r"^\| (`[a-z_`, ]+`)[^|]*\| ([^|]+?) \|", MANUAL, re.MULTILINE
+        )
+        for kind in re.findall(r"`([a-z_]+)`", kinds)
+    }
+    assert set(told) == {kind.value for kind in Kind}
+    for kind in Kind:
+        roles = needed_of(kind)
+        if len(set(roles)) < len(roles):
+            assert told[kind] == "two lenders"
+        else:
+            assert {role for role in Role if role in told[kind]} == set(roles)
 
 
 def test_its_prices_are_of_products_that_gpus_are_matched_with():
