@@ -14,6 +14,7 @@ from assay_valuer.events import EventError, State
 from assay_valuer.events.kept import DAY_OF_HOST_MAX, OPEN_OF_ONE_MAX
 from assay_valuer.parties import PartyError
 from assay_valuer.policy import Lifecycle, ValuerPolicy
+from tests.fakes.collateral import loan_text
 from tests.fakes.events import DAY_MS, HOUR_MS, NOW, FakeDesk, envelope, event, gpu, new_key
 
 
@@ -425,3 +426,21 @@ def test_whatever_is_refused_leaves_nothing(desk):
         with pytest.raises(AssayError):
             desk.propose_envelope(Envelope(broken, sealed.payload_type, sealed.signatures))
     assert desk.ledger.check() == before
+
+
+def test_a_loans_file_reserves_for_a_site_or_a_host_and_not_for_both(desk):
+    host = "spiffe://assay.test/site/lab/host/9"
+    text = loan_text(["A", "B", "C"], extra="site: fra1\n")
+    text = text.replace('"B", ', f'"B", host: "{host}", ').replace('"C", ', '"C", site: fra2, ')
+    assert desk.import_text(text).expected == 3
+    found = {name: (desk.pledge(name).site, desk.pledge(name).host_id) for name in "ABC"}
+    assert found == {"A": ("fra1", None), "B": (None, host), "C": ("fra2", None)}
+    for both, where in (
+        (text.replace("site: fra1", f'site: fra1\nhost: "{host}"'), "host"),
+        (text.replace("site: fra2", f'site: fra2, host: "{host}"'), "pledge.2.host"),
+    ):
+        with pytest.raises(FileError, match=rf"loan\.yaml:[0-9]+: {where}: a site is named"):
+            desk.import_text(both)
+    for wrong in (text.replace("fra2", "Fra 2"), text.replace("spiffe:", "https:")):
+        with pytest.raises(FileError, match=r"loan\.yaml:[0-9]+: pledge"):
+            desk.import_text(wrong)
