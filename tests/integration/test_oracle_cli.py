@@ -504,7 +504,7 @@ def publish(valuer, report):
 WITHOUT = """
 import json, sys
 for name in ("eth_account", "eth_abi", "eth_utils", "eth_keys", "eth_typing", "hexbytes",
-             "coincurve", "httpx", "eth"):
+             "coincurve", "eth"):
     sys.modules[name] = None
 from assay_valuer.cli import main
 for words in json.loads(sys.argv[1]):

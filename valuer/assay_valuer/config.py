@@ -85,6 +85,15 @@ class OracleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """One line, mode 0600 or a systemd credential: opens every keystore above."""
 
 
+class OcspConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is asked whether devices' certificates were revoked. It learns which devices there are."""
+
+    enabled: bool = False
+    """Off, no GPU is above L1, unless `policy.evidence.ocsp` waives the question."""
+    url: str = "https://ocsp.ndis.nvidia.com"
+    """The only address that is ever asked; NVIDIA's own responder."""
+
+
 class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of valuer.yaml."""
 
@@ -111,6 +120,7 @@ class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     metrics: MetricsConfig = MetricsConfig()
     policy: ValuerPolicy = msgspec.field(default_factory=ValuerPolicy)
     oracle: OracleConfig = OracleConfig()
+    ocsp: OcspConfig = OcspConfig()
 
 
 @dataclass(frozen=True, slots=True)

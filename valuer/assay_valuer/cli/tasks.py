@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from assay_valuer.desk import keep_the_book
+from assay_valuer.ocsp import ask_about_revocations
 from assay_valuer.service import Task
 
-TASKS: Final[tuple[Task, ...]] = (keep_the_book,)
+TASKS: Final[tuple[Task, ...]] = (keep_the_book, ask_about_revocations)

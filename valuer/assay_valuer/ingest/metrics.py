@@ -78,13 +78,15 @@ class IngestMetrics:
             for call in ("enroll", "renew", "activate", "rotate")
             for outcome in ("ok", *(denial.value for denial in Denial))
         }
-        outcomes = Counter(
-            "assay_evidence_outcomes",
-            "Answers to challenges for evidence, by what became of them.",
-            ["outcome"],
-            registry=registry,
-        )
-        self.evidence = {
-            outcome: outcomes.labels(outcome)
-            for outcome in (UNANSWERED, *(outcome.value for outcome in Outcome))
-        }
+        self.evidence = _evidence(registry)
+
+
+def _evidence(registry: CollectorRegistry) -> dict[str, Counter]:
+    outcomes = Counter(
+        "assay_evidence_outcomes",
+        "Answers to challenges for evidence, by what became of them.",
+        ["outcome"],
+        registry=registry,
+    )
+    names = (UNANSWERED, *(outcome.value for outcome in Outcome))
+    return {name: outcomes.labels(name) for name in names}

@@ -152,6 +152,12 @@ def evidence_of(
     return None if row is None else _evidence(_entry(row))
 
 
+def evidence_at(connection: Connection, position: int) -> StoredEvidence | None:
+    """The evidence at a position; None where something else stands, or nothing."""
+    found = entry(connection, position)
+    return None if found is None or found.kind != EVIDENCE else _evidence(found)
+
+
 def window(
     connection: Connection, host_id: str, incarnation: int, sequence: int
 ) -> StoredWindow | None:
