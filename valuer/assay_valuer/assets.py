@@ -131,6 +131,11 @@ class Assets:
         """What a host has proved."""
         return self._proofs.get(host_key, NO_PROOFS)
 
+    def same_site(self, one: int, other: int) -> bool:
+        """Whether two hosts are known to be at one site."""
+        here, there = self.hosts.get(one), self.hosts.get(other)
+        return here is not None and there is not None and here.site == there.site
+
     def reserved(self, asset_id: int) -> Reservation:
         """Who alone may show an asset."""
         return self._reserved.get(asset_id, NOT_RESERVED)

@@ -54,17 +54,23 @@ def dispute(assets: Assets, asset_id: int, shown: Shown, why: str) -> None:
 
 
 def _settle(assets: Assets, asset_id: int, made: Claim, shown: Shown) -> None:
-    """Decides a claim once both sides have shown the asset at the same time."""
+    """Decides a claim once both sides have shown the asset at the same time.
+
+    What is decided stays so until people decide, but for the worse: a device that turns out to
+    answer on both is a clone, whatever their word alone came to before.
+    """
     asset = assets[asset_id]
     holder = None if asset.host_key is None else assets.hosts.get(asset.host_key)
     claimant = assets.hosts.get(made.host_key)
-    if made.verdict is not Verdict.OPEN or holder is None or claimant is None:
+    if made.verdict is Verdict.CLONE or holder is None or claimant is None:
         return
     if not holding.overlapping(made, shown):
         return
     ours = _hold(assets, asset, holder, shown.end_ms)
     theirs = _hold(assets, asset, claimant, shown.end_ms)
     verdict = holding.judge(ours, theirs)
+    if made.verdict is not Verdict.OPEN and verdict is not Verdict.CLONE:
+        return
     trust, why = holding.settled(asset.trust, made, verdict, ours)
     assets.put(replace(asset, trust=trust))
     at = (shown.end_ms, shown.position)

@@ -11,7 +11,16 @@ from assay_core.asset_events import TRANSITIONS, Kind
 from assay_core.signatories import Role
 from assay_valuer.assets import Assets
 from assay_valuer.events.record import DecidedEvent
-from assay_valuer.standing.trust import KEPT_MAX, Custody, Freeze, FreezeCode, Transition
+from assay_valuer.standing import holding
+from assay_valuer.standing.trust import (
+    KEPT_MAX,
+    Custody,
+    Freeze,
+    FreezeCode,
+    Transition,
+    Verdict,
+)
+from assay_valuer.standing.types import Asset
 
 
 def take_decision(assets: Assets, decided: DecidedEvent) -> None:
@@ -53,6 +62,8 @@ def _transition(assets: Assets, decided: DecidedEvent, host_key: int | None) -> 
         mine = msgspec.structs.replace(one, other_asset=decided.replaced_by.get(asset_id))
         kept = _latest(asset.trust.transitions, mine)
         trust = msgspec.structs.replace(asset.trust, transitions=kept)
+        if event.to_site is not None:  # an inspection holds where it was made
+            trust = msgspec.structs.replace(trust, custody=())
         assets.put(replace(asset, trust=trust))
 
 
@@ -80,7 +91,10 @@ def _custody(assets: Assets, decided: DecidedEvent) -> None:
 
 
 def _lift(assets: Assets, decided: DecidedEvent, host_key: int | None) -> None:
-    """Two people have looked: what they name is lifted, and who has the assets is who they say."""
+    """Two people have looked: what they name is lifted, and who has the assets is who they say.
+
+    Where they name a host alone, its GPUs' own freezes and disputes stay: they say of none who has it.
+    """
     event = decided.event
     if host_key is not None:
         proofs = assets.proofs_of(host_key)
@@ -91,19 +105,41 @@ def _lift(assets: Assets, decided: DecidedEvent, host_key: int | None) -> None:
             tpm=None,
         )
         assets.put_proofs(host_key, lifted)
+        if len(lifted.freezes) < len(proofs.freezes):
+            _forget_false(assets, host_key)
     holder = decided.host_keys.get(event.holder or "")
-    for asset_id in decided.asset_ids:
-        asset = assets[asset_id]
-        trust = msgspec.structs.replace(
-            asset.trust, freezes=_without(asset.trust.freezes, event.lifts), claims=()
-        )
-        again = any(one.code is FreezeCode.IDENTITY for one in asset.trust.freezes)
-        if holder is not None and asset.host_key != holder:
-            assets.leave(asset)
-            trust = msgspec.structs.replace(trust, held_since_ms=decided.decided_ms, proof=None)
-            asset = replace(asset, uuid=None, host_key=holder)
-        identity = None if again and not trust.freezes else asset.identity
-        assets.put(replace(asset, trust=trust, identity=identity))
+    if holder is not None:
+        for asset_id in decided.asset_ids:
+            _settle(assets, decided, assets[asset_id], holder)
+
+
+def _settle(assets: Assets, decided: DecidedEvent, asset: Asset, holder: int) -> None:
+    """It is this host's, whoever else claimed it."""
+    before = asset.trust
+    trust = msgspec.structs.replace(
+        before, freezes=_without(before.freezes, decided.event.lifts), claims=()
+    )
+    codes = {one.code for one in trust.freezes}
+    if any(one.code is FreezeCode.IDENTITY and one.code not in codes for one in before.freezes):
+        # Whatever device is in it now may prove itself; what the other one proved is over.
+        trust = msgspec.structs.replace(trust, proof=None)
+        asset = replace(asset, identity=None)
+    if asset.host_key != holder:
+        told = [bytes.fromhex(one.uuid) for one in before.claims if one.host_key == holder]
+        uuid = next((one for one in told if one and assets.by_uuid(holder, one) is None), None)
+        same_site = asset.host_key is not None and assets.same_site(asset.host_key, holder)
+        trust = holding.moved(trust, holder, decided.decided_ms, same_site=same_site)
+        assets.leave(assets[asset.id])
+        asset = replace(asset, uuid=uuid, host_key=holder)
+    assets.put(replace(asset, trust=trust))
+
+
+def _forget_false(assets: Assets, host_key: int) -> None:
+    """What it claimed falsely before is settled: the same again is judged anew."""
+    for asset in list(assets.all.values()):
+        trust = asset.trust
+        if any(one.host_key == host_key and one.verdict is Verdict.FALSE for one in trust.claims):
+            assets.put(replace(asset, trust=holding.without_claim(trust, host_key)))
 
 
 def _without(freezes: tuple[Freeze, ...], lifts: Collection[str]) -> tuple[Freeze, ...]:

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from assay_core.health.plausibility import examine
 from assay_core.leaves import HOST
 from assay_valuer import claims
@@ -112,10 +110,7 @@ class Fleet:
         known = self.known
         own = known.by_uuid(shown.host_key, uuid)
         if identity is None:
-            if own is None:
-                claims.claim_again(known, shown)
-                return None
-            return known[own]
+            return self._claimed_again(uuid, shown) if own is None else known[own]
         serial = _serial(identity)
         if serial is None:
             found = own
@@ -138,6 +133,15 @@ class Fleet:
             claims.claim(known, found, shown)
             return None
         return self._bind(known[found], uuid, identity, shown)
+
+    def _claimed_again(self, uuid: bytes, shown: Shown) -> Asset | None:
+        """The asset that a host claimed by its identity before, and was meanwhile moved to."""
+        for asset_id in self.known.claimed_by(shown.host_key, shown.uuid):
+            asset = self.known[asset_id]
+            if asset.host_key != shown.host_key and self._may_show(asset, shown):
+                return self._bind(asset, uuid, _UNTOLD, shown)
+        claims.claim_again(self.known, shown)
+        return None
 
     def _may_show(self, asset: Asset, shown: Shown) -> bool:
         """Whether a host may show an asset: it has it, may be the first to, or it was moved there."""
@@ -179,11 +183,17 @@ class Fleet:
         before = known.by_uuid(shown.host_key, uuid)
         if before is not None and before != asset.id:  # the UUID now belongs to another board
             known.let_go(known[before])
-        if asset.host_key != shown.host_key:
-            trust = holding.without_claim(trust, shown.host_key)
-            trust = msgspec.structs.replace(trust, held_since_ms=shown.end_ms)
-            if asset.host_key is not None:  # it was moved here
-                known.leave(asset)
+        if asset.host_key is None:
+            trust = holding.moved(trust, shown.host_key, shown.end_ms, same_site=True)
+        elif asset.host_key != shown.host_key:
+            trust = holding.moved(
+                trust,
+                shown.host_key,
+                shown.end_ms,
+                freezes=known.proofs_of(asset.host_key).freezes,
+                same_site=known.same_site(asset.host_key, shown.host_key),
+            )
+            known.leave(asset)
         elif asset.uuid is not None and asset.uuid != uuid:
             known.let_go(asset)
         bound = replace(
@@ -199,6 +209,9 @@ class Fleet:
         )
         known.put(bound)
         return bound
+
+
+_UNTOLD: Final = Identified(None, None, None, None)
 
 
 def _shown(host: Host, sight: Sight, uuid: bytes) -> Shown:

@@ -47,11 +47,18 @@ def take_evidence(assets: Assets, stored: StoredEvidence, keys: bundle.Keys) -> 
 
 
 def _take_quote(assets: Assets, stored: StoredEvidence, quoted: tpm.Attested, ak_name: str) -> None:
-    """A quote that holds; where the TPM's clock went back, it is not the TPM that it was."""
+    """A quote that holds; where the TPM's clock went back, it is not the TPM that it was.
+
+    One by a key that the host went over from says nothing of the new one. One that answers a
+    challenge of before the last quote came in may have been made before it, too.
+    """
     proofs = assets.proofs_of(stored.host_key)
+    if proofs.ak_name != ak_name:
+        return
     clock = quoted.clock
     proof = TpmProof(
         at_ms=stored.asked_ms,
+        received_ms=stored.received_ms,
         position=stored.position,
         ak_name=ak_name,
         clock_ms=clock.clock_ms,
@@ -60,10 +67,13 @@ def _take_quote(assets: Assets, stored: StoredEvidence, quoted: tpm.Attested, ak
         pcr_digest=quoted.digest.hex(),
     )
     before = proofs.tpm
-    if before is not None and before.ak_name == ak_name and (why := _went_back(before, proof)):
-        at = (stored.received_ms, stored.position)
-        assets.freeze_host(stored.host_key, FreezeCode.CLOCK, why, at)
-        return
+    if before is not None and before.ak_name == ak_name:
+        if proof.at_ms >= before.received_ms and (why := _went_back(before, proof)):
+            at = (stored.received_ms, stored.position)
+            assets.freeze_host(stored.host_key, FreezeCode.CLOCK, why, at)
+            return
+        if proof.at_ms < before.at_ms:
+            return
     assets.put_proofs(stored.host_key, msgspec.structs.replace(proofs, tpm=proof))
 
 
@@ -107,7 +117,9 @@ def _take_device(
             return
         assets.bind_identity(known, device.identity, stored.position)
     asset = assets[known]
-    assets.put(replace(asset, trust=msgspec.structs.replace(asset.trust, proof=proof)))
+    held = asset.trust.proof
+    if held is None or held.host_key != proof.host_key or held.at_ms <= proof.at_ms:
+        assets.put(replace(asset, trust=msgspec.structs.replace(asset.trust, proof=proof)))
     if asset.trust.claims:
         claims.confirm(assets, known, _shown(assets, stored))
 
@@ -160,6 +172,7 @@ class _Tpm(msgspec.Struct, frozen=True):
     ek_sha256: str
     root_sha256: str | None
     detail: str
+    virtual: bool
 
 
 class _KeyRecord(msgspec.Struct, frozen=True):
@@ -187,7 +200,9 @@ def take_key(assets: Assets, payload: bytes, at: tuple[int, int]) -> None:
     proofs = assets.proofs_of(host_key)
     bound = record.tpm
     if bound is None:
-        kept = msgspec.structs.replace(proofs, ak_name="", root_sha256=None, tpm=None)
+        kept = msgspec.structs.replace(
+            proofs, ak_name="", root_sha256=None, ek_detail="", virtual=False, tpm=None
+        )
         assets.put_proofs(host_key, kept)
         return
     assets.put_proofs(
@@ -198,6 +213,7 @@ def take_key(assets: Assets, payload: bytes, at: tuple[int, int]) -> None:
             ek_sha256=bound.ek_sha256,
             root_sha256=bound.root_sha256,
             ek_detail=bound.detail,
+            virtual=bound.virtual,
             tpm=None if proofs.ak_name != bound.ak_name else proofs.tpm,
         ),
     )

@@ -7,8 +7,8 @@
     +C   a third party holds it, by an inspection that it and the lender signed
 
 L3, a measured agent, is not reached: nothing here proves what code read the driver. A proof counts in
-full for its interval, falls in a line, and is then worth the level below. A better or newer proof
-never lowers what may be lent (a property). Caps and times are the policy's, and judgement.
+full for its interval, falls in a line, and is then worth the level below. One more proof, or a newer
+one of the same, never lowers what may be lent (a property). Caps and times are the policy's, and judgement.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ def _frozen(one: Freeze) -> Finding:
 def strength_of(host: HostProofs, proved_ms: int | None, policy: ValuerPolicy, now_ms: int) -> int:
     """How well a host is proved to have a GPU: 0 its word, 1 its TPM's, 2 the device's own report.
 
-    `proved_ms` is when the device last answered there, if it ever did.
+    `proved_ms` is when the device last answered there, if it ever did: bound to the host's key, with
+    or without a TPM, nobody else can have asked it.
     """
-    if not _machine_bps(host, policy, now_ms, []):
-        return 0
-    age_ms = None if proved_ms is None else max(0, now_ms - proved_ms)
-    if age_ms is None or not worth_bps(age_ms, policy.evidence.device_interval_s, policy):
-        return 1
-    return 2
+    if proved_ms is not None:
+        age_ms = max(0, now_ms - proved_ms)
+        if worth_bps(age_ms, policy.evidence.device_interval_s, policy):
+            return 2
+    return 1 if _machine_bps(host, policy, now_ms, []) else 0
 
 
 def worth_bps(age_ms: int, interval_s: int, policy: ValuerPolicy) -> int:
@@ -138,7 +138,7 @@ def _machine_bps(host: HostProofs, policy: ValuerPolicy, now_ms: int, said: list
     if not host.ak_name:
         return 0
     simulated = root in policy.evidence.simulated_tpm_roots
-    if root is None or not (simulated or root in TPM_ROOTS):
+    if root is None or not (simulated or (root in TPM_ROOTS and not host.virtual)):
         detail = host.ek_detail or "its certificates lead to no maker that is listed"
         said.append(
             Finding("assurance.tpm_unknown", f"Its host's TPM counts for nothing: {detail}.")

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from assay_core.instants import format_instant
-from assay_valuer.standing.trust import CLAIMS_MAX, AssetTrust, Claim, Verdict
+from assay_valuer.standing.trust import CLAIMS_MAX, AssetTrust, Claim, Freeze, Verdict
 
 WORDS: Final = ("its word alone", "a host bound to its TPM", "the device's own report")
 """What each strength of a claim rests on."""
@@ -52,13 +52,16 @@ def claimed(
 ) -> tuple[AssetTrust, Claim | None]:
     """The trust after another host than the holder showed the asset, and its claim.
 
-    `proved_ms`: when the device itself answered there, if it did now. None for the claim where so
-    many hosts claim it that one more adds nothing.
+    `proved_ms`: when the device itself answered there, if it did now. Where many hosts claim it, a
+    better proved claim takes the place of the weakest, and one that is not adds nothing: None.
     """
     held = next((one for one in trust.claims if one.host_key == shown.host_key), None)
     if held is None:
         if len(trust.claims) >= CLAIMS_MAX:
-            return trust, None
+            least = min(trust.claims, key=lambda one: (one.strength, one.last_ms, one.host_key))
+            if least.strength >= strength:
+                return trust, None
+            trust = without_claim(trust, least.host_key)
         held = Claim(
             host_key=shown.host_key,
             host_id=shown.host_id,
@@ -98,11 +101,14 @@ def confirmed(trust: AssetTrust, shown: Shown) -> AssetTrust:
 
 
 def judge(holder: Hold, claimant: Hold) -> Verdict:
-    """What it comes to that both show one asset at the same time."""
-    if claimant.rank < holder.rank:
-        return Verdict.FALSE
+    """What it comes to that both show one asset at the same time.
+
+    Whoever the pledge names: a device that answers in two places is relayed from one of them.
+    """
     if holder.strength == claimant.strength == len(WORDS) - 1:
         return Verdict.CLONE
+    if claimant.rank < holder.rank:
+        return Verdict.FALSE
     return Verdict.DISPUTED
 
 
@@ -130,3 +136,25 @@ def without_claim(trust: AssetTrust, host_key: int) -> AssetTrust:
     """The trust without the claim of one host."""
     kept = tuple(one for one in trust.claims if one.host_key != host_key)
     return trust if kept == trust.claims else msgspec.structs.replace(trust, claims=kept)
+
+
+def moved(
+    trust: AssetTrust,
+    host_key: int,
+    since_ms: int,
+    *,
+    freezes: tuple[Freeze, ...] = (),
+    same_site: bool,
+) -> AssetTrust:
+    """The trust once another host has the asset, since `since_ms`.
+
+    `freezes` are those of the host that it leaves: they go with it, or a move would lift them. An
+    inspection holds where it was made.
+    """
+    codes = {one.code for one in trust.freezes}
+    return msgspec.structs.replace(
+        without_claim(trust, host_key),
+        held_since_ms=since_ms,
+        freezes=(*trust.freezes, *(one for one in freezes if one.code not in codes)),
+        custody=trust.custody if same_site else (),
+    )

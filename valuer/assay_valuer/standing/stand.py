@@ -19,7 +19,14 @@ from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.standing.assurance import Known, Revocation, assure
 from assay_valuer.standing.notes import Note
 from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
-from assay_valuer.standing.trust import NO_PROOFS, Claim, HostProofs, Verdict, current
+from assay_valuer.standing.trust import (
+    MAINTENANCE,
+    NO_PROOFS,
+    Claim,
+    HostProofs,
+    Verdict,
+    current,
+)
 from assay_valuer.standing.types import (
     DRIVER_SILENT,
     Asset,
@@ -125,11 +132,19 @@ def stand(asset: Asset, around: Scene) -> Standing:
 def _in_transition(asset: Asset, proofs: HostProofs, where: _Where, around: Scene) -> _Where:
     """Where it is, unless both parties said that it is in transition: then it counts, seen or not.
 
-    An asset that was never seen is EXPECTED all the same: nobody has shown that it exists.
+    An asset that was never seen is EXPECTED all the same: nobody has shown that it exists. And
+    maintenance, which the operator may announce alone and again, excuses no longer silence than what
+    a host announces in its windows.
     """
-    if where.presence is Presence.EXPECTED:
+    seen_ms = asset.track.seen_ms
+    if where.presence is Presence.EXPECTED or seen_ms is None:
         return where
-    under_way = current((*proofs.transitions, *asset.trust.transitions), around.now_ms)
+    told = (*proofs.transitions, *asset.trust.transitions)
+    if around.uptime.served_ms(seen_ms, around.now_ms) > ms(
+        around.policy.silence.maintenance_max_s
+    ):
+        told = tuple(one for one in told if one.kind != MAINTENANCE)
+    under_way = current(told, around.now_ms)
     if under_way is None:
         return where
     detail = (

@@ -36,9 +36,12 @@ class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class TpmProof(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The newest quote that held. It was made after `at_ms`, when its challenge was sent."""
+    """The newest quote that held. It was made between `at_ms`, when its challenge was sent, and
+    `received_ms`.
+    """
 
     at_ms: int
+    received_ms: int
     position: int
     ak_name: str
     clock_ms: int
@@ -160,13 +163,14 @@ class HostProofs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """All that is known of one host beyond its chain.
 
     `root_sha256` is the root that its TPM's certificates lead to; None where they lead to none that
-    is listed, and then `ek_detail` says why.
+    is listed, and then `ek_detail` says why. `virtual`: it is software, by its names or its root.
     """
 
     ak_name: str = ""
     ek_sha256: str = ""
     root_sha256: str | None = None
     ek_detail: str = ""
+    virtual: bool = False
     tpm: TpmProof | None = None
     devices_absent: str = ""
     """Why its devices gave no evidence, by its own word."""
@@ -179,6 +183,8 @@ NO_PROOFS: Final = HostProofs()
 NOT_RESERVED: Final = Reservation()
 CLAIMS_MAX: Final = 8
 """Claims kept of one asset; what is beyond them adds nothing to what a person must decide."""
+MAINTENANCE: Final = "maintenance"
+"""The kind of transition that needs no lender where policy accepts it."""
 KEPT_MAX: Final = 16
 """Freezes, transitions and inspections kept of one asset or host."""
 
