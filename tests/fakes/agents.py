@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from assay_agent import enroll, spool_file
-from assay_agent.config import AgentConfig, MetricsConfig
+from assay_agent.config import AgentConfig, MetricsConfig, TpmConfig
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
 from assay_agent.metrics import AgentMetrics, UplinkState
@@ -38,8 +38,15 @@ async def until(holds: Callable[[], bool]) -> None:
 class FakeAgent:
     """Keys, spool and uplink of a host that is enrolled with `valuer`."""
 
-    def __init__(self, folder: Path, *, bytes_max: int = 2**30, proxy: str | None = None) -> None:
-        self.keys = KeyStore(folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bytes_max: int = 2**30,
+        proxy: str | None = None,
+        tpm: TpmConfig | None = None,
+    ) -> None:
+        self.keys = KeyStore(folder, tpm=tpm)
         self.bytes_max = bytes_max
         self.proxy = proxy
         self.metrics = AgentMetrics(Source.SIMULATED)
@@ -58,6 +65,7 @@ class FakeAgent:
             bytes_max=self.bytes_max,
             acknowledged_keep_ms=86_400_000,
             now_ms=now_ms(),
+            previous=self.keys.previous_signer(),
         )
         self.uplink = Uplink(
             self.keys, self.spool, self.metrics, proxy=self.proxy, clock=now_ms, pace=QUICK
