@@ -10,23 +10,29 @@ from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from assay_agent.cli.propose import KINDS
 from assay_agent.metrics.words import WORDS
+from assay_core.asset_events import fields_of
 from assay_core.leaves import ON_CHANGE, Group
-from assay_proto.v1 import attestation_pb2, enrollment_pb2, window_pb2
+from assay_proto.v1 import attestation_pb2, enrollment_pb2, evidence_pb2, window_pb2
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "privacy.md"
 PROTO: Final = ROOT / "proto" / "assay_proto" / "v1"
-FILES: Final = (window_pb2, attestation_pb2, enrollment_pb2)
+FILES: Final = (window_pb2, attestation_pb2, evidence_pb2, enrollment_pb2)
 SENT: Final = (
     attestation_pb2.AgentMessage.DESCRIPTOR,
     window_pb2.Header.DESCRIPTOR,
     window_pb2.GapRecord.DESCRIPTOR,
     window_pb2.Leaf.DESCRIPTOR,
+    evidence_pb2.EvidenceStatement.DESCRIPTOR,
+    enrollment_pb2.ActivateRequest.DESCRIPTOR,
     enrollment_pb2.EnrollRequest.DESCRIPTOR,
     enrollment_pb2.EnrollStatement.DESCRIPTOR,
     enrollment_pb2.RenewRequest.DESCRIPTOR,
     enrollment_pb2.RenewStatement.DESCRIPTOR,
+    enrollment_pb2.RotateRequest.DESCRIPTOR,
+    enrollment_pb2.RotateStatement.DESCRIPTOR,
 )
 """What an agent sends, with what travels inside bytes fields named beside it."""
 
@@ -98,13 +104,27 @@ _OWN: Final = {
     "MigInstance.sm_occupancy_pct": WORDS["sm_occupancy_pct"],
     "MigInstance.tensor_activity_pct": WORDS["tensor_activity_pct"],
     "MigInstance.dram_activity_pct": WORDS["dram_activity_pct"],
-    "Envelope.payload": "The exact bytes that are signed: a Header or a GapRecord.",
+    "Envelope.payload": "The exact bytes that are signed: a Header, a GapRecord, an "
+    "EvidenceStatement or an AssetEvent.",
     "Envelope.payload_type": "Which of them, and the version of the schema.",
     "Envelope.signatures": "The host's own comes first.",
     "SealedWindow.envelope": "The signed Header.",
     "SealedWindow.leaves": "The exact bytes of each Leaf.",
 }
 """Where a .proto's comment goes for several fields at once, or the message's own says enough."""
+EVENT: Final = {
+    "kind": ("What is proposed.", "one of a list"),
+    "nonce": ("A random UUID.", "text"),
+    "why": ("Why, in the operator's own words.", "text"),
+    "assets": ("The GPUs that it is of: serial and board part number.", "list: Subject"),
+    "host": ("The host itself, where it is of that.", "text"),
+    "begin_ms": ("When it begins.", "number"),
+    "until_ms": ("When it is over.", "number"),
+    "replacements": ("What takes the place of each GPU.", "list: Subject"),
+    "to_host": ("Which host the GPUs go to.", "text"),
+    "to_site": ("Which site they, or the host, go to.", "text"),
+}
+"""The fields of what an operator proposes: JSON, and only by `assay-agent propose`."""
 
 
 def main() -> int:
@@ -130,7 +150,31 @@ def page() -> str:
         "host and renews its certificate.\n"
     )
     parts.extend(_message(one, comments) for one in _carriers())
+    parts.append(_event())
     return "\n".join(parts)
+
+
+def event_fields() -> set[str]:
+    """The fields that an event proposed on a host can have."""
+    return {field for kind in KINDS for field in fields_of(kind)}
+
+
+def _event() -> str:
+    lines = [
+        "## What an operator proposes",
+        "",
+        "Nothing of this leaves by itself: only what somebody types after `assay-agent propose`.",
+        "",
+        "### AssetEvent",
+        "",
+        "| Field | Unit | What it is | As |",
+        "|---|---|---|---|",
+    ]
+    for name, (words, shape) in EVENT.items():
+        lines.append(
+            f"| `{name}` | {'UTC ms' if name.endswith('_ms') else ''} | {words} | {shape} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def reachable() -> Iterator[Descriptor]:

@@ -162,14 +162,19 @@ TRANSITIONS: Final = frozenset(kind for kind in Kind if "until_ms" in _MUST[kind
 """Kinds that have a window in which assets are in transition."""
 
 
+def fields_of(kind: Kind) -> tuple[str, ...]:
+    """The fields that an event of this kind may have."""
+    return (*_ALWAYS, *_MUST[kind], *_MAY.get(kind, ()))
+
+
 def validate(event: AssetEvent) -> None:
     """That the event says what its kind needs, and no more. Raises FileError, naming the field."""
-    must, may = _MUST[event.kind], _MAY.get(event.kind, ())
+    must, known = _MUST[event.kind], fields_of(event.kind)
     for name in event.__struct_fields__:
         given = getattr(event, name) not in (None, ())
         if name in must and not given:
             raise _wrong(name, f"a {event.kind} needs it")
-        if given and name not in (*must, *may, *_ALWAYS):
+        if given and name not in known:
             raise _wrong(name, f"a {event.kind} has none")
     if not event.why.isprintable() or event.why != event.why.strip():
         raise _wrong("why", "printable words on one line, no spaces around them")

@@ -92,6 +92,8 @@ def test_a_field_outside_the_page_is_noticed(field):
 
 def test_every_field_that_could_be_sent_is_listed():
     every = {f"{one.name}.{field.name}" for one in privacy.reachable() for field in one.fields}
+    assert privacy.event_fields() == set(privacy.EVENT)
+    every |= {f"AssetEvent.{name}" for name in privacy.EVENT}
     assert listed(PAGE) == every
     assert len(every) > 250
 
@@ -139,4 +141,8 @@ def test_no_field_could_hold_a_name_of_a_tenants():
         "EnrollStatement.sealing_algorithm",
         "EnrollStatement.agent_version",
         "RenewStatement.host_id",
+        "RotateStatement.host_id",
+        "RotateStatement.sealing_algorithm",
+        "EvidenceStatement.host_id",
+        "EvidenceStatement.devices_absent",  # a sentence of the agent's own
     }
