@@ -140,10 +140,10 @@ def socket_unit(
                 except OSError:
                     return
                 with connection:
+                    ours = connection.fileno()
                     if all(program.poll() is not None for program in started):
-                        started.append(
-                            subprocess.Popen(command, stdin=connection.fileno(), env=env)
-                        )
+                        # Output too: systemd gives it to what does not say where else it goes.
+                        started.append(subprocess.Popen(command, stdin=ours, stdout=ours, env=env))
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

@@ -114,25 +114,26 @@ def test_one_gpu_fails_and_the_others_come(authority: DeviceAuthority) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "data", "size", "why"),
+    ("what", "data", "size", "why", "said"),
     [
-        (REPORT, b"\xff" * 3_000, None, Why.MALFORMED),
-        (REPORT, b"\xff" * 9_000, None, Why.LIBRARY_ERROR),  # more than a report can have
-        (REPORT, b"\xff", 0, Why.LIBRARY_ERROR),
-        (CHAIN_SPDM, bytes(40), None, Why.MALFORMED),
-        (CHAIN_SPDM, bytes(52), None, Why.MALFORMED),
-        (CHAIN_SPDM, bytes(52) + b"\x30\x82\xff\xff" + bytes(100), None, Why.MALFORMED),
-        (CHAIN_SPDM, bytes(52) + b"\x30\x82\x00\x02ab", None, Why.MALFORMED),
-        (CHAIN_SPDM, bytes(40_000), None, Why.LIBRARY_ERROR),
+        (REPORT, b"\xff" * 3_000, None, Why.MALFORMED, "SPDM version"),
+        (REPORT, b"\xff" * 9_000, None, Why.LIBRARY_ERROR, "1 to 8192 are taken"),
+        (REPORT, b"\xff", 0, Why.LIBRARY_ERROR, "0 bytes"),
+        (CHAIN_SPDM, bytes(40), None, Why.MALFORMED, "no certificate"),
+        (CHAIN_SPDM, bytes(52), None, Why.MALFORMED, "no certificate"),
+        (CHAIN_SPDM, bytes(53), None, Why.MALFORMED, "byte 52 of the chain begins no"),
+        (CHAIN_SPDM, bytes(52) + b"\x30\x82\xff\xff" + bytes(99), None, Why.MALFORMED, "cut short"),
+        (CHAIN_SPDM, bytes(52) + b"\x30\x82\x00\x02ab", None, Why.MALFORMED, "PEM"),
+        (CHAIN_SPDM, bytes(40_000), None, Why.LIBRARY_ERROR, "1 to 32768 are taken"),
     ],
 )
 def test_what_is_no_evidence_is_named(
-    authority: DeviceAuthority, what: bytes, data: bytes, size: int | None, why: Why
+    *, authority: DeviceAuthority, what: bytes, data: bytes, size: int | None, why: Why, said: str
 ) -> None:
     authority.say(what, 0, data, size=size)
     first, *others = ask(corelib_env(authority))
     assert isinstance(first, Unobtainable)
-    assert first.why is why
+    assert (first.why, said in first.detail) == (why, True), first
     for answer in others:
         verified(answer, authority)
 
@@ -170,6 +171,15 @@ def test_a_library_for_other_processors(authority: DeviceAuthority, tmp_path: Pa
     assert str(other) in fault.detail
 
 
+def test_a_library_for_our_processors_that_does_not_load(
+    authority: DeviceAuthority, tmp_path: Path
+) -> None:
+    """Only its head is one's: that is not said to be for other processors."""
+    head = (build_shim() / "corelib" / "libcorelib.so.1").read_bytes()[:64]
+    (tmp_path / "libcorelib.so.1").write_bytes(head)
+    assert fault_of(ask(corelib_env(authority, tmp_path))).why is Why.LIBRARY_UNFIT
+
+
 def test_a_file_that_is_no_library(authority: DeviceAuthority, tmp_path: Path) -> None:
     (tmp_path / "libcorelib.so.1").write_text("not a library")
     assert fault_of(ask(corelib_env(authority, tmp_path))).why is Why.LIBRARY_UNFIT
@@ -203,7 +213,8 @@ def test_a_library_that_hangs_costs_its_caller_bounded_time_and_holds_one_progra
         assert second.why is Why.NO_ANSWER
         assert [program.poll() for program in started] == [None]
         started[0].terminate()
-        assert started[0].poll() is None  # what would end it inside a call does not
+        with pytest.raises(subprocess.TimeoutExpired):
+            started[0].wait(1)  # what would end it inside a call does not
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tests.fakes.shim import ShimScenario
 
 NONCE = bytes(range(32))
 OTHER_NONCE = bytes(32)
-TIMEOUT_MS, FAST_MS = 10_000, 500
+TIMEOUT_MS, FAST_MS = 10_000, 2_000
 SIGNS = "nvmlDeviceGetConfComputeGpuAttestationReport"
 CERTIFIES = "nvmlDeviceGetConfComputeGpuCertificate"
 GPUS = 4
@@ -210,9 +210,15 @@ def test_a_chain_may_end_in_zeros(shim: ShimScenario, authority: DeviceAuthority
 
 def test_what_is_no_report_is_named(shim: ShimScenario, authority: DeviceAuthority) -> None:
     report = authority.devices[3].answer(NONCE).report
-    for data, size in ((b"", None), (b"\xff" * 4_000, None), (report[:-1], None), (report, 9_000)):
+    for data, size, said in (
+        (b"", None, "cut short"),
+        (b"\xff" * 4_000, None, "SPDM version"),
+        (report[:-1], None, "cut short"),
+        (report, 9_000, "9000 bytes, more than it has room for"),
+    ):
         authority.say(REPORT, 3, data, size=size)
-        assert only_fault(ask_once(), 3, authority).why is Why.MALFORMED
+        fault = only_fault(ask_once(), 3, authority)
+        assert (fault.why, said in fault.detail) == (Why.MALFORMED, True), fault
     authority.say(REPORT, 3, authority.devices[3].answer(OTHER_NONCE).report)
     assert only_fault(ask_once(), 3, authority).why is Why.OTHER_NONCE
 
@@ -266,6 +272,8 @@ def test_many_slow_gpus_are_not_waited_for_without_end(shim: ShimScenario) -> No
 
 
 def test_one_question_at_a_time(shim: ShimScenario, authority: DeviceAuthority) -> None:
+    shim.every.delay(SIGNS, ms=200)
+
     async def story(source: NvmlSource) -> None:
         both = await asyncio.gather(ask(source), ask(source, OTHER_NONCE))
         for answers, nonce in zip(both, (NONCE, OTHER_NONCE), strict=True):

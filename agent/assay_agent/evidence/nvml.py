@@ -109,4 +109,8 @@ def _answer(gpu: Attested, modes: Mapping[str, Sample], nonce: bytes) -> Answer:
 
 
 def _name(uuid: str) -> str:
-    return uuid_of(bytes.fromhex(uuid)) if uuid else ""
+    """As NVML writes it; empty where the driver gave none."""
+    try:
+        return uuid_of(bytes.fromhex(uuid)) if uuid else ""
+    except ValueError:
+        return ""

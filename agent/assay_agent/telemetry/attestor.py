@@ -127,7 +127,7 @@ class Attestor:
         return Attestation(
             why=self._why(process.attesting, answered, missing),
             code=told.code,
-            modes=dict(zip(MODE_NAMES, map(host_sample, told.modes), strict=False)),
+            modes=_modes(told),
             gpus=gpus,
             unanswered=tuple(missing),
         )
@@ -142,3 +142,10 @@ class Attestor:
         if self._paused:
             return Reason.IN_MAINTENANCE
         return Reason.DRIVER_ERROR if answered else Reason.DRIVER_UNRESPONSIVE
+
+
+def _modes(told: Attesting) -> dict[str, Sample]:
+    try:
+        return dict(zip(MODE_NAMES, map(host_sample, told.modes), strict=True))
+    except (KeyError, ValueError):  # none were told, or what cannot be: then they are not known
+        return {}
