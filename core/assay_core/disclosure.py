@@ -7,8 +7,6 @@ JSON, the envelope in DSSE's own JSON form, so that other DSSE tools can check i
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -16,11 +14,12 @@ from typing import Final
 import msgspec
 
 from assay_core import codec, files, merkle, verify
+from assay_core.envelope_json import EnvelopeJson, decode, encode, from_json, to_json
 from assay_core.errors import FileError, Refusal, Refused
 from assay_core.header import Header, Source
 from assay_core.instants import format_instant
 from assay_core.leaves import Leaf
-from assay_core.seal import ECDSA_P256, ED25519, WINDOW_TYPE, Envelope, PublicKey, Sealed, Signature
+from assay_core.seal import ECDSA_P256, ED25519, WINDOW_TYPE, Envelope, PublicKey, Sealed
 
 FORMAT: Final = "assay.window.v1"
 _KEY_BYTES: Final = {ED25519: 32, ECDSA_P256: 65}
@@ -66,17 +65,6 @@ class Inspection:
         return all(step.holds for step in self.steps)
 
 
-class _SignatureFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    keyid: str
-    sig: str
-
-
-class _EnvelopeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    payload: str
-    payloadType: str  # noqa: N815 - DSSE's own name
-    signatures: list[_SignatureFile]
-
-
 class _LeafFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     index: int
     leaf: str
@@ -85,7 +73,7 @@ class _LeafFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 class _WindowFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     format: str
-    envelope: _EnvelopeFile
+    envelope: EnvelopeJson
     leaves: list[_LeafFile]
 
 
@@ -118,21 +106,11 @@ def disclose(sealed: Sealed, indexes: Iterable[int] | None = None) -> Disclosure
 
 def dump(disclosure: Disclosure) -> str:
     """The window file's text."""
-    envelope = disclosure.envelope
     file = _WindowFile(
         format=FORMAT,
-        envelope=_EnvelopeFile(
-            payload=_encode(envelope.payload),
-            payloadType=envelope.payload_type,
-            signatures=[
-                _SignatureFile(keyid=item.keyid, sig=_encode(item.sig))
-                for item in envelope.signatures
-            ],
-        ),
+        envelope=to_json(disclosure.envelope),
         leaves=[
-            _LeafFile(
-                index=leaf.index, leaf=_encode(leaf.data), path=[_encode(h) for h in leaf.path]
-            )
+            _LeafFile(index=leaf.index, leaf=encode(leaf.data), path=[encode(h) for h in leaf.path])
             for leaf in disclosure.leaves
         ],
     )
@@ -144,20 +122,12 @@ def load(text: str, name: str) -> Disclosure:
     file = files.parse(text, _WindowFile, name)
     if file.format != FORMAT:
         raise FileError(f"{name}: format is {file.format!r}; this version reads {FORMAT!r}")
-    signatures = tuple(
-        Signature(_decode(item.sig, f"{name}: envelope.signatures"), item.keyid)
-        for item in file.envelope.signatures
-    )
-    envelope = Envelope(
-        _decode(file.envelope.payload, f"{name}: envelope.payload"),
-        file.envelope.payloadType,
-        signatures,
-    )
+    envelope = from_json(file.envelope, f"{name}: envelope")
     leaves = tuple(
         DisclosedLeaf(
             leaf.index,
-            _decode(leaf.leaf, f"{name}: leaves[{position}].leaf"),
-            tuple(_decode(item, f"{name}: leaves[{position}].path") for item in leaf.path),
+            decode(leaf.leaf, f"{name}: leaves[{position}].leaf"),
+            tuple(decode(item, f"{name}: leaves[{position}].path") for item in leaf.path),
         )
         for position, leaf in enumerate(file.leaves)
     )
@@ -171,9 +141,9 @@ def dump_trust(trusts: Iterable[verify.HostTrust]) -> str:
             host_id=trust.host_id,
             incarnation=trust.incarnation,
             algorithm=key.algorithm,
-            public_key=_encode(key.data),
+            public_key=encode(key.data),
             ak_public=(
-                _encode(trust.attestation[key.fingerprint])
+                encode(trust.attestation[key.fingerprint])
                 if key.fingerprint in trust.attestation
                 else None
             ),
@@ -200,7 +170,7 @@ def load_trust(text: str, name: str) -> tuple[verify.HostTrust, ...]:
         if size is None:
             known = " and ".join(_KEY_BYTES)
             raise FileError(f"{where}.algorithm: {host.algorithm!r} is not known; {known} are")
-        data = _decode(host.public_key, f"{where}.public_key")
+        data = decode(host.public_key, f"{where}.public_key")
         if len(data) != size:
             raise FileError(
                 f"{where}.public_key: a key of {host.algorithm} has {size} bytes, not {len(data)}"
@@ -208,7 +178,7 @@ def load_trust(text: str, name: str) -> tuple[verify.HostTrust, ...]:
         key = PublicKey(host.algorithm, data)
         keys.setdefault((host.host_id, host.incarnation), []).append(key)
         if host.ak_public is not None:
-            attestation[key.fingerprint] = _decode(host.ak_public, f"{where}.ak_public")
+            attestation[key.fingerprint] = decode(host.ak_public, f"{where}.ak_public")
     return tuple(
         verify.HostTrust(
             host_id,
@@ -315,14 +285,3 @@ def _describe(header: Header) -> str:
         f"{format_instant(header.period.begin_utc_ms)} to "
         f"{format_instant(header.period.end_utc_ms)}{label}"
     )
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _decode(text: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise FileError(f"{where}: not base64") from error

@@ -39,10 +39,8 @@ exit status: 0 all steps hold, 1 one does not, 2 a file cannot be read
 """
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the parser."""
-    verify = verbs.add_parser("verify", help="check something against the signed bytes")
-    things = verify.add_subparsers(dest="thing", required=True)
+def add(things: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to `assay verify`."""
     window = things.add_parser(
         "window",
         help="a window file, whole or a partial disclosure",
@@ -61,8 +59,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit status. Raises FileError."""
-    window = disclosure.load(_read(args.file), str(args.file))
-    trust = disclosure.load_trust(_read(args.trust), str(args.trust))
+    window = disclosure.load(read_text(args.file), str(args.file))
+    trust = disclosure.load_trust(read_text(args.trust), str(args.trust))
     inspection = disclosure.inspect(window, trust)
     if args.json:
         print(json.dumps(_as_json(inspection), indent=1))
@@ -71,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     return HOLDS if inspection.holds else DOES_NOT_HOLD
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file that somebody wrote. Raises FileError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""`assay-valuer export`: files that anyone can check offline with `assay verify window`."""
+"""`assay-valuer export`: files that anyone can check offline with `assay verify`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from assay_core import disclosure
 from assay_core.errors import AssayError, FileError
+from assay_core.evidence import file as evidence_file
 from assay_valuer.cli.common import OK, Commands, add_command, opened, say, write_file
 from assay_valuer.hosts import list_trust
-from assay_valuer.ledger.read import window
+from assay_valuer.ledger.read import evidence_of, window
 
 
 def add_parser(commands: Commands) -> None:
@@ -31,6 +32,20 @@ def add_parser(commands: Commands) -> None:
     one.add_argument("--leaves", help="indexes of the leaves to disclose, as 0,3; without: all")
     one.add_argument("--out", required=True, type=Path, metavar="FILE", help="the new file")
     one.set_defaults(run=run_window)
+    evidence = add_command(
+        group,
+        "evidence",
+        "write what a host's hardware answered to a challenge",
+        "assay-valuer export evidence --host HOST_ID --out evidence.json",
+    )
+    evidence.add_argument(
+        "--host", required=True, metavar="HOST_ID", help="as `assay-valuer host list` has it"
+    )
+    evidence.add_argument(
+        "--position", type=int, metavar="N", help="in the ledger; without it, the newest"
+    )
+    evidence.add_argument("--out", required=True, type=Path, metavar="FILE", help="the new file")
+    evidence.set_defaults(run=run_evidence)
     trust = add_command(
         group,
         "trust",
@@ -53,6 +68,21 @@ def run_window(args: argparse.Namespace) -> int:
     indexes = None if args.leaves is None else _indexes(args.leaves, len(found.sealed.leaves))
     write_file(args.out, disclosure.dump(disclosure.disclose(found.sealed, indexes)))
     say(f"wrote {args.out}; check it with: assay verify window {args.out} --trust TRUST_FILE")
+    return OK
+
+
+def run_evidence(args: argparse.Namespace) -> int:
+    """The exact bytes that the host sealed, and that its hardware signed."""
+    with opened(args) as state:
+        found = state.database.read(lambda c: evidence_of(c, args.host, args.position))
+    if found is None:
+        where = "" if args.position is None else f" at position {args.position}"
+        raise AssayError(f"{args.host} has no evidence{where}; see `assay-valuer host list`")
+    file = evidence_file.EvidenceFile(
+        found.position, found.asked_ms, found.received_ms, found.sealed
+    )
+    write_file(args.out, evidence_file.dump(file))
+    say(f"wrote {args.out}; check it with: assay verify evidence {args.out} --trust TRUST_FILE")
     return OK
 
 
