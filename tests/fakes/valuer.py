@@ -85,6 +85,7 @@ class FakeValuer:
     hint_ms: int = 0
     proposals: list[Envelope] = field(default_factory=list)
     refuse_proposals: str = ""
+    lose_proposal_answers: bool = False
     head: Head | None = None
     """Claimed instead of the chain's own end."""
     deny: grpc.StatusCode | None = None
@@ -332,7 +333,10 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
             pending = asyncio.ensure_future(anext(requests, None))
             valuer.received += 1
             if message.WhichOneof("message") == "proposal":
-                yield valuer.take_proposal(_envelope(message.proposal))
+                answer = valuer.take_proposal(_envelope(message.proposal))
+                if valuer.lose_proposal_answers:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the line was cut")
+                yield answer
                 continue
             if valuer.refusals:
                 valuer.refused += 1

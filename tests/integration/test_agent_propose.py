@@ -94,6 +94,23 @@ def test_what_the_valuer_refuses_is_said_and_what_is_no_event_is_not_sent(tmp_pa
     assert "until_ms" in said
 
 
+def test_where_the_line_is_cut_before_the_answer_it_says_so_and_the_same_again_is_one(tmp_path):
+    async def scene():
+        async with agent_of(tmp_path, lose_proposal_answers=True) as (valuer, agent, propose):
+            assert await propose("maintenance", "--until", "4h", "--why", "x") == 1
+            valuer.lose_proposal_answers = False
+            await until(lambda: valuer.hellos > 1 and agent.state() == "connected")
+            payload = valuer.proposals[0].payload.decode()
+            reply = await asyncio.to_thread(
+                control.ask, agent.keys.state_dir, control.Request(proposal=payload)
+            )
+            return reply, valuer.proposals
+
+    reply, proposals = asyncio.run(scene())
+    assert reply.ok
+    assert proposals[0] == proposals[1]
+
+
 def test_without_a_stream_it_says_so_and_nothing_is_kept(tmp_path):
     async def scene():
         folder = tmp_path / "valuer"

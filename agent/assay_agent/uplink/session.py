@@ -112,7 +112,8 @@ class Session:
         """The newest window that was sent on this stream, or that the valuer had before it."""
         self._call: Stream | None = None
         self._writing = asyncio.Lock()
-        self._proposals: dict[bytes, asyncio.Future[ProposalAnswer]] = {}
+        self._proposals: dict[bytes, asyncio.Future[ProposalAnswer | None]] = {}
+        """What is waited for, by the payload's SHA-256. Answered with None: the stream ended."""
 
     def wake(self) -> None:
         """More may be sent now."""
@@ -124,21 +125,27 @@ class Session:
         if call is None:
             raise ServiceError("the stream to the valuer is not open yet; try again in a minute")
         digest = hashlib.sha256(envelope.payload).digest()
-        answer: asyncio.Future[ProposalAnswer] = asyncio.get_running_loop().create_future()
-        self._proposals[digest] = answer
+        waiting: asyncio.Future[ProposalAnswer | None] = asyncio.get_running_loop().create_future()
+        self._proposals[digest] = waiting
         try:
             await self._write(call, pb.AgentMessage(proposal=_envelope(envelope)))
             async with asyncio.timeout(ANSWER_S):
-                return await answer
+                answer = await waiting
         except TimeoutError as error:
             raise ServiceError(
                 f"the valuer did not answer within {ANSWER_S:.0f} s; see at the valuer whether it "
                 "was kept"
             ) from error
-        except asyncio.InvalidStateError as error:  # a write to a call that has ended
-            raise ServiceError("the stream to the valuer ended; try again in a minute") from error
+        except (asyncio.InvalidStateError, aio.AioRpcError):  # a write to a call that has ended
+            answer = None
         finally:
             self._proposals.pop(digest, None)
+        if answer is None:
+            raise ServiceError(
+                "the stream to the valuer ended before it answered; see at the valuer whether the "
+                "proposal was kept, or propose again in a minute"
+            )
+        return answer
 
     async def answer(self, sealed: SealedEvidence) -> None:
         """Sends evidence. Raises ServiceError."""
@@ -175,9 +182,7 @@ class Session:
             self._call = None
             for answer in self._proposals.values():
                 if not answer.done():
-                    answer.set_exception(
-                        ServiceError("the stream to the valuer ended before it answered; try again")
-                    )
+                    answer.set_result(None)
             call.cancel()
 
     async def _write(self, call: Stream, message: pb.AgentMessage) -> None:
