@@ -12,6 +12,7 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -180,7 +181,7 @@ class Lives(FakeBooks):
         ):
             self.keys[name] = Ed25519Signer(Ed25519PrivateKey.generate())
             party = Party(name, role, self.keys[name].public_key, (), START_MS, None)
-            self.database.write(lambda c, one=party: add_party(c, one, self.key, START_MS))
+            self.database.write(partial(add_party, party=party, signer=self.key, now_ms=START_MS))
 
     def __enter__(self) -> Self:
         return self
