@@ -335,7 +335,8 @@ class _Attestation(attestation_pb2_grpc.AttestationServicer):
             if message.WhichOneof("message") == "proposal":
                 answer = valuer.take_proposal(_envelope(message.proposal))
                 if valuer.lose_proposal_answers:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the line was cut")
+                    pending.cancel()
+                    return
                 yield answer
                 continue
             if valuer.refusals:
