@@ -29,7 +29,8 @@ help: ## list the targets
 		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: $(VENV)/.run ## one valuer, three simulated agents, a chain; ONCE=1 tells the story once and exits
+demo: $(VENV)/.run ## one valuer, simulated hosts with and without a TPM, a chain; ONCE=1 tells the story once and exits
+	@$(BIN)/python scripts/tools.py swtpm
 	$(BIN)/python demo/run.py $(if $(ONCE),--once)
 
 .PHONY: test
@@ -119,6 +120,11 @@ proto-check: setup ## fail where the generated code is not what proto/ generates
 .PHONY: test-kill
 test-kill: setup shim tools ## kill -9 both sides 500 times; minutes, where make test takes 50
 	ASSAY_KILLS=500 $(BIN)/python -m pytest --timeout=3600 -m kill $(ARGS)
+
+SECONDS ?= 10
+.PHONY: fuzz
+fuzz: setup ## every parser of bytes from a host, led by coverage; SECONDS=10 for each
+	$(BIN)/python -m tests.fuzz.fuzz all --seconds $(SECONDS)
 
 ##@ Regenerate what is checked in
 

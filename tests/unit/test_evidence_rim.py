@@ -104,6 +104,23 @@ def test_no_change_of_a_manifest_is_believed(publisher):
             publisher.read(changed)
 
 
+@pytest.mark.parametrize(
+    "element", ["SignatureValue", "DigestValue", "SignedInfo", "SignatureMethod", "X509Certificate"]
+)
+def test_a_signature_that_is_no_signature_is_refused_by_name(element, publisher):
+    """Found by fuzzing: what is not even of the schema has an error of its own."""
+    signed = publisher.sign(GOOD).decode()
+    for old, new in (
+        (f"ds:{element}", "ds:Other"),
+        (f"<ds:{element}>", f"<ds:{element}/><ds:{element}>"),
+    ):
+        changed = signed.replace(old, new)
+        assert changed != signed or element == "SignatureMethod"
+        if changed != signed:
+            with pytest.raises(nvidia.BadEvidence):
+                publisher.read(changed.encode())
+
+
 def test_what_stands_outside_the_signature_is_not_read(publisher):
     """The signed document is wrapped in another that says otherwise."""
     signed = publisher.sign(GOOD).decode()

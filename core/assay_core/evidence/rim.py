@@ -28,8 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import SignatureAlgorithmOID
 from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
-from signxml.exceptions import InvalidInput
-from signxml.exceptions import InvalidSignature as InvalidXmlSignature
+from signxml.exceptions import SignXMLException
 from signxml.verifier import SignatureConfiguration, XMLVerifier
 
 from assay_core.evidence import path
@@ -70,7 +69,7 @@ def read(xml: bytes, *, at_ms: int, roots: Collection[str] = RIM_ROOTS) -> Manif
         raise
     except path.BadPath as error:
         raise BadEvidence(f"the manifest's certificates: {error}") from error
-    except (etree.XMLSyntaxError, InvalidXmlSignature, InvalidInput, *path.UNREADABLE) as error:
+    except (etree.LxmlError, SignXMLException, *path.UNREADABLE) as error:
         raise BadEvidence(f"the manifest's signature does not hold: {error}") from error
     tree = signed.signed_xml if not isinstance(signed, list) else None
     if tree is None or tree.tag != _IDENTITY:
