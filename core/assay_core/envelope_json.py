@@ -7,6 +7,7 @@ import binascii
 
 import msgspec
 
+from assay_core import files
 from assay_core.errors import FileError
 from assay_core.seal import Envelope, Signature
 
@@ -47,6 +48,16 @@ def from_json(envelope: EnvelopeJson, where: str) -> Envelope:
             for item in envelope.signatures
         ),
     )
+
+
+def dump(envelope: Envelope) -> str:
+    """The text of a file that holds an envelope alone."""
+    return msgspec.json.format(msgspec.json.encode(to_json(envelope)), indent=1).decode() + "\n"
+
+
+def load(text: str, name: str) -> Envelope:
+    """What `dump` wrote. Raises FileError with the line and field of what is wrong."""
+    return from_json(files.parse(text, EnvelopeJson, name), name)
 
 
 def encode(data: bytes) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from assay_core import asset_events, envelope_file
+from assay_core import asset_events, envelope_json
 from assay_core.asset_events import AssetEvent, Kind, Subject
 from assay_core.seal import (
     ASSET_DECISION_TYPE,
@@ -63,8 +63,8 @@ def text() -> str:
     keys = {"operator": OPERATOR, "lender": LENDER}
     content = {
         "parties": {name: key.public_key.data.hex() for name, key in keys.items()},
-        "event": json.loads(envelope_file.dump(signed())),
-        "refusal": json.loads(envelope_file.dump(refused())),
+        "event": json.loads(envelope_json.dump(signed())),
+        "refusal": json.loads(envelope_json.dump(refused())),
     }
     return json.dumps(content, indent=1) + "\n"
 

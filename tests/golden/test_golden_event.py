@@ -11,7 +11,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from assay_core import asset_events, envelope_file
+from assay_core import asset_events, envelope_json
 from assay_core.seal import ED25519, PublicKey
 from assay_core.signatories import Role, Signatory, lacking, needed, signed_by
 from tests.golden import make_event
@@ -63,7 +63,7 @@ def test_the_payload_is_json_with_sorted_keys_and_no_spaces():
 
 def test_the_same_is_made_and_read_today():
     assert make_event.text() == (make_event.HERE / make_event.FILE).read_text(encoding="utf-8")
-    envelope = envelope_file.load(json.dumps(GOLDEN["event"]), "event")
+    envelope = envelope_json.load(json.dumps(GOLDEN["event"]), "event")
     event = asset_events.decode(envelope.payload)
     assert event == make_event.event()
     known = [

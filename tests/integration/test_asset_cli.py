@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import insert
 
-from assay_core import envelope_file
+from assay_core import envelope_json
 from assay_core.instants import format_instant
 from assay_core.seal import ASSET_EVENT_TYPE, ED25519, PublicKey
 from assay_valuer.cli import main
@@ -169,8 +169,8 @@ assets:
     assert (code, "proposed" in told) == (0, True)
     code, told, _ = valuer("asset", "propose", "--file", both)
     assert (code, told) == (0, "release 1: accepted\n")
-    shown = envelope_file.load(valuer("asset", "events", "--id", "1")[1], "shown")
-    assert shown == envelope_file.load(both.read_text(), "both")
+    shown = envelope_json.load(valuer("asset", "events", "--id", "1")[1], "shown")
+    assert shown == envelope_json.load(both.read_text(), "both")
     parties_now = json.loads(valuer("party", "list", "--json")[1])["parties"]
     for one, signature in zip(("bob", "alice"), shown.signatures, strict=True):
         public = next(party["public_key"] for party in parties_now if party["name"] == one)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from assay_core import envelope_file
+from assay_core import envelope_json
 from assay_core.asset_events import AssetEvent, Inspection, Kind, Subject
 from assay_core.errors import FileError
 from assay_core.instants import format_instant, parse_duration, parse_instant
@@ -194,7 +194,7 @@ def run_events(args: argparse.Namespace) -> int:
     with opened(args) as state:
         if args.id is not None:
             one = state.database.read(lambda c: proposal(c, args.id))
-            print(envelope_file.dump(one.envelope), end="")
+            print(envelope_json.dump(one.envelope), end="")
             return OK
         found = state.database.read(
             lambda c: list_proposals(c, limit=max(1, args.limit), open_only=args.open)

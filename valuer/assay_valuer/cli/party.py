@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from assay_core import envelope_file
+from assay_core import envelope_json
 from assay_core.instants import format_instant
 from assay_core.signatories import Role
 from assay_valuer.cli.common import (
@@ -153,7 +153,7 @@ def run_list(args: argparse.Namespace) -> int:
 def run_sign(args: argparse.Namespace) -> int:
     """Adds a signature to the file's event, and writes the envelope."""
     event = read_event(read_text(args.file), str(args.file))
-    write_file(args.out, envelope_file.dump(countersign(event, read_key(args.key))))
+    write_file(args.out, envelope_json.dump(countersign(event, read_key(args.key))))
     say(f"signed; hand {args.out} on, or keep it with: assay-valuer asset propose --file")
     return OK
 

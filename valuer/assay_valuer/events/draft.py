@@ -6,7 +6,7 @@ import uuid
 
 import msgspec
 
-from assay_core import asset_events, envelope_file, files
+from assay_core import asset_events, envelope_json, files
 from assay_core.asset_events import AssetEvent
 from assay_core.errors import FileError
 from assay_core.seal import (
@@ -43,7 +43,7 @@ def read_event(text: str, name: str) -> Envelope:
     there is none. Raises FileError.
     """
     if files.parse(text, _Form, name).payloadType is not None:
-        envelope = envelope_file.load(text, name)
+        envelope = envelope_json.load(text, name)
         if envelope.payload_type != ASSET_EVENT_TYPE:
             raise FileError(f"{name}: payloadType: not an asset event ({ASSET_EVENT_TYPE})")
         asset_events.decode(envelope.payload)
