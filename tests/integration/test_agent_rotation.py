@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from assay_agent import enroll, rotation, sealing
-from assay_agent.cli import main
-from assay_agent.config import TpmConfig
+from assay_agent.cli import check_tpm, main
+from assay_agent.config import TpmConfig, load
 from assay_agent.keys import SEALING, KeyStore, new_sealing_key
+from assay_agent.telemetry.diagnosis import State
+from assay_agent.tpm import kept
 from assay_agent.tpm.errors import TpmError
 from assay_agent.uplink import enrollment
-from assay_core.errors import HostError, ServiceError
+from assay_core.errors import FileError, HostError, ServiceError
 from assay_core.header import CloseReason
 from assay_core.seal import ECDSA_P256, ED25519
 from assay_valuer.hosts import find_host
@@ -502,6 +504,48 @@ def test_a_quote_comes_with_the_values_it_is_over(valuer, agent, simulated):
     quoted = agent.keys.host_tpm().quote({0, 7}, bytes(32))
     assert set(quoted.values) == {0, 7}
     assert quoted.values[7] != quoted.values[0] == bytes(32)
+
+
+def test_check_says_what_the_tpm_does_and_does_not(valuer, plain, config, simulated, tmp_path):
+    def found(keys):
+        finding = asyncio.run(check_tpm.tpm(keys))
+        return finding and (finding.state, finding.code, finding.fix)
+
+    fix = "assay-agent rotate --to tpm"
+    assert found(plain.keys) is None
+    plain.keys.tpm_config = config
+    assert found(plain.keys) == (State.OK, "tpm-there", "")
+    plain.keys.tpm_config = None
+
+    async def scene():
+        await enrol(plain, valuer.token())
+        plain.keys.tpm_config = config
+        assert await asyncio.to_thread(found, plain.keys) == (State.WARNING, "tpm-unused", fix)
+        assert await rotate(plain, tmp_path) == 0
+
+    play(valuer, scene)
+    assert found(plain.keys) == (State.OK, "tpm-seals", "")
+    simulated.stop()
+    assert found(plain.keys)[:2] == (State.FAILED, "tpm-unusable")
+    optional = TpmConfig(device=config.device, required=False)
+    assert found(KeyStore(tmp_path / "other", tpm=optional))[:2] == (State.WARNING, "tpm-unusable")
+
+
+def test_the_configuration_names_a_tpm_or_says_what_is_wrong(tmp_path):
+    file = tmp_path / "agent.yaml"
+    for text, found in (
+        ("", None),
+        ("tpm: {}", TpmConfig()),
+        ("tpm: {device: 'unix:/a', required: false}", TpmConfig(device="unix:/a", required=False)),
+    ):
+        file.write_text(text)
+        assert load(file).tpm == found
+    file.write_text("tpm: {device: /dev/tpmrm0}")
+    with pytest.raises(FileError, match=r"tpm\.device: '/dev/tpmrm0' is no place of a TPM"):
+        load(file)
+    file.write_text("no certificates")
+    with pytest.raises(FileError, match=r"tpm\.ek_chain: .* does not hold certificates"):
+        kept.machine(TpmConfig(ek_chain=str(file)))
 
 
 def test_an_agent_without_a_tpm_carries_nothing_of_it():

@@ -46,18 +46,20 @@ def test_the_threshold_can_fail(requires_tool, tmp_path):
     assert done.returncode != 0
 
 
-@pytest.mark.parametrize("reads_the_journal", [False, True])
-def test_the_agents_exposure(requires_tool, tmp_path, reads_the_journal):
-    """Reading the journal is a drop-in's to add: it costs a tenth."""
+@pytest.mark.parametrize(
+    ("drop_in", "group"), [(None, None), ("journal.conf", "systemd-journal"), ("tpm.conf", "tss")]
+)
+def test_the_agents_exposure(requires_tool, tmp_path, drop_in, group):
+    """Reading the journal, or using the TPM, is a drop-in's to add: it costs a tenth."""
     copy = tmp_path / "assay-agent.service"
     copy.write_text((SYSTEMD / copy.name).read_text())
-    if reads_the_journal:
+    if drop_in is not None:
         folder = tmp_path / f"{copy.name}.d"
         folder.mkdir()
-        drop_in = (SYSTEMD / folder.name / "journal.conf").read_text()
-        assert "\nSupplementaryGroups=systemd-journal\n" in drop_in
-        (folder / "journal.conf").write_text(drop_in)
-    threshold = 14 if reads_the_journal else 13
+        text = (SYSTEMD / folder.name / drop_in).read_text()
+        assert f"\nSupplementaryGroups={group}\n" in text
+        (folder / drop_in).write_text(text)
+    threshold = 13 if drop_in is None else 14
     done = run(
         requires_tool("systemd-analyze"),
         "security",
@@ -66,7 +68,7 @@ def test_the_agents_exposure(requires_tool, tmp_path, reads_the_journal):
         copy,
     )
     assert done.returncode == 0, done.stdout
-    assert ("Service runs with supplementary groups" in done.stdout) is reads_the_journal
+    assert ("Service runs with supplementary groups" in done.stdout) is bool(group)
 
 
 def test_systemd_understands_every_line(requires_tool, tmp_path):
@@ -101,6 +103,7 @@ def test_the_agent_may_open_nothing_but_what_nvml_opens():
     assert found["DevicePolicy"] == ["closed"]
     nodes = {line.split()[0] for line in found["DeviceAllow"]}
     assert nodes == {"/dev/nvidiactl", "char-nvidia", "char-nvidia-frontend"}
+    assert settings("assay-agent.service.d/tpm.conf")["DeviceAllow"] == ["/dev/tpmrm0 rw"]
     assert settings("assay-valuer.service")["PrivateDevices"] == ["yes"]
 
 

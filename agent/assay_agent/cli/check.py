@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from assay_agent import config
 from assay_agent.cli import installation
+from assay_agent.cli.check_tpm import tpm
 from assay_agent.config import AgentConfig
 from assay_agent.evidence.collector import Answer
 from assay_agent.evidence.collectors import collect, make_collectors
@@ -42,8 +43,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="say what is missing on this host, and the fix for each",
         description="Looks at the driver, its library and permissions, the PCI bus, each GPU, the "
         "hardware evidence they can give, the kernel's log, the clock, the state directory, open "
-        "incidents, the metrics port, the enrolment, its certificate, and whether the valuer can "
-        "be reached. Changes nothing. Exit status 1: something failed; warnings and notes do not "
+        "incidents, the metrics port, the enrolment, the TPM, the certificate, and whether the "
+        "valuer can be reached. Changes nothing. Exit status 1: something failed; warnings and notes do not "
         "count.",
         epilog="example: runuser -u assay-agent -- assay-agent check --json",
     )
@@ -84,6 +85,7 @@ async def look(settings: AgentConfig) -> list[Finding]:
         *installation.incidents(settings),
         installation.metrics(settings),
         enrolment(keys),
+        await tpm(keys),
         certificate(keys, Clock().utc_ms()),
         *await valuer(keys, settings.proxy),
     ]

@@ -36,12 +36,15 @@ def run(args: argparse.Namespace) -> int:
     """Enrols, and says who the host is now."""
     settings = config.load(args.config)
     token = enroll.parse_token(_read(args.token_file))
-    done = asyncio.run(enroll.enroll(KeyStore.default(settings), token, settings.proxy))
+    keys = KeyStore.default(settings)
+    done = asyncio.run(enroll.enroll(keys, token, settings.proxy))
     host = done.host
     if not done.changed:
         print(f"nothing changed: this token made this host {host.host_id}, {_at(host)}")
         return 0
     print(f"enrolled as {host.host_id}, {_at(host)}")
+    if settings.tpm is not None and keys.host_tpm() is None:
+        print("its sealing key is not in a TPM: assay-agent check says why", file=sys.stderr)
     if done.aside is not None:
         print(
             f"keys and spool from before are in {done.aside}: keep them, what was not sent yet is "
