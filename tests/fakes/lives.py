@@ -8,7 +8,10 @@ anew and asks that it comes to the same book. What people had to do is counted i
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import shutil
+import sqlite3
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,6 +55,7 @@ from assay_valuer.ledger.read import chain_entries
 from assay_valuer.parties import Party, add_party
 from assay_valuer.policy import Evidence, ValuerPolicy
 from assay_valuer.registry import import_loan
+from assay_valuer.store.database import Database, sqlite_url
 from assay_valuer.store.schema import OCSP
 from assay_valuer.tokens import Terms, create_token
 from assay_valuer.tpms import Binding, Tpms
@@ -156,7 +160,13 @@ class Machine:
 class Lives(FakeBooks):
     """The store, people with keys, and hosts."""
 
-    def __init__(self, folder: Path, policy: ValuerPolicy | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        policy: ValuerPolicy | None = None,
+        *,
+        served: Sequence[tuple[int, int]] = ((BEGAN_MS, START_MS + 180 * DAY_MS),),
+    ) -> None:
         super().__init__(folder, policy or trusting())
         certificate, key = create_authority("test authority", START_MS - DAY_MS)
         write_secret(folder / "ca.pem", certificate)
@@ -169,7 +179,8 @@ class Lives(FakeBooks):
             7 * DAY_MS,
             Tpms(self.policy.evidence.simulated_tpm_roots),
         )
-        self.serve(BEGAN_MS, START_MS + 180 * DAY_MS)
+        for span in served:
+            self.serve(*span)
         self.prices(EARLY_PRICES)
         self.people = 0
         self.keys: dict[str, Ed25519Signer] = {}
@@ -279,7 +290,14 @@ class Lives(FakeBooks):
                 contents = one.contents(identity=identity, lost=lost)
                 self.send(one, one.host.seal(contents=contents), one.now_ms + late_ms)
 
-    def send(self, machine: Machine, sealed: Sealed, now_ms: int | None = None) -> Refusal | None:
+    def send(
+        self,
+        machine: Machine,
+        sealed: Sealed,
+        now_ms: int | None = None,
+        *,
+        check: bool = True,
+    ) -> Refusal | None:
         """As ingest does it: through the one door; of a fork the second is kept. What was refused."""
         host = self.found(machine)
         now = machine.now_ms if now_ms is None else now_ms
@@ -315,8 +333,31 @@ class Lives(FakeBooks):
             return None
 
         refused = self.database.write(job)
-        self.check()
+        if check:
+            self.check()
         return refused
+
+    def backfill(self, machine: Machine, sealed: Sequence[Sealed], now_ms: int) -> None:
+        """What a host kept while its line was cut, all at once."""
+        assert {self.send(machine, one, now_ms, check=False) for one in sealed} == {None}
+        self.check()
+
+    def backup(self) -> Path:
+        """A copy of the store as it is."""
+        copy = self.folder / f"backup-{uuid.uuid4()}.db"
+        with contextlib.closing(sqlite3.connect(self.folder / "valuer.db")) as source:
+            source.execute("VACUUM INTO ?", (str(copy),))
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        """The store as it was when the copy was made, and a valuer that starts on it."""
+        self.close()
+        for name in ("valuer.db", "valuer.db-wal", "valuer.db-shm"):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.copy(copy, self.folder / "valuer.db")
+        self.database = Database(sqlite_url(str(self.folder / "valuer.db")))
+        self.restarted()
+        self.check()
 
     def declare(self, machine: Machine, windows: int) -> None:
         """What a full spool dropped."""
@@ -463,6 +504,7 @@ class Lives(FakeBooks):
             "custody", *serials, now_ms=now_ms, by=("kurt", "lena"), inspection=inspection
         )
 
+    # A thousand dollars are owed, and nothing is due for years: what a loan shows is its GPUs.
     def lend(self, *serials: str, loan_id: str = "loan-1", token_id: int = 7, reserve: str = ""):
         """A loan on these; `reserve`: "site: x" or "host: x", who alone may show them."""
         text = loan_text(
@@ -470,6 +512,8 @@ class Lives(FakeBooks):
             loan_id=loan_id,
             token_id=token_id,
             originated_at="2026-09-01T00:00:00Z",
+            amount=10_000_000_000,
+            payments='[{at: "2026-09-02T00:00:00Z", amount: 9000000000}]',
             extra=f"{reserve}\n" if reserve else "",
         )
         loan = read_loan(text, "loan.yaml")

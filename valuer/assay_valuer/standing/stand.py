@@ -24,6 +24,7 @@ from assay_valuer.standing.trust import (
     NO_PROOFS,
     Claim,
     HostProofs,
+    Transition,
     Verdict,
     current,
 )
@@ -82,16 +83,19 @@ def stand(asset: Asset, around: Scene) -> Standing:
     """The standing of one asset."""
     policy = around.policy
     proofs = NO_PROOFS if asset.host_key is None else around.proofs.get(asset.host_key, NO_PROOFS)
-    where = _in_transition(asset, proofs, _where(asset, around), around)
+    under_way = _under_way(asset, proofs, around)
+    where = _in_transition(_where(asset, around), under_way)
     findings: list[Finding] = [] if where.finding is None else [where.finding]
     incidents: tuple[Incident, ...] = ()
     severity: Severity | None = None
     if asset.track.health.records:
         records = asset.track.health.open
         incidents = tuple(record.incident() for record in records)
-        severity = _weigh(asset, records, around, findings)
+        severity = _weigh(asset, records, around, findings, away=under_way is not None)
     counts = where.counts
-    if severity is Severity.IMPAIRED:
+    # What is being replaced is broken, as a rule: the lender agreed to wait for the other.
+    replaced = under_way is not None and under_way.other_asset is not None
+    if severity is Severity.IMPAIRED and not replaced:
         counts = False
         findings.append(Finding("count.impaired", "Impaired: not eligible, and not counted."))
     frozen = bool(proofs.freezes or asset.trust.freezes)
@@ -129,22 +133,25 @@ def stand(asset: Asset, around: Scene) -> Standing:
     )
 
 
-def _in_transition(asset: Asset, proofs: HostProofs, where: _Where, around: Scene) -> _Where:
-    """Where it is, unless both parties said that it is in transition: then it counts, seen or not.
+def _under_way(asset: Asset, proofs: HostProofs, around: Scene) -> Transition | None:
+    """The event that both parties said the asset is in the midst of.
 
-    An asset that was never seen is EXPECTED all the same: nobody has shown that it exists. And
-    maintenance, which the operator may announce alone and again, excuses no longer silence than what
-    a host announces in its windows.
+    An asset that was never seen is in none: nobody has shown that it exists. And maintenance, which
+    the operator may announce alone and again, excuses no longer silence than what a host announces
+    in its windows.
     """
     seen_ms = asset.track.seen_ms
-    if where.presence is Presence.EXPECTED or seen_ms is None:
-        return where
+    if seen_ms is None:
+        return None
     told = (*proofs.transitions, *asset.trust.transitions)
-    if around.uptime.served_ms(seen_ms, around.now_ms) > ms(
-        around.policy.silence.maintenance_max_s
-    ):
+    longest_ms = ms(around.policy.silence.maintenance_max_s)
+    if told and around.uptime.served_ms(seen_ms, around.now_ms) > longest_ms:
         told = tuple(one for one in told if one.kind != MAINTENANCE)
-    under_way = current(told, around.now_ms)
+    return current(told, around.now_ms)
+
+
+def _in_transition(where: _Where, under_way: Transition | None) -> _Where:
+    """Where it is, unless it is in transition: then it counts, seen or not."""
     if under_way is None:
         return where
     detail = (
@@ -248,15 +255,25 @@ def _count(counts: bool, grace_ms: int) -> str:
 
 
 def _weigh(
-    asset: Asset, records: tuple[Record, ...], around: Scene, findings: list[Finding]
+    asset: Asset,
+    records: tuple[Record, ...],
+    around: Scene,
+    findings: list[Finding],
+    *,
+    away: bool,
 ) -> Severity | None:
-    """The worst severity that may move the value; says the worst open incidents in `findings`."""
+    """The worst severity that may move the value; says the worst open incidents in `findings`.
+
+    `away`: it is in transition, and that it is gone for long says no more than that.
+    """
     policy = around.policy
     worst: Severity | None = None
     said: list[tuple[int, Finding]] = []
     action = asset.track.condition.recovery_action
     for record in records:
         severity = _severity_now(record, policy, around.now_ms)
+        if away and record.kind is IncidentKind.GPU_LOST:
+            severity = min(severity, Severity.DEGRADED)
         holds = (
             not policy.persistence.enabled
             or record.windows >= policy.persistence.windows
