@@ -20,9 +20,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sqlalchemy import func, select, update
 
 from assay_core.seal import ENROLL_TYPE, pae
+from assay_core.signatories import Role
 from assay_proto.v1 import enrollment_pb2 as pb
 from assay_valuer.config import IngestConfig
 from assay_valuer.hosts import find_host, revoke
+from assay_valuer.parties import Party, add_party
 from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY, TOKEN_USE
 from assay_valuer.tokens import TokenError
 from tests.fakes.door import HOUR_MS, FakeValuer, HostClient, new_authority
@@ -69,6 +71,20 @@ async def denied(call: Awaitable[object], reason: str, code: grpc.StatusCode) ->
 
 PERMISSION = grpc.StatusCode.PERMISSION_DENIED
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_partys_key_is_no_hosts(valuer: FakeValuer) -> None:
+    client = HostClient(FakeHost())
+    key = client.host.signer.public_key
+    party = Party("bob", Role.OPERATOR, key, (), 1, None)
+    valuer.database.write(lambda c: add_party(c, party, valuer.signer, 1))
+
+    async def story() -> None:
+        words = await denied(client.enroll(valuer.token()), "key_enrolled", PERMISSION)
+        assert "is a party's" in words
+
+    during(valuer, story)
+    assert counts(valuer) == (0, 0, 0)
 
 
 def test_a_token_becomes_an_id_and_a_certificate_of_that_name_only(valuer: FakeValuer) -> None:

@@ -13,6 +13,7 @@ from assay_valuer.ca import Authority, BadRequest, Issued
 from assay_valuer.denial import Denial, Denied
 from assay_valuer.hosts import find_host
 from assay_valuer.ledger.append import append_record, to_json
+from assay_valuer.parties import party_with_key
 from assay_valuer.store.schema import CERTIFICATE, HOST, SEALING_KEY, TOKEN_USE
 from assay_valuer.tokens import StoredToken, find_token
 from assay_valuer.tpms import Binding, Bound, Tpms, keep, tpm_facts
@@ -263,7 +264,11 @@ def add_key(
     bound: Bound | None,
     now_ms: int,
 ) -> None:
-    """Registers a sealing key of a host."""
+    """Registers a sealing key of a host. Raises Denied for one that is not a host's alone."""
+    if party_with_key(connection, key.fingerprint) is not None:
+        raise Denied(
+            Denial.KEY_ENROLLED, "this key is a party's; a host has one of its own: make a new one"
+        )
     connection.execute(
         insert(SEALING_KEY).values(
             fingerprint=key.fingerprint,
