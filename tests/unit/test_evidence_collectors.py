@@ -20,11 +20,16 @@ from assay_agent.telemetry.wire import Attested
 from assay_core.errors import FileError
 from assay_core.evidence.origin import Origin
 from assay_core.leaves import DriverState, Reason
+from tests.fakes.attesting import pem
+from tests.fakes.nvidia import Maker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NONCE = bytes(32)
 ON = EvidenceConfig(nvml=True)
-GIVEN = Collected(Origin.IN_BAND_NVML, b"report", b"chain")
+MAKER = Maker()
+FIRST, SECOND = (MAKER.device(pdi) for pdi in (1, 2))
+GIVEN = Collected(Origin.IN_BAND_NVML, FIRST.answer(NONCE).report, pem(FIRST.chain))
+OTHER = Collected(Origin.IN_BAND_NVML, SECOND.answer(NONCE).report, pem(SECOND.chain))
 AMPERE, HOPPER, BLACKWELL = 8, 9, 10
 
 
@@ -79,6 +84,18 @@ def test_reasons_are_counted_by_name() -> None:
     assert absent(given) == "cc_off: 2, gpu_lost: 1"
     assert collected(given) == (GIVEN,)
     assert absent([GIVEN]) == ""
+
+
+def test_a_device_that_two_ways_lead_to_is_told_once_and_by_the_first() -> None:
+    again = Collected(Origin.IN_BAND_CORELIB, FIRST.answer(NONCE).report, pem(FIRST.chain))
+    assert collected([GIVEN, OTHER, again]) == (GIVEN, OTHER)
+    assert collected([again, GIVEN]) == (again,)
+    FIRST.update(bytes(48))  # other firmware: another leaf of the same device
+    updated = Collected(Origin.IN_BAND_CORELIB, FIRST.answer(NONCE).report, pem(FIRST.chain))
+    assert updated.chain_pem != GIVEN.chain_pem
+    assert collected([GIVEN, updated]) == (GIVEN,)
+    leaf = Collected(Origin.IN_BAND_NVML, b"", pem(SECOND.chain[:1]))
+    assert collected([leaf, OTHER, leaf]) == (leaf, OTHER)
 
 
 def test_every_reason_has_words_and_is_on_the_page() -> None:
@@ -153,7 +170,7 @@ def test_what_a_host_gives() -> None:
     lost = Unobtainable(Origin.IN_BAND_NVML, Why.GPU_LOST, "GPU-1", "NVML code 15")
     seen = poll(HOPPER)
     for given, state, code, said in (
-        ((GIVEN, GIVEN), State.OK, "evidence-given", "2 answered"),
+        ((GIVEN, OTHER), State.OK, "evidence-given", "2 answered"),
         ((GIVEN, lost), State.WARNING, "evidence-partial", "1 answered a nonce; of the others: the GPU fell"),
         ((lost,), State.WARNING, "evidence-missing", "the GPU fell off its bus (1)"),
     ):  # fmt: skip

@@ -50,8 +50,22 @@ async def collect(collectors: Sequence[Collector], nonce: bytes) -> tuple[Answer
 
 
 def collected(answers: Sequence[Answer]) -> tuple[Collected, ...]:
-    """The evidence among them."""
-    return tuple(answer for answer in answers if isinstance(answer, Collected))
+    """The evidence among them, once for each device: where two ways lead to it, the first one's."""
+    found: dict[bytes, Collected] = {}
+    for answer in answers:
+        if isinstance(answer, Collected):
+            found.setdefault(_device(answer), answer)
+    return tuple(found.values())
+
+
+def _device(given: Collected) -> bytes:
+    """Whose it is: the certificate of its identity key, which its leaf was issued by."""
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - as above
+
+    from assay_core.evidence import chain  # noqa: PLC0415 - as above
+
+    issuers = chain.read(given.chain_pem)[1:2]
+    return issuers[0].fingerprint(SHA256()) if issuers else given.chain_pem
 
 
 def absent(answers: Sequence[Answer]) -> str:
