@@ -20,14 +20,8 @@ from typing import Final
 import yaml
 
 from assay_agent import spool_file
-from assay_agent.keys import (
-    SEALING,
-    Host,
-    KeyStore,
-    new_sealing_key,
-    new_tls_key,
-    signing_request,
-)
+from assay_agent.keys import SEALING, Host, KeyStore
+from assay_agent.pem import new_sealing_key, new_tls_key, signing_request
 from assay_core.header import SCHEMA
 from assay_core.instants import DAY_MS
 from assay_valuer import ca

@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from assay_agent.enroll import Token, parse_token
-from assay_agent.keys import new_tls_key, signing_request
+from assay_agent.pem import new_tls_key, signing_request
 from assay_agent.uplink import enrollment
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import PublicKey

@@ -19,10 +19,8 @@ from assay_agent.keys import (
     KeyStore,
     SealingKey,
     encode,
-    join_tls,
-    new_tls_key,
-    signing_request,
 )
+from assay_agent.pem import join_tls, new_tls_key, signing_request
 from assay_agent.uplink import enrollment
 from assay_agent.uplink.enrollment import Certificates
 from assay_core.errors import FileError, HostError

@@ -30,12 +30,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
 from assay_agent.config import AgentConfig, TpmConfig
+from assay_agent.pem import join_tls, sealing_signer, to_pem
 from assay_core.errors import HostError
 from assay_core.seal import Ed25519Signer, Signer
 
@@ -239,7 +237,7 @@ class KeyStore:
         except (ValueError, TypeError) as error:
             raise HostError(f"{path} is damaged; enrol this host anew") from error
         return TlsIdentity(
-            key_pem=_pem(key),
+            key_pem=to_pem(key),
             chain_pem=b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain),
             authority_pem=self.read(AUTHORITY),
             not_before_ms=int(chain[0].not_valid_before_utc.timestamp() * 1000),
@@ -313,63 +311,9 @@ def sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def new_sealing_key() -> bytes:
-    """A fresh Ed25519 key, PKCS#8 PEM."""
-    return _pem(Ed25519PrivateKey.generate())
-
-
-def new_tls_key() -> bytes:
-    """A fresh P-256 key, PKCS#8 PEM."""
-    return _pem(ec.generate_private_key(ec.SECP256R1()))
-
-
-def signing_request(key_pem: bytes) -> bytes:
-    """A PKCS#10 request for the key, DER. The valuer ignores its subject."""
-    key = serialization.load_pem_private_key(key_pem, None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("the TLS key is not an elliptic-curve key")
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "assay-agent")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.DER)
-
-
-def join_tls(key_pem: bytes, chain_pem: bytes, authority_pem: bytes) -> bytes:
-    """What tls.pem holds, after checking that the certificate is one for this key."""
-    try:
-        leaf = x509.load_pem_x509_certificates(chain_pem)[0]
-        x509.load_pem_x509_certificates(authority_pem)
-        key = serialization.load_pem_private_key(key_pem, None)
-    except (ValueError, IndexError) as error:
-        raise HostError("the valuer sent certificates that cannot be read") from error
-    if leaf.public_key() != key.public_key():
-        raise HostError("the valuer sent a certificate for another key")
-    return key_pem.rstrip() + b"\n" + chain_pem
-
-
 def encode(data: bytes) -> str:
     """Bytes as base64, as the files above hold them."""
     return base64.b64encode(data).decode()
-
-
-def _pem(key: object) -> bytes:
-    if not isinstance(key, Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
-        raise TypeError("not one of the agent's keys")
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def sealing_signer(pem: bytes, path: Path) -> Ed25519Signer:
-    """The signer with the key of `path`. Raises HostError where it is none."""
-    try:
-        key = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as error:
-        raise HostError(f"{path} is not a private key in PEM") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise HostError(f"{path} is not an Ed25519 key")
-    return Ed25519Signer(key)
 
 
 def decode(data: bytes, type_: type[_T], path: Path) -> _T:

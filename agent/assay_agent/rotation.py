@@ -19,7 +19,8 @@ from typing import Literal
 import msgspec
 
 from assay_agent import keys, sealing
-from assay_agent.keys import KeyStore, SealingKey, join_tls, new_tls_key, signing_request
+from assay_agent.keys import KeyStore, SealingKey
+from assay_agent.pem import join_tls, new_sealing_key, new_tls_key, signing_request
 from assay_agent.uplink import enrollment
 from assay_core.errors import HostError
 from assay_core.seal import Signer
@@ -126,7 +127,7 @@ async def _begin(store: KeyStore, to: Target) -> Rotating:
             "the new key there, and enrol the host anew"
         )
     else:
-        key = SealingKey(pem=keys.new_sealing_key().decode())
+        key = SealingKey(pem=new_sealing_key().decode())
     tls = new_tls_key()
     signer = store.signer_of(key, store.state_dir / keys.ROTATING)
     statement = enrollment.rotate_statement(

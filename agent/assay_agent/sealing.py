@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from assay_agent.keys import KeyStore, SealingKey, TpmFile, new_sealing_key
+from assay_agent.keys import KeyStore, SealingKey, TpmFile
+from assay_agent.pem import new_sealing_key
 from assay_agent.tpm.errors import TpmError
 from assay_agent.uplink import enrollment
 from assay_agent.uplink.enrollment import TpmBinding

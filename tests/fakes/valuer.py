@@ -265,6 +265,12 @@ class _Enrollment(enrollment_pb2_grpc.EnrollmentServicer):
         await self._valuer.note()
         return reply
 
+    async def Activate(self, request, context):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only the real door knows TPMs")
+
+    async def Rotate(self, request, context):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "only the real door knows two keys")
+
     def _certificates(self, csr: bytes) -> enrollment_pb2.Certificates:
         valuer = self._valuer
         issued = valuer.authority.issue_host(

@@ -10,7 +10,8 @@ from cryptography import x509
 
 from assay_agent import enroll
 from assay_agent.cli import main
-from assay_agent.keys import SEALING, KeyStore, new_sealing_key
+from assay_agent.keys import SEALING, KeyStore
+from assay_agent.pem import new_sealing_key
 from assay_core.errors import AssayError, HostError, ServiceError
 from tests.fakes.agents import FakeAgent
 from tests.fakes.proxy import ConnectProxy

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from assay_agent import enroll, rotation, sealing
 from assay_agent.cli import check_tpm, main
 from assay_agent.config import TpmConfig, load
-from assay_agent.keys import SEALING, KeyStore, new_sealing_key
+from assay_agent.keys import SEALING, KeyStore
+from assay_agent.pem import new_sealing_key
 from assay_agent.telemetry.diagnosis import State
 from assay_agent.tpm import kept
 from assay_agent.tpm.errors import TpmError

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from assay_agent.cli import check
-from assay_agent.keys import SEALING, Host, KeyStore, new_sealing_key, new_tls_key
+from assay_agent.keys import SEALING, Host, KeyStore
+from assay_agent.pem import new_sealing_key, new_tls_key
 from assay_agent.telemetry import diagnosis, diagnosis_gpus
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.reading import GpuReading, Poll, Sample

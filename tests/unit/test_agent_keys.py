@@ -16,10 +16,8 @@ from assay_agent.keys import (
     Enrolling,
     Host,
     KeyStore,
-    new_sealing_key,
-    new_tls_key,
-    signing_request,
 )
+from assay_agent.pem import new_sealing_key, new_tls_key, signing_request
 from assay_agent.uplink.uplink import Pace
 from assay_core.errors import FileError, HostError
 from assay_valuer.ca import create_authority

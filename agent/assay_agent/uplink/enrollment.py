@@ -50,7 +50,7 @@ class Locked:
 
 
 def enroll_statement(
-    token_id: str, tls_csr: bytes, signer: Signer, tpm: TpmBinding | None
+    token_id: str, tls_csr: bytes, signer: Signer, tpm: TpmBinding | None = None
 ) -> bytes:
     """The exact bytes of a new enrolment statement."""
     return pb.EnrollStatement(
@@ -85,7 +85,7 @@ async def enroll(
     statement: bytes,
     token_secret: bytes,
     signer: Signer,
-    activation: bytes,
+    activation: bytes = b"",
 ) -> Certificates:
     """Sends the statement with proof of the sealing key. Raises HostError or ServiceError."""
     request = pb.EnrollRequest(
