@@ -2,7 +2,15 @@
 
 from assay_core.health.follow import follow, merge_told
 from assay_core.health.observation import Observation, observe
-from assay_core.health.rules import RULES, RULES_SHA256_8, Rule, RuleRow, rule_for, rules_table
+from assay_core.health.rules import (
+    RULES,
+    RULES_SHA256_8,
+    XID_CATALOGUE_DATE,
+    Rule,
+    RuleRow,
+    rule_for,
+    rules_table,
+)
 from assay_core.health.state import (
     DEFAULT,
     START,
@@ -19,6 +27,7 @@ __all__ = [
     "RULES",
     "RULES_SHA256_8",
     "START",
+    "XID_CATALOGUE_DATE",
     "HealthPolicy",
     "HealthState",
     "Observation",

@@ -928,5 +928,7 @@ def _sha256_8() -> str:
     return hashlib.sha256(repr((rows, limits)).encode()).hexdigest()[:16]
 
 
+XID_CATALOGUE_DATE: Final = "2025-10-29"
+"""As of when NVIDIA's Xid catalogue was read, ISO 8601."""
 RULES_SHA256_8: Final = _sha256_8()
 """What the rules decide by, hashed: the first 8 bytes, hexadecimal. Wording does not count."""

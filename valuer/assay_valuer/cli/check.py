@@ -5,33 +5,24 @@ from __future__ import annotations
 import argparse
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Console
 from rich.progress import Progress
 
 from assay_core.errors import AssayError
-from assay_core.instants import DAY_MS, format_duration, format_instant
+from assay_core.instants import format_duration
+from assay_valuer.cli import pinned
 from assay_valuer.cli.common import FALSE, OK, Commands, add_command, config_of, now_ms, print_json
-from assay_valuer.config import ListenerConfig, ValuerConfig, split_endpoint
+from assay_valuer.cli.pinned import Finding
+from assay_valuer.config import split_endpoint
 from assay_valuer.hosts import list_hosts
 from assay_valuer.ledger.check import check_ledger
 from assay_valuer.ledger.read import newest_position
 from assay_valuer.state import State, open_state
 
 ENTRIES_DEFAULT: Final = 100_000
-AUTHORITY_WARN_MS: Final = 90 * DAY_MS
 _CONNECT_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: whether it is as it should be, and in words."""
-
-    what: str
-    holds: bool
-    words: str
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,7 +30,8 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "check",
-        "look at configuration, store, ledger, certificates and listeners, and say what is amiss",
+        "look at configuration, store, ledger, certificates, pinned roots and listeners, and say what is "
+        "amiss",
         "assay-valuer check --entries 1000000",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -79,11 +71,28 @@ def _findings(args: argparse.Namespace) -> list[Finding]:
     try:
         found.append(Finding("store", True, "its schema is this version's"))
         found.append(_attempt("ledger", lambda: _ledger(state, args.entries, quiet=args.json)))
-        found.append(_authority(state))
         found.append(_attempt("hosts", lambda: _hosts(state)))
+        found += _certificates(state)
     finally:
         state.database.close()
-    return [*found, *_listeners(config)]
+    found += pinned.pinned(config.policy.evidence, now_ms())
+    if config.metrics.listen is not None:
+        found.append(_metrics(config.metrics.listen))
+    return found
+
+
+def _certificates(state: State) -> list[Finding]:
+    config, read, now = state.config, state.database.read, now_ms()
+    authority_pem = state.authority.certificate_pem
+    return [
+        pinned.authority(state, now),
+        pinned.listener("enrolment", config.enrolment, authority_pem, now),
+        pinned.listener("attestation", config.attestation, authority_pem, now),
+        read(lambda c: pinned.client_certificates(c, now)),
+        read(
+            lambda c: pinned.ocsp_answers(c, config.policy.evidence, now, asks=config.ocsp.enabled)
+        ),
+    ]
 
 
 def _attempt(what: str, look: Callable[[], str]) -> Finding:
@@ -112,17 +121,6 @@ def _ledger(state: State, entries: int, *, quiet: bool) -> str:
     return f"{count} of {newest + 1} entries checked: bytes, signatures, chains and heads hold"
 
 
-def _authority(state: State) -> Finding:
-    left_ms = state.authority.expires_ms - now_ms()
-    words = (
-        f"made {format_instant(state.authority.issued_ms)}, "
-        f"expires {format_instant(state.authority.expires_ms)}"
-    )
-    if left_ms <= AUTHORITY_WARN_MS:
-        words += ": make a new one and enrol every host with it before then"
-    return Finding("certificate authority", left_ms > AUTHORITY_WARN_MS, words)
-
-
 def _hosts(state: State) -> str:
     hosts = [host for host in state.database.read(list_hosts) if host.revoked_ms is None]
     now = now_ms()
@@ -146,26 +144,16 @@ def _name(host_id: str) -> str:
     return f"{host_id} first"
 
 
-def _listeners(config: ValuerConfig) -> list[Finding]:
-    found = [
-        _reachable("enrolment", config.enrolment),
-        _reachable("attestation", config.attestation),
-    ]
-    if config.metrics.listen is not None:
-        found.append(_reachable("metrics", ListenerConfig(listen=config.metrics.listen)))
-    return found
-
-
-def _reachable(what: str, listener: ListenerConfig) -> Finding:
-    name, port = split_endpoint(listener.listen, f"{what}.listen")
+def _metrics(listener: str) -> Finding:
+    name, port = split_endpoint(listener, "metrics.listen")
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)  # noqa: S104 - not bound, dialled
     try:
         with socket.create_connection((name, port), timeout=_CONNECT_S):
-            return Finding(f"{what} listener", True, f"{listener.listen} answers")
+            return Finding("metrics listener", True, f"{listener} answers")
     except OSError as error:
         return Finding(
-            f"{what} listener",
+            "metrics listener",
             False,
-            f"{listener.listen} does not answer ({error.strerror or error}): is `assay-valuer "
+            f"{listener} does not answer ({error.strerror or error}): is `assay-valuer "
             "run` running?",
         )
