@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
 from assay_core import asset_events
 from assay_core.asset_events import AssetEvent, Inspection, Kind, Subject
@@ -436,24 +436,28 @@ class Lives(FakeBooks):
 
     def ocsp(self, device: nvidia.Device, status: str, now_ms: int) -> None:
         """What was answered about all certificates of a device, as the asker keeps it."""
+        for certificate in device.chain[1:-1]:
+            self.answered(certificate, status, now_ms)
 
-        def job(connection) -> None:
-            for certificate in device.chain[1:-1]:
-                name = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
-                connection.execute(OCSP.delete().where(OCSP.c.certificate_sha256 == name))
-                connection.execute(
-                    insert(OCSP).values(
-                        certificate_sha256=name,
-                        identity="",
-                        status=status,
-                        this_update_ms=now_ms,
-                        next_update_ms=now_ms + DAY_MS,
-                        checked_ms=now_ms,
-                        response=b"",
-                    )
+    def answered(self, certificate: x509.Certificate, status: str, now_ms: int) -> None:
+        """What was answered about a certificate: good, revoked or unknown."""
+        name = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+        def job(connection: Connection) -> None:
+            connection.execute(OCSP.delete().where(OCSP.c.certificate_sha256 == name))
+            connection.execute(
+                insert(OCSP).values(
+                    certificate_sha256=name,
+                    identity="",
+                    status=status,
+                    this_update_ms=now_ms,
+                    next_update_ms=now_ms + DAY_MS,
+                    checked_ms=now_ms,
+                    response=b"",
                 )
-                told = to_json({"certificate_sha256": name, "status": status})
-                append_record(connection, "ocsp", told, self.key, now_ms)
+            )
+            told = to_json({"certificate_sha256": name, "status": status})
+            append_record(connection, "ocsp", told, self.key, now_ms)
 
         self.database.write(job)
         self.check()
