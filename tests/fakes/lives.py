@@ -65,7 +65,7 @@ from tests.fakes.collateral import PART, PRICES, loan_text
 from tests.fakes.door import read_token
 from tests.fakes.endorsing import Maker, der
 from tests.fakes.host import START_MS, FakeHost
-from tests.fakes.tpm import FakeTpm, TpmSigner
+from tests.fakes.tpm import AK_ATTRIBUTES, FakeTpm, TpmSigner
 
 TPM_MAKER = Maker()
 GPU_MAKER = nvidia.Maker()
@@ -85,9 +85,9 @@ def trusting(**changed: object) -> ValuerPolicy:
     return ValuerPolicy(evidence=Evidence(**(evidence | changed)))  # type: ignore[arg-type]  # test data
 
 
-def new_tpm(maker: Maker = TPM_MAKER) -> FakeTpm:
+def new_tpm(maker: Maker = TPM_MAKER, *, ak_attributes: int = AK_ATTRIBUTES) -> FakeTpm:
     """A chip; its certificates come with their root, as those of a simulated TPM must."""
-    made = FakeTpm(maker)
+    made = FakeTpm(maker, ak_attributes)
     made.certificates = [*made.certificates, der(maker.root.certificate)]
     return made
 
