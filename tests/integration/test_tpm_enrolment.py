@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 
 from assay_proto.v1 import enrollment_pb2 as pb
+from assay_valuer.hosts import list_hosts
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.store.schema import HOST, SEALING_KEY, TPM
 from assay_valuer.tpms import Tpms
@@ -317,5 +318,19 @@ def test_messages_that_are_none_are_refused(valuer: FakeValuer) -> None:
             truncated = pb.RotateRequest(statement=b"\x08")
             invalid = grpc.StatusCode.INVALID_ARGUMENT
             await denied(stub.Rotate(truncated), "malformed", invalid)
+
+    during(valuer, story)
+
+
+def test_people_see_in_which_tpm_a_hosts_key_lives(valuer: FakeValuer) -> None:
+    async def story() -> None:
+        software, bound = HostClient(FakeHost(seed=1)), HostClient(FakeHost(seed=2))
+        await software.enroll(valuer.token())
+        await proving.enroll(valuer, bound, FakeTpm(MAKER))
+        said = {host.host_id: host.tpm for host in valuer.database.read(list_hosts)}
+        assert said[software.host.host_id] is None
+        words = said[bound.host.host_id]
+        assert words is not None
+        assert words.startswith("TPM of IFX, SLB9670")
 
     during(valuer, story)

@@ -56,7 +56,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class HostLine:
-    """A host as people list it. Instants are UTC ms; None: never, or not revoked."""
+    """A host as people list it. Instants are UTC ms; None: never, or not revoked.
+
+    `tpm` says in words in which TPM its newest key lives; None for a software key.
+    """
 
     host_id: str
     site: str
@@ -69,6 +72,7 @@ class HostLine:
     certificate_expires_ms: int | None
     revoked_ms: int | None
     revoked_why: str | None
+    tpm: str | None
 
 
 def find_host(connection: Connection, host_id: str) -> Host | None:
@@ -164,6 +168,14 @@ def list_hosts(connection: Connection) -> list[HostLine]:
         .group_by(CERTIFICATE.c.host_key)
         .subquery()
     )
+    tpms = {
+        row.host_key: row.detail  # None for a software key; the newest key's stays
+        for row in connection.execute(
+            select(SEALING_KEY.c.host_key, TPM.c.detail)
+            .outerjoin(TPM, TPM.c.ak_name == SEALING_KEY.c.ak_name)
+            .order_by(SEALING_KEY.c.enrolled_ms)
+        )
+    }
     rows = connection.execute(
         select(HOST, newest.c.certificate_ms)
         .outerjoin(newest, newest.c.host_key == HOST.c.key)
@@ -182,6 +194,7 @@ def list_hosts(connection: Connection) -> list[HostLine]:
             certificate_expires_ms=row.certificate_ms,
             revoked_ms=row.revoked_ms,
             revoked_why=row.revoked_why,
+            tpm=tpms.get(row.key),
         )
         for row in rows
     ]

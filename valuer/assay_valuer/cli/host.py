@@ -45,7 +45,7 @@ def run_list(args: argparse.Namespace) -> int:
         return OK
     now = now_ms()
     print_table(
-        ("host", "incarnation", "windows to", "heard", "source", "certificate", "state"),
+        ("host", "incarnation", "windows to", "heard", "source", "key", "certificate", "state"),
         [
             (
                 host.host_id,
@@ -53,6 +53,7 @@ def run_list(args: argparse.Namespace) -> int:
                 "none yet" if host.head_sequence is None else str(host.head_sequence),
                 "never" if host.received_ms is None else f"{_age(now - host.received_ms)} ago",
                 host.source or "",
+                host.tpm or "software",
                 _certificate(host, now),
                 _state(host),
             )
