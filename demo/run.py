@@ -31,6 +31,9 @@ from demo import screen, world
 from demo.world import ROOT, SITES, DemoError, World
 
 FAULTY: Final = next(site for site in SITES if site.fault_at_s is not None)
+FAULTY_GPU: Final = 3
+"""Which of its GPUs falls off the bus: as the scenario has it."""
+BOUND: Final = next(site for site in SITES if site.tpm)
 
 
 def main() -> int:
@@ -69,12 +72,21 @@ def _tell(place: World, console: Console, *, once: bool) -> None:
     rpc, url = world.start_chain(place)
     hub, keys = world.set_up_hub(place, rpc)
     console.print(f"chain {hub.domain.chain_id}, a local development EVM; hub {hub.domain.hub}")
+    missing = world.start_tpm(place)
     world.set_up_valuer(place, hub, url, keys)
     console.print("valuer: authority, ledger, prices and three loans; 2 of 3 report keys must sign")
+    world.add_parties(place)
+    console.print("parties: olga (operator), lena and lars (lender), each with a key of their own")
     token = world.token(place)
+    if missing:
+        console.print(
+            f"[yellow]no simulated TPM here, so every host is at L0:[/] {escape(missing)}"
+        )
     for site in SITES:
         world.start_simulated(place, site, token)
-        console.print(f"{site.name}: enrolled over TLS by token, streaming over mutual TLS  SIM")
+        bound = site.tpm and not missing
+        key = "its key lives in a simulated TPM" if bound else "its key is a file (L0)"
+        console.print(f"{site.name}: enrolled by token, {key}, streaming over mutual TLS  SIM")
     if world.has_real_gpus():
         world.start_agent(place, "real", token, {"kind": "nvml"})
         console.print("real: this machine's own driver; its GPUs are pledged to nothing")
@@ -90,6 +102,18 @@ def _tell(place: World, console: Console, *, once: bool) -> None:
         lambda v: _fell(v, before, hub, feed),
     )
     after = hub.latest(feed)
+    if not missing:
+        _tell_of_a_clone(place, console, token, view)
+    new = world.replace_gpu(place, FAULTY, FAULTY_GPU)
+    console.print(
+        f"olga proposed and lena signed: GPU {FAULTY_GPU} of {FAULTY.name} goes back to its maker, "
+        f"{new} takes its place"
+    )
+    view(
+        "that GPU to be in transition, and to count again on the chain",
+        lambda v: _repaired(v, hub, feed),
+    )
+    repaired = hub.latest(feed)
     if once:
         screen.show(console, screen.look(database, hub))
     _verify_offline(place, console)
@@ -98,9 +122,40 @@ def _tell(place: World, console: Console, *, once: bool) -> None:
     )
     console.print(_said("round before the fault", before))
     console.print(_said("round after the fault ", after))
+    console.print(_said("in transition         ", repaired))
     if not once:
         console.print("Ctrl-C ends the demo.")
         view("", lambda _: False)
+
+
+def _tell_of_a_clone(
+    place: World,
+    console: Console,
+    token: str,
+    view: Callable[[str, Callable[[screen.View], bool]], None],
+) -> None:
+    """A host at L0 shows a GPU of a host that its TPM vouches for."""
+    view(f"the TPM of {BOUND.name} to be quoted", _quoted)
+    world.start_clone(place, token)
+    console.print(f"clone: a host at L0 that shows the first GPU of {BOUND.name} too  SIM")
+    view("the clone to be found out", lambda v: bool(v.frozen))
+
+
+def _quoted(view: screen.View) -> bool:
+    return all(
+        row.line.assurance == 1 and row.line.counts
+        for row in view.gpus
+        if row.loan == BOUND.loan_id
+    )
+
+
+def _repaired(view: screen.View, hub: Hub, feed: bytes) -> bool:
+    in_transition = any(
+        row.line.presence == "in_transition" and row.line.counts
+        for row in view.gpus
+        if row.loan == FAULTY.loan_id
+    )
+    return in_transition and hub.latest(feed).coverage_bps == 10_000
 
 
 def _watching(

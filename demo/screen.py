@@ -13,22 +13,41 @@ from rich.text import Text
 from sqlalchemy import select
 
 from assay_core.money import Usd
+from assay_valuer.cli.gpu import assurance_of
 from assay_valuer.oracle.hub import Hub, HubRefused, Reading
 from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.standing.trust import HostProofs
 from assay_valuer.store.database import Database
-from assay_valuer.store.schema import ASSET, HOST, LOAN, LOAN_POSITION, PLEDGE, VALUATION
+from assay_valuer.store.schema import (
+    ASSET,
+    HOST,
+    HOST_TRUST,
+    LOAN,
+    LOAN_POSITION,
+    PLEDGE,
+    VALUATION,
+)
 
 BANNER = (
     "[bold]DEMO.[/] Everything marked [yellow]SIM[/] is simulated: no such GPU, loan or money "
     "exists, and prices are made up.\n"
     "Demo policy, not fit for money: 5 s windows, 5 s grace, no persistence rule, and credit for "
-    "simulated hosts.\nAssurance is L0: a software key signed, so only 10% of net value is lendable."
+    "simulated hosts.\nA host at L0 signs with a software key: 10% of net value is lendable. One with a "
+    "[yellow]simulated TPM[/] is L1 by this policy's word (25%): no real chip vouches for it."
 )
 SHORT_BANNER = (
     "[bold]DEMO.[/] [yellow]SIM[/]: no such GPU, loan or money exists. Prices are made up."
 )
 WIDE = 140
 """Columns of a terminal that the full tables need."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenRow:
+    """One host that is frozen, and why."""
+
+    host: str
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,7 @@ class View:
 
     gpus: tuple[GpuRow, ...]
     loans: dict[str, LoanRow]
+    frozen: tuple[FrozenRow, ...]
 
 
 def look(database: Database, hub: Hub) -> View:
@@ -69,7 +89,11 @@ def look(database: Database, hub: Hub) -> View:
     positions = select(LOAN.c.id, LOAN.c.feed_id, LOAN_POSITION.c.result).join(
         LOAN_POSITION, LOAN_POSITION.c.loan_id == LOAN.c.id
     )
+    hosts = select(HOST.c.host_id, HOST_TRUST.c.trust).join(
+        HOST, HOST.c.key == HOST_TRUST.c.host_key
+    )
     gpus = database.read(lambda connection: connection.execute(query).all())
+    proofs = database.read(lambda connection: connection.execute(hosts).all())
     loans = database.read(lambda connection: connection.execute(positions).all())
     return View(
         tuple(
@@ -82,6 +106,13 @@ def look(database: Database, hub: Hub) -> View:
             )
             for loan, feed_id, result in loans
         },
+        tuple(
+            FrozenRow(host, tuple(one.detail for one in held.freezes))
+            for host, held in (
+                (host, msgspec.json.decode(trust, type=HostProofs)) for host, trust in proofs
+            )
+            if held.freezes
+        ),
     )
 
 
@@ -97,11 +128,13 @@ def render(console: Console, view: View) -> RenderableType:
     """The banner and both tables, as full as the console has room for."""
     wide = console.width >= WIDE
     banner = Panel(BANNER, box=box.SIMPLE)
-    fullest = Group(banner, _loan_table(view, wide=wide), _gpu_table(view, wide=wide, each=True))
+    frozen = _frozen(view)
+    loans = _loan_table(view, wide=wide)
+    fullest = Group(banner, loans, _gpu_table(view, wide=wide, each=True), *frozen)
     if len(console.render_lines(fullest)) < console.height:
         return fullest
-    loans, gpus = _loan_table(view, wide=wide), _gpu_table(view, wide=wide, each=False)
-    return Group(Text.from_markup(SHORT_BANNER), loans, gpus)
+    gpus = _gpu_table(view, wide=wide, each=False)
+    return Group(Text.from_markup(SHORT_BANNER), loans, gpus, *frozen)
 
 
 def show(console: Console, view: View) -> None:
@@ -109,6 +142,13 @@ def show(console: Console, view: View) -> None:
     wide = console.width >= WIDE
     console.print(_gpu_table(view, wide=wide, each=True))
     console.print(_loan_table(view, wide=wide))
+    for line in _frozen(view):
+        console.print(line)
+
+
+def _frozen(view: View) -> list[Text]:
+    """A line for each host that is frozen."""
+    return [Text(f"FROZEN {row.host}: {'; '.join(row.reasons)}", "red") for row in view.frozen]
 
 
 def _gpu_table(view: View, *, wide: bool, each: bool) -> Table:
@@ -122,6 +162,7 @@ def _gpu_table(view: View, *, wide: bool, each: bool) -> Table:
     table.add_column("product", no_wrap=True)
     if wide:
         table.add_column("presence", no_wrap=True)
+        table.add_column("assurance", no_wrap=True)
     heading = "OLV low / mid / high" if wide else "OLV"
     table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold", ratio=1)
@@ -154,12 +195,21 @@ def _cells(row: GpuRow, view: View, *, wide: bool, short: bool) -> tuple[str, ..
     return (
         product,
         line.presence,
+        _assurance(line),
         _range(line),
         why,
         row.loan or "not pledged",
         "-" if loan is None else _percent(loan.position.ltv_gross_bps),
         "-" if reading is None else str(reading.round),
     )
+
+
+def _assurance(line: StoredLine) -> str:
+    """The level, and what is simulated of what it rests on."""
+    if line.frozen:
+        return "FROZEN"
+    simulated = any(one.code == "assurance.simulated_tpm" for one in line.findings)
+    return assurance_of(line.assurance) + (", simulated TPM" if simulated else "")
 
 
 def _middle(line: StoredLine) -> str:
@@ -181,7 +231,7 @@ def _range(line: StoredLine) -> str:
 
 def _why(line: StoredLine, *, short: bool) -> str:
     """What set it apart from its row in the price table; short: its presence, where that did."""
-    shown = ("presence.", "count.", "incident.", "health.", "identity.", "price.missing")
+    shown = ("presence.", "count.", "frozen.", "incident.", "health.", "identity.", "price.missing")
     found = [one for one in line.findings if one.code.startswith(shown)]
     presence = [one for one in found if one.code.startswith("presence.")]
     reasons = [one.detail for one in (presence if short and presence else found)]

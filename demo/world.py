@@ -1,4 +1,4 @@
-"""The demo's world: a chain with a hub, a valuer and its loan book, and three simulated hosts.
+"""The demo's world: a chain with a hub, a valuer and its loan book, and simulated hosts.
 
 Everything is real but the GPUs and the money: processes of their own, mutual TLS, a ledger on disk,
 an EVM behind JSON-RPC. All of it is under build/demo and on loopback.
@@ -14,12 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from assay_agent.telemetry import scenario, simulation
 from assay_core.leaves import EventKind, Group
@@ -34,6 +38,8 @@ from assay_valuer.oracle.rpc import JsonRpc
 from assay_valuer.oracle.signer import LocalSigner, create_keystore
 from assay_valuer.oracle.transaction import Unsigned, market_fees, sign
 from assay_valuer.store.database import Database
+from demo.simulated_tpm import Maker, SimulatedTpm
+from scripts import tools
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TITLE: Final = "0x00000000000000000000000000000000DE400001"
@@ -55,6 +61,7 @@ class Site:
     principal_usd: int
     token_id: int
     fault_at_s: int | None = None
+    tpm: bool = False
 
     @property
     def loan_id(self) -> str:
@@ -74,11 +81,18 @@ class Site:
 
 
 SITES: Final = (
-    Site("b200", "b200", 2, 200_000, 2),
+    Site("b200", "b200", 2, 200_000, 2, tpm=True),
     Site("rtx", "rtx-pro-6000", 3, 34_000, 3),
     # Last to start, so that the others have been valued when its GPU falls off the bus.
     Site("h100", "h100", 1, 108_000, 1, fault_at_s=30),
 )
+CLONE: Final = """\
+seed: 2
+fleets:
+  - {profile: b200, count: 1}
+  - {profile: h100, count: 1}
+"""
+"""A host that shows the first GPU of the B200 site too, and one of its own."""
 PRICES: Final = (
     ("H100", "SXM5", 18_000, 22_000, 26_000),
     ("B200", "SXM6", 37_000, 44_000, 50_000),
@@ -102,6 +116,9 @@ class World:
     directory: Path
     processes: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     began_s: float = field(default_factory=time.monotonic)
+    maker: Maker = field(default_factory=lambda: Maker("Demo TPM"))
+    tpm: SimulatedTpm | None = None
+    """None where the program cannot be had here; then every host is at L0."""
 
     @property
     def age_s(self) -> float:
@@ -146,6 +163,8 @@ class World:
             except subprocess.TimeoutExpired:
                 process.kill()  # simulated hosts: none of these is inside a driver
                 process.wait()
+        if self.tpm is not None:
+            self.tpm.stop()
 
 
 def fresh(directory: Path) -> World:
@@ -240,7 +259,7 @@ def set_up_valuer(world: World, hub: Hub, url: str, keys: Keys) -> None:
         "sources": ["nvml", "simulated"],
         "window_ms": 5_000,
         "tick_s": 1,
-        "policy": POLICY,
+        "policy": POLICY | {"evidence": EVIDENCE | {"simulated_tpm_roots": [_root(world)]}},
         "oracle": {
             "enabled": True,
             "development": True,
@@ -270,17 +289,68 @@ def valuer(world: World, *command: str) -> str:
     return run(tool("assay-valuer"), *command, "--config", str(world.valuer_config))
 
 
-def start_agent(world: World, name: str, token: str, source: dict[str, str]) -> None:
+def start_tpm(world: World) -> str:
+    """A TPM that is a program, with a made-up maker; returns why not, where it cannot be had."""
+    found = tools.locate("swtpm")
+    if isinstance(found, tools.Missing):
+        return found.why
+    # A socket's path is short: the demo's folder may be deep.
+    world.tpm = SimulatedTpm(found, Path(tempfile.mkdtemp(prefix="assay-demo-")))
+    world.tpm.start()
+    world.tpm.manufacture(world.maker)
+    chain = (world.maker.intermediate, world.maker.root)
+    (world.directory / "ek_chain.pem").write_bytes(
+        b"".join(one.public_bytes(Encoding.PEM) for one in chain)
+    )
+    return ""
+
+
+def _root(world: World) -> str:
+    """The SHA-256 of the made-up maker's root, which the policy names."""
+    return world.maker.root.fingerprint(SHA256()).hex()
+
+
+def add_parties(world: World) -> None:
+    """Who may sign what becomes of GPUs: the operator, and the lender's two people."""
+    for name, role in PARTIES.items():
+        public = run(tool("assay-valuer"), "party", "key", str(party_key(world, name))).strip()
+        valuer(world, "party", "add", name, "--role", role, "--public", public.splitlines()[-1])
+
+
+def party_key(world: World, name: str) -> Path:
+    """Where a party's key is."""
+    return world.directory / f"{name}.key"
+
+
+def replace_gpu(world: World, site: Site, index: int) -> str:
+    """The operator proposes that a GPU was replaced, the lender agrees; returns the new serial."""
+    gpu = simulation.gpus_of(scenario.parse(site.scenario(), site.name))[index]
+    part = str(gpu.identity["board_part_number"])
+    new = f"{gpu.serial}-R"
+    command = ["asset", "propose", "gpu_replacement", "--serial", gpu.serial, "--part", part]
+    command += ["--new-serial", new, "--new-part", part, "--until", "14d"]
+    command += ["--why", "RMA: fell off its bus", "--key", str(party_key(world, "olga"))]
+    proposed = json.loads(valuer(world, *command, "--json"))
+    valuer(world, "asset", "sign", str(proposed["id"]), "--key", str(party_key(world, "lena")))
+    return new
+
+
+def start_agent(
+    world: World, name: str, token: str, source: dict[str, str], *, tpm: bool = False
+) -> None:
     """Enrols a host with the token and starts its agent."""
     directory = world.directory / name
     directory.mkdir(mode=0o700)
-    settings = {
+    settings: dict[str, object] = {
         "state_dir": str(directory / "state"),
         "poll_ms": 1_000,
         "window_ms": 5_000,
         "source": source,
         "metrics": {"listen": None},
     }
+    if tpm and world.tpm is not None:
+        chain = str(world.directory / "ek_chain.pem")
+        settings["tpm"] = {"device": str(world.tpm.address), "ek_chain": chain}
     path = world.agent_config(name)
     path.write_text(json.dumps(settings, indent=1))
     run(tool("assay-agent"), "enroll", "--config", str(path), stdin=token)
@@ -291,7 +361,14 @@ def start_simulated(world: World, site: Site, token: str) -> None:
     """A simulated host."""
     file = world.directory / f"{site.name}.scenario.yaml"
     file.write_text(site.scenario())
-    start_agent(world, site.name, token, {"kind": "simulated", "file": str(file)})
+    start_agent(world, site.name, token, {"kind": "simulated", "file": str(file)}, tpm=site.tpm)
+
+
+def start_clone(world: World, token: str) -> None:
+    """A host at L0 that shows a GPU of the site that has a TPM."""
+    file = world.directory / "clone.scenario.yaml"
+    file.write_text(CLONE)
+    start_agent(world, "clone", token, {"kind": "simulated", "file": str(file)})
 
 
 def has_real_gpus() -> bool:
@@ -341,6 +418,9 @@ POLICY: Final = {
     },
 }
 """Not fit for money: shown on screen as the demo's own."""
+EVIDENCE: Final = {"tpm_interval_s": 30, "device_interval_s": 3_600, "answer_within_s": 20}
+PARTIES: Final = {"olga": "operator", "lena": "lender", "lars": "lender"}
+"""Made-up people who sign asset events, each with a key of their own."""
 
 
 def _prices() -> str:
@@ -383,8 +463,8 @@ def _loan(site: Site, chain_id: int) -> dict[str, object]:
 
 
 def token(world: World) -> str:
-    """A token for four hosts of one site."""
-    return valuer(world, "token", "create", "--hosts", "4", "--site", "demo")
+    """A token for the hosts of one site."""
+    return valuer(world, "token", "create", "--hosts", "5", "--site", "demo")
 
 
 def database(world: World) -> Database:

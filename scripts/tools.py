@@ -279,11 +279,13 @@ FETCHERS: Final[tuple[tuple[tuple[str, ...], Callable[[], None]], ...]] = (
 )
 
 
-def fetch() -> dict[str, str]:
-    """Fetch what is missing. Returns, for each tool that still is, why."""
+def fetch(only: Sequence[str] = ()) -> dict[str, str]:
+    """Fetch what is missing, or of it what is named. Returns, for each that still is, why."""
     TOOLS.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
     for names, fetcher in FETCHERS:
+        if only and not set(names) & set(only):
+            continue
         from_npm = fetcher is _fetch_npm
         if not from_npm and not any(isinstance(locate(name), Missing) for name in names):
             continue
@@ -291,13 +293,16 @@ def fetch() -> dict[str, str]:
             fetcher()
         except Unobtainable as error:
             reasons.update(dict.fromkeys(names, str(error)))
+    if only and REASONS.exists():
+        earlier = json.loads(REASONS.read_text())
+        reasons = {name: why for name, why in earlier.items() if name not in only} | reasons
     REASONS.write_text(json.dumps(reasons, indent=1, sort_keys=True) + "\n")
     return reasons
 
 
 def main() -> int:
     """Fetch, say what could not be had, and leave the verdict to the tests that need it."""
-    for name, why in sorted(fetch().items()):
+    for name, why in sorted(fetch(sys.argv[1:]).items()):
         print(f"NOT AVAILABLE: {name}: {why}", file=sys.stderr)
     return 0
 

@@ -6,6 +6,7 @@ up, and so their makers are named by the valuer's policy: the last test is of on
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -129,10 +130,7 @@ def begin(valuer: ValuerProcess, evidence: dict[str, object]) -> str:
     valuer.config.write_text(valuer.config.read_text() + settings)
     assert valuer.command("init").returncode == 0
     valuer.start()
-    for _ in range(400):
-        if "serving" in (valuer.folder / "log").read_text():
-            break
-        time.sleep(0.05)
+    asyncio.run(valuer.serving())
     return valuer.command("token", "create", "--hosts", "1", "--site", "lab").stdout
 
 

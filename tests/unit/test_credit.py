@@ -14,7 +14,7 @@ from assay_valuer.credit.loan import LoanStatus, from_json, read_loan, to_json
 from assay_valuer.credit.position import State
 from assay_valuer.credit.schedule import arrears, debt_at, due_dates, interest_wad, schedule
 from assay_valuer.policy import Assurance, ValuerPolicy
-from assay_valuer.standing.trust import Verdict
+from assay_valuer.standing.trust import AssetTrust, Transition, Verdict
 from assay_valuer.standing.types import Cause, Condition
 from tests.fakes.collateral import NOW, asset, book, claimed, host, loan_file, loan_text, snapshot
 
@@ -227,3 +227,26 @@ def test_assurance_caps_are_as_the_design_has_them():
     cap = Assurance().cap_bps
     assert [cap(level) for level in range(5)] == [1_000, 2_500, 6_000, 7_000, 8_000]
     assert [cap(level | 128) for level in range(5)] == [2_500, 4_000, 7_500, 8_500, 9_500]
+
+
+def in_transition(one, until_ms=NOW + 14 * DAY_MS):
+    under_way = Transition(
+        event_id=1,
+        kind="gpu_replacement",
+        begin_ms=NOW - DAY_MS,
+        until_ms=until_ms,
+        why="RMA",
+        other_asset=99,
+    )
+    return replace(one, trust=AssetTrust(transitions=(under_way,)))
+
+
+def test_a_gpu_in_transition_counts_and_makes_the_rest_no_older():
+    gone = asset(4, age_ms=5 * DAY_MS, missing_since_ms=NOW - 5 * DAY_MS)
+    position = of([*GPUS[:3], in_transition(gone)])
+    assert (position.counted, position.observed_ms) == (4, NOW)
+
+
+def test_where_everything_is_in_transition_the_evidence_is_as_old_as_it_is():
+    gone = [in_transition(asset(n, age_ms=n * DAY_MS)) for n in (1, 2, 3, 4)]
+    assert of(gone).observed_ms == NOW - 4 * DAY_MS

@@ -76,7 +76,7 @@ _AWAY: Final = frozenset(
 class Position:
     """One loan at one instant. LTVs are None where nothing counts: then they are unknown.
 
-    `observed_ms` is the oldest evidence counted. `uncounted_olv` is what silent GPUs were worth
+    `observed_ms` is the oldest evidence counted, but for GPUs in transition. `uncounted_olv` is what silent GPUs were worth
     when they left the count; it is in no other number here.
     """
 
@@ -113,7 +113,6 @@ def position(
     ]
     silent = [one for one in pledges if one.fell_silent]
     causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
-    observed = [one.standing.observed_ms for one, _ in counted]
     gross = None if values is None else ratio_bps_up(debt.micros, values.olv.mid.micros)
     net = None if values is None else ratio_bps_up(debt.micros, values.nolv.mid.micros)
     findings = [
@@ -133,7 +132,7 @@ def position(
         counted=len(counted),
         pledged=len(pledges),
         assurance=_weakest([one.standing.assurance for one, _ in counted]),
-        observed_ms=min((at for at in observed if at is not None), default=None),
+        observed_ms=_observed_ms([one.standing for one, _ in counted]),
         simulated=any(one.standing.simulated for one in pledges),
         stale=bool(silent),
         causes=causes,
@@ -150,6 +149,16 @@ def _groups(counted: Sequence[tuple[Pledge, Values]]) -> list[tuple[Values, int,
         key = (id(values), cap_bps)
         groups[key] = (values, cap_bps, groups[key][2] + 1 if key in groups else 1)
     return list(groups.values())
+
+
+def _observed_ms(counted: Sequence[Standing]) -> int | None:
+    """The oldest evidence that the count rests on.
+
+    A GPU in transition counts by what both parties signed and not by what was last seen of it: it
+    makes the rest no older, unless there is no rest.
+    """
+    seen = [one for one in counted if one.presence is not Presence.IN_TRANSITION] or counted
+    return min((one.observed_ms for one in seen if one.observed_ms is not None), default=None)
 
 
 def _weakest(levels: Sequence[int]) -> int:
