@@ -228,6 +228,14 @@ def test_an_authority_that_may_not_sign_is_refused():
     refused(maker.device(1).answer(NONCE), maker, "may not sign certificates")
 
 
+def test_an_authority_on_another_curve_is_refused():
+    maker = Maker()
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = issue("TEST GH100 Provisioner ICA 1", key, maker.identity)
+    maker.provisioner = Authority("TEST GH100 Provisioner ICA 1", key, certificate)
+    refused(maker.device(1).answer(NONCE), maker, "Provisioner ICA 1: the key is not on P-384")
+
+
 def test_an_authority_may_not_have_more_below_it_than_it_may():
     root = authority("Test Device Identity CA")
     maker = Maker(root)
@@ -378,7 +386,7 @@ def test_a_report_is_read_from_hex_binary_and_json(maker, gpu):
         (b"zz", b"", "hexadecimal"),
         (b"\xff" * 40_000, b"", "too long"),
         (b"11e0", None, "chain is needed"),
-        (b"11e0", b"x" * 40_000, "of certificates"),
+        (b"11e0", b"x" * 40_000, "40000 bytes of certificates"),
     ],
 )
 def test_a_file_is_refused(data, chain_pem, why):

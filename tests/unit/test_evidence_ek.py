@@ -118,6 +118,21 @@ def test_a_certificate_is_refused_that(name, maker, key):
     refused(maker.endorse(key, marks), maker, why)
 
 
+def test_a_certificate_that_nobody_could_have_made_is_refused_by_name(maker):
+    """Nobody signed it yet when it is read: whatever the library raises over it has to be known."""
+    own = ec.generate_private_key(ec.SECP256R1())
+    sent = maker.endorse(own)
+    for old, new in (
+        ("06082a8648ce3d030107", "06082a8648ce3d03017f"),  # a curve that is none
+        ("0603551d0f", "0603551d13"),  # an extension twice
+        ("a003020102", "a003020107"),  # version 8
+        ("3044a442", "3044a342"),  # an X.400 address in place of a directory name
+    ):
+        changed = sent[0].replace(bytes.fromhex(old), bytes.fromhex(new))
+        assert changed != sent[0]
+        refused([changed, sent[1]], maker, "malformed")
+
+
 def test_an_unknown_extension_that_is_not_critical_is_left_aside(maker, key):
     assert check(maker.endorse(key, (*EK_MARKS, (UNKNOWN, False))), maker).manufacturer == "IFX"
 

@@ -87,9 +87,8 @@ def _document(xml: bytes) -> etree._Element:
     document = etree.fromstring(xml, parser)
     if document.getroottree().docinfo.internalDTD is not None:
         raise BadEvidence("a manifest has no document type")
-    signatures = list(document.iter(f"{_SIGNATURE}Signature"))
-    if document.tag != _IDENTITY or [one.getparent() for one in signatures] != [document]:
-        raise BadEvidence("a manifest is one SoftwareIdentity that holds one signature")
+    if document.tag != _IDENTITY:
+        raise BadEvidence("a manifest is one SoftwareIdentity")
     if [one.get("URI") for one in document.iter(f"{_SIGNATURE}Reference")] != [""]:
         raise BadEvidence("the manifest's signature does not cover it whole")
     return document
