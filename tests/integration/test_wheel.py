@@ -72,6 +72,16 @@ sys.exit(cli.main(sys.argv[1:]))
     assert done.stdout.splitlines()[-1] == "All steps hold."
 
 
+def test_the_roots_of_makers_of_tpms_come_along(wheel):
+    code = f"""
+from assay_core.evidence import ek
+assert ek.__file__.startswith({str(wheel)!r}), ek.__file__
+print(len(ek.TPM_ROOTS))
+"""
+    done = python(wheel, code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "16\n", "")
+
+
 def test_the_valuer_brings_its_migrations_its_dictionary_and_its_contract(wheel, tmp_path):
     config = tmp_path / "valuer.yaml"
     config.write_text(json.dumps({"state_dir": str(tmp_path / "state")}))
