@@ -154,7 +154,8 @@ def keep(connection: Connection, host_key: int, bound: Bound | None, now_ms: int
         if row.host_key != host_key:
             raise Denied(
                 Denial.EK_ENROLLED,
-                "this TPM is another host's, for ever; ask the lender where its board came from",
+                "this TPM is another host's, for ever; if this is that host, installed anew, enrol it "
+                "with a token made for it, otherwise ask the lender where the board came from",
             )
         if row.ek_sha256 != sha256:
             raise Denied(Denial.BAD_TPM, "this attestation key was in another TPM before")

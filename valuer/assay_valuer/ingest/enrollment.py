@@ -141,7 +141,13 @@ class Enrollment:
 
     async def _deny(self, call: str, denied: Denied, context: Context) -> NoReturn:
         self._metrics.enrolments[call, denied.reason.value].inc()
-        _log.warning("denied", call=call, peer=context.peer(), reason=denied.reason.value)
+        _log.warning(
+            "denied",
+            call=call,
+            peer=context.peer(),
+            reason=denied.reason.value,
+            detail=denied.detail,
+        )
         await context.abort(
             _STATUS.get(denied.reason, grpc.StatusCode.PERMISSION_DENIED),
             str(denied),
