@@ -17,6 +17,7 @@ from assay_valuer.standing.trust import (
     Custody,
     Freeze,
     FreezeCode,
+    HostProofs,
     Transition,
     Verdict,
 )
@@ -105,7 +106,7 @@ def _lift(assets: Assets, decided: DecidedEvent, host_key: int | None) -> None:
             tpm=None,
         )
         assets.put_proofs(host_key, lifted)
-        if len(lifted.freezes) < len(proofs.freezes):
+        if _has_false(proofs) and not _has_false(lifted):
             _forget_false(assets, host_key)
     holder = decided.host_keys.get(event.holder or "")
     if holder is not None:
@@ -132,6 +133,10 @@ def _settle(assets: Assets, decided: DecidedEvent, asset: Asset, holder: int) ->
         assets.leave(assets[asset.id])
         asset = replace(asset, uuid=uuid, host_key=holder)
     assets.put(replace(asset, trust=trust))
+
+
+def _has_false(proofs: HostProofs) -> bool:
+    return any(one.code is FreezeCode.FALSE_CLAIM for one in proofs.freezes)
 
 
 def _forget_false(assets: Assets, host_key: int) -> None:
