@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from assay_core.evidence.der import SEQUENCE, items, only
 from tests.fakes.endorsing import Extension, Issuer, common, usage
+from tests.fakes.nvidia import der
 
 GOOD = ocsp.OCSPCertStatus.GOOD
 REVOKED = ocsp.OCSPCertStatus.REVOKED
@@ -65,6 +67,7 @@ class Answerer:
     cert_id: hashes.HashAlgorithm = field(default_factory=hashes.SHA384)
     signature: hashes.HashAlgorithm = field(default_factory=hashes.SHA384)
     reason: x509.ReasonFlags | None = None
+    extra: Extension | None = None
 
     def answer(self) -> bytes:
         revoked = self.status is REVOKED
@@ -90,5 +93,24 @@ class Answerer:
             builder = builder.certificates([self.shown or self.signer.certificate])
         if self.nonce is not None:
             builder = builder.add_extension(x509.OCSPNonce(self.nonce), critical=False)
+        if self.extra is not None:
+            builder = builder.add_extension(*self.extra)
         signed = builder.sign(self.signer.key, self.signature)  # type: ignore[arg-type]
         return signed.public_bytes(Encoding.DER)
+
+
+def saying(answer: bytes, signer: Delegate, times: int) -> bytes:
+    """The same answer, said so many times in one response, and signed anew. RFC 6960 §4.2.1."""
+    response = ocsp.load_der_ocsp_response(answer)
+    parts = [
+        der(item.tag, item.contents * times if item.tag == SEQUENCE else item.contents)
+        for item in items(only(response.tbs_response_bytes, SEQUENCE))
+    ]
+    said = der(SEQUENCE, b"".join(parts))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040303")  # ECDSA with SHA-384
+    signature = signer.key.sign(said, ec.ECDSA(hashes.SHA384()))
+    certificate = signer.certificate.public_bytes(Encoding.DER)
+    basic = said + algorithm + der(0x03, b"\0" + signature) + der(0xA0, der(SEQUENCE, certificate))
+    kind = bytes.fromhex("06092b0601050507300101")  # id-pkix-ocsp-basic
+    whole = der(SEQUENCE, kind + der(0x04, der(SEQUENCE, basic)))
+    return der(SEQUENCE, b"\x0a\x01\x00" + der(0xA0, whole))

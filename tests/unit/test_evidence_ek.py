@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assay_core.errors import FileError
 from assay_core.evidence import ek, tpm
 from tests.fakes.endorsing import (
     EK_MARKS,
@@ -266,6 +267,9 @@ def test_a_named_root_makes_any_tpm_virtual(maker, key):
         ("id:4D534654", "model", "Azure Virtual TPM CA"),  # MSFT
         ("id:564D5700", "VMware TPM2", "VMware"),  # VMW
         ("id:00001014", "swtpm", "swtpm-localca"),
+        ("id:474F4F47", "model", "issuer"),
+        ("id:414D5A4E", "model", "issuer"),
+        ("id:49424D00", "model", "issuer"),  # IBM, as libtpms says it is
         ("id:49465800", "SLB9670", "Google Cloud EK"),
         ("id:49465800", "Virtual TPM", "issuer"),
     ],
@@ -295,6 +299,21 @@ def test_the_list_is_of_roots_that_sign_themselves_and_are_what_they_are_listed_
         assert not root.virtual
     makers = {root.manufacturer for root in ek.TPM_ROOTS.values()}
     assert makers == {"AMD", "Infineon", "NSING", "Nuvoton", "STMicroelectronics"}
+
+
+def test_a_damaged_list_is_no_list():
+    text = (Path(ek.__file__).parent / f"tpm_roots_v{ek.TPM_ROOTS_VERSION}.pem").read_text()
+    assert set(ek.read_list(text)) == set(ek.TPM_ROOTS)
+    first = next(iter(ek.TPM_ROOTS))
+    for damaged in (
+        text.replace(first, "0" * 64),
+        text.replace(f"# sha256 {first}\n", ""),
+        text.replace("# AMD | AMDTPM\n", ""),
+        "",
+    ):
+        assert damaged != text
+        with pytest.raises(FileError, match="damaged"):
+            ek.read_list(damaged)
 
 
 PUBLISHED = {

@@ -197,6 +197,19 @@ def test_no_answer_is_no_answer(good):
         refused(der, good, f"does not answer: {status.name}")
 
 
+def test_one_question_has_one_answer(good, answer):
+    assert judge(fake.saying(answer, good.signer, 1), good) == judge(answer, good)
+    for times in (0, 2):
+        refused(fake.saying(answer, good.signer, times), good, f"{times} answers")
+
+
+def test_weak_signatures_and_critical_extensions_that_nobody_knows_are_refused(good):
+    refused(replace(good, signature=hashes.SHA224()).answer(), good, "not taken here")
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    refused(replace(good, extra=(unknown, True)).answer(), good, "1.2.3.4 is not known")
+    assert judge(replace(good, extra=(unknown, False)).answer(), good).answer is ocsp.Answer.GOOD
+
+
 def test_junk_and_too_much_are_refused_by_name(good):
     answer = good.answer()
     for junk in (b"", b"\x30\x03\x0a\x01\x00", answer[:-1], answer + b"\0", b"\xff" * 100):

@@ -109,20 +109,23 @@ class Endorsement:
     virtual: bool
 
 
-def _listed() -> Mapping[str, Root]:
-    name = f"tpm_roots_v{TPM_ROOTS_VERSION}.pem"
-    text = resources.files("assay_core.evidence").joinpath(name).read_text("ascii")
-    found = {}
+def read_list(text: str) -> Mapping[str, Root]:
+    """Roots out of a list like tpm_roots_v1.pem, by SHA-256. Raises FileError where it is damaged."""
+    found: dict[str, Root] = {}
     for maker, what, sha256, pem in _LISTED.findall(text):
         certificate = x509.load_pem_x509_certificate(pem.encode())
         if hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest() == sha256:
             found[sha256] = Root(certificate, maker, what, sha256)
     if not found or len(found) != text.count("-----BEGIN CERTIFICATE-----"):
-        raise FileError(f"{name}: not the list this release came with; install it again")
+        raise FileError("the list of TPM makers' roots is damaged; install this release again")
     return MappingProxyType(found)
 
 
-TPM_ROOTS: Final = _listed()
+TPM_ROOTS: Final = read_list(
+    resources.files("assay_core.evidence")
+    .joinpath(f"tpm_roots_v{TPM_ROOTS_VERSION}.pem")
+    .read_text("ascii")
+)
 """The makers' roots that this release believes, by the SHA-256 of their certificates."""
 
 
