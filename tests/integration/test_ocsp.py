@@ -74,8 +74,8 @@ class FakeResponder:
         if self.wrong == "status":
             handler.send_error(503)
             return
-        if self.wrong == "redirect":
-            handler.send_response(302)
+        if self.wrong == "redirect" and handler.path != "/elsewhere":
+            handler.send_response(307)  # which asks for the same question there
             handler.send_header("Location", self.url + "elsewhere")
             handler.end_headers()
             return
