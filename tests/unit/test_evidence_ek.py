@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay_core.errors import FileError
-from assay_core.evidence import ek, tpm
+from assay_core.evidence import ek, path, tpm
 from tests.fakes.endorsing import (
     EK_MARKS,
     NOW_MS,
@@ -363,3 +363,29 @@ def sent(maker, key):
 def test_any_bytes_are_certificates_or_are_refused(blobs):
     with pytest.raises(tpm.BadTpm):
         ek.verify(blobs, NOW_MS)
+
+
+def test_the_makers_own_authorities_lead_to_the_listed_roots():
+    """Real ones, as far down as makers publish: no endorsement key's own certificate is among them."""
+    text = (Path(__file__).parents[1] / "golden" / "tpm_intermediates.pem").read_bytes()
+    infineon, stm, stm_root = x509.load_pem_x509_certificates(text)
+    for path_, root in (
+        ((infineon,), "Infineon OPTIGA(TM) ECC Root CA"),
+        ((stm, stm_root), "GlobalSign Trusted Platform Module Root CA"),
+    ):
+        found = ek._anchor(path_[-1], ek.TPM_ROOTS, ())
+        assert found is not None
+        assert found.name == root
+        path.verify((*path_, found.certificate), NOW_MS, known=ek._SEEN_TO)
+
+
+def test_policies_bind_nobody_here_and_constraints_of_them_are_refused(maker, key):
+    """STMicroelectronics marks its policies critical; with no policy asked for, all will do."""
+    policies = x509.CertificatePolicies(
+        [x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), None)]
+    )
+    by = subordinate(maker.root, "stm", (*authority_marks(), (policies, True)))
+    assert check(maker.endorse(key, by=by), maker).manufacturer == "IFX"
+    constraints = x509.PolicyConstraints(require_explicit_policy=0, inhibit_policy_mapping=None)
+    by = subordinate(maker.root, "strict", (*authority_marks(), (constraints, True)))
+    refused(maker.endorse(key, by=by), maker, r"2\.5\.29\.36 is not known")

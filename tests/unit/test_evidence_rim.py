@@ -311,6 +311,8 @@ def test_a_manifest_is_judged_at_the_time_of_its_evidence(publisher):
         (manifest(resource("x", ["00" * 48])), "malformed"),
         (manifest(resource(0, [])), "no digest"),
         (f'<SoftwareIdentity xmlns="{TAG}"/>', "no measurements"),
+        (manifest(), "no measurements"),
+        (manifest(resource(0, ["00" * 48], active="False")), "no measurements"),
     ],
 )
 def test_a_manifest_is_refused_that_measures_nonsense(publisher, text, why):

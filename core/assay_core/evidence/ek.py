@@ -44,7 +44,12 @@ _MANUFACTURER: Final = x509.ObjectIdentifier("2.23.133.2.1")
 _MODEL: Final = x509.ObjectIdentifier("2.23.133.2.2")
 _VERSION: Final = x509.ObjectIdentifier("2.23.133.2.3")
 _SEEN_TO: Final = frozenset(
-    {ExtensionOID.SUBJECT_ALTERNATIVE_NAME, ExtensionOID.EXTENDED_KEY_USAGE}
+    {
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        # No policy is asked for, and so any will do (RFC 5280 §6.1.1); makers mark theirs critical.
+        ExtensionOID.CERTIFICATE_POLICIES,
+    }
 )
 _TEXT_MAX: Final = 128
 _VIRTUAL_MAKERS: Final = frozenset({"GOOG", "AMZN", "MSFT", "VMW", "QEMU", "IBM", "id:00001014"})

@@ -170,6 +170,8 @@ def _manifest(tree: etree._Element, xml: bytes) -> Manifest:
         if index in found or not digests or any(len(one) != DIGEST_BYTES for one in digests):
             raise BadEvidence(f"measurement {index} of the manifest is there twice, or no digest")
         found[index] = digests
+    if not found:
+        raise BadEvidence("the manifest has no measurements")
     return Manifest(
         product=meta.get("product", ""),
         version=meta.get("colloquialVersion", ""),
