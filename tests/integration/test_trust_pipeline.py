@@ -384,6 +384,18 @@ def test_a_spare_that_was_there_all_along_takes_the_place_at_once(books):
     assert books.position(now_ms).counted == 2
 
 
+def test_a_replacement_that_never_came_is_replaced_in_its_turn(books):
+    host = books.machine(gpus=3, devices=True)
+    old, kept, third = host.serials
+    books.lend(old, kept)
+    books.live(host)
+    now_ms = host.now_ms + MINUTE_MS
+    for before, after in ((old, "LOST-IN-THE-POST"), ("LOST-IN-THE-POST", third)):
+        books.sign("gpu_replacement", before, now_ms=now_ms, replacements=(subject(after),))
+    assert pledged(books, now_ms) == {third, kept}
+    assert books.position(now_ms).counted == 2
+
+
 def test_maintenance_again_and_again_excuses_a_day_and_no_more(books):
     host = books.machine()
     books.lend(*host.serials)

@@ -42,10 +42,11 @@ class Loan:
         successors = {old: new for new, old in self.successor_of.items()}
         ids = [one for one in self.asset_ids if one not in self.successor_of]
         for place, one in enumerate(ids):
+            # One that never came may have been replaced in its turn.
             while (after := successors.pop(one, None)) is not None:
-                if assets[after].track.seen_ms is None:
-                    break
-                ids[place] = one = after
+                one = after
+                if assets[one].track.seen_ms is not None:
+                    ids[place] = one
         return replace(self, asset_ids=tuple(ids))
 
 
