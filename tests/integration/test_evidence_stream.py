@@ -23,6 +23,7 @@ from assay_valuer.hosts import revoke
 from assay_valuer.ingest.session import REFUSALS_MAX
 from assay_valuer.ledger.read import StoredEvidence, evidence_of
 from assay_valuer.policy import Evidence, ValuerPolicy
+from assay_valuer.store.database import Database, StoreError, sqlite_url
 from assay_valuer.tpms import Tpms
 from tests.fakes import proving
 from tests.fakes.door import FakeValuer, HostClient, HostStream, to_wire
@@ -303,6 +304,36 @@ def test_an_answer_that_failed_is_used_up_too(valuer: FakeValuer) -> None:
     during(valuer, story)
 
 
+class FailingDatabase(Database):
+    """A store whose disk is full, while it `fails`."""
+
+    fails = False
+
+    def write(self, job):
+        if self.fails:
+            raise StoreError("the disk is full")
+        return super().write(job)
+
+
+def test_what_we_cannot_keep_is_our_fault_and_may_be_sent_again(valuer: FakeValuer) -> None:
+    valuer.database.close()
+    database = valuer.database = FailingDatabase(sqlite_url(str(valuer.folder / "valuer.db")))
+
+    async def story(client: HostClient, tpm: FakeTpm) -> None:
+        async with client.stream() as stream:
+            await begun(client, stream)
+            challenge = await proving.asked(valuer, stream)
+            sealed = proving.answer(client.host, challenge, tpm=tpm)
+            database.fails = True
+            failed = await proving.send(stream, sealed)
+            assert (failed.outcome, failed.detail) == ("unavailable", "the disk is full")
+            database.fails = False
+            assert (await proving.send(stream, sealed)).outcome == "accepted"
+
+    during(valuer, story)
+    assert outcomes(valuer, "unavailable") == 1
+
+
 def test_another_hosts_challenge_is_nobody_elses(valuer: FakeValuer) -> None:
     async def story(client: HostClient, tpm: FakeTpm) -> None:
         other, chip = HostClient(FakeHost(seed=5, gpu_count=1)), FakeTpm(TPMS)
@@ -507,6 +538,11 @@ def test_proposals_have_a_way_in_where_somebody_keeps_them(tmp_path: Path) -> No
 
     during(valuer, story, software=True)
     valuer.close()
+
+
+def test_every_outcome_is_reached_by_some_test_here() -> None:
+    text = Path(__file__).read_text()
+    assert [one.value for one in bundle.Outcome if f'"{one.value}"' not in text] == []
 
 
 def test_without_anybody_to_keep_them_proposals_are_refused_in_words(valuer: FakeValuer) -> None:
