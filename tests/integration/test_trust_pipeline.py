@@ -408,6 +408,28 @@ def test_maintenance_again_and_again_excuses_a_day_and_no_more(books):
         assert books.position(begin_ms + 12 * HOUR_MS).counted == expected
 
 
+def test_a_valuer_that_runs_takes_note_of_two_events_of_one_millisecond(books):
+    host, other = books.machine(), books.machine(seed=8, gpus=0)
+    first, second = host.serials
+    books.lend(first, second, reserve=f"host: {host.id}")
+    books.live(host, other)
+    now_ms = host.now_ms + MINUTE_MS
+    running = books.pipeline
+    running.tick(now_ms)
+    for serial in (first, second):
+        books.sign("move", serial, now_ms=now_ms, to_host=other.id)
+        other.put(host.pull(0))
+        running.tick(now_ms)
+    other.now_ms = now_ms
+    books.show(other, identity=True)
+    book = running.tick(other.now_ms)
+    key = books.found(other).key
+    assert {line.asset.host_key for line in book.lines.values()} == {key}
+    assert [running._memory.fleet.known.reserved(one).host_id for one in book.lines] == [
+        other.id
+    ] * 2
+
+
 # ---------------------------------------------------------------------------- the ledger alone
 
 

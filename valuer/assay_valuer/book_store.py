@@ -291,7 +291,9 @@ def load_prices(connection: Connection) -> PriceSnapshot | None:
 
 
 def registry_version(connection: Connection) -> tuple[object, ...]:
-    """Changes whenever somebody else registers a loan, a pledge or a price table."""
+    """Changes whenever somebody else registers a loan, a pledge or a price table, or decides an event:
+    two of one millisecond are two.
+    """
     return (
         connection.execute(select(func.count(), func.max(ASSET.c.id)).select_from(ASSET)).one(),
         connection.execute(
@@ -299,7 +301,9 @@ def registry_version(connection: Connection) -> tuple[object, ...]:
                 func.count(), func.sum(PLEDGE.c.asset_id), func.sum(PLEDGE.c.successor_of)
             ).select_from(PLEDGE)
         ).one(),
-        connection.execute(select(func.max(ASSET_EVENT.c.decided_ms))).scalar(),
+        connection.execute(
+            select(func.count(ASSET_EVENT.c.decided_ms), func.sum(ASSET_EVENT.c.decided_ms))
+        ).one(),
         connection.execute(
             select(func.count(), func.sum(LOAN.c.imported_ms)).select_from(LOAN)
         ).one(),
