@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -24,13 +25,17 @@ from assay_core.evidence import sealed as sealed_evidence
 from assay_core.evidence.origin import Origin
 from assay_core.evidence.statement import Statement
 from assay_core.header import Source
+from assay_valuer.config import OcspConfig, ValuerConfig, paths
 from assay_valuer.ledger.append import append_evidence
 from assay_valuer.ledger.read import followed_from
-from assay_valuer.ocsp import RETRY_MS, HttpResponder, Inquiry
+from assay_valuer.ocsp import RETRY_MS, HttpResponder, Inquiry, ask_about_revocations
 from assay_valuer.policy import Evidence
+from assay_valuer.service import ServiceContext
 from assay_valuer.standing.trust import AssetTrust, DeviceProof
+from assay_valuer.state import State
 from assay_valuer.store.schema import ASSET, OCSP
 from tests.fakes import ocsp as fake
+from tests.fakes.door import FakeClock, new_authority
 from tests.fakes.endorsing import Issuer
 from tests.fakes.host import FakeHost
 from tests.fakes.ledger import FakeLedger
@@ -112,6 +117,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.now_ms = time.time_ns() // 1_000_000
+        self.folder = folder
         self.ledger = FakeLedger(folder)
         self.device = Maker().device(7)
         self.responder = FakeResponder(self.device)
@@ -253,6 +259,26 @@ def test_evidence_that_is_not_there_is_not_asked_about(world: World) -> None:
     world.ledger.database.write(lambda c: c.execute(update(ASSET).values(trust=json.dumps(moved))))
     world.look()
     assert world.responder.asked == []
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_service_asks_where_it_is_told_to(world: World, enabled: bool) -> None:
+    """The task of the service, by the real clock, until it is stopped."""
+    config = ValuerConfig(ocsp=OcspConfig(enabled=enabled, url=world.responder.url))
+    authority = new_authority(world.folder)
+    state = State(config, paths(config), world.ledger.database, world.ledger.signer, authority)
+    context = ServiceContext(state, CollectorRegistry(), FakeClock())
+
+    async def story() -> None:
+        task = asyncio.create_task(ask_about_revocations(context))
+        if enabled:
+            while len(world.rows()) < len(world.names):  # noqa: ASYNC110 - a store has no event
+                await asyncio.sleep(0.05)
+            task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+    assert bool(world.responder.asked) is enabled
 
 
 @pytest.mark.parametrize("url", ["http://ocsp.ndis.nvidia.com", "ftp://localhost", "nonsense"])

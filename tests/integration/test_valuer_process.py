@@ -276,6 +276,7 @@ def test_an_exported_window_is_verified_from_core_alone(valuer: ValuerProcess) -
         ("ingest: {queue_max: 0}", ":1: ingest.queue_max"),
         ("oracle: {enabled: true}", "oracle.rpc_urls: is needed"),
         ("oracle: {hub: '0x12'}", ":1: oracle.hub"),
+        ("ocsp: {url: 'http://ocsp.ndis.nvidia.com'}", "ocsp.url: an https:// URL is needed"),
     ],
 )
 def test_a_bad_configuration_is_refused_with_its_place(

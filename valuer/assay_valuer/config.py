@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -159,6 +161,8 @@ def load(path: Path | None) -> ValuerConfig:
         if value is not None:
             split_endpoint(value, f"{path}: {field}")
     _check_oracle(config.oracle, str(path))
+    if not is_safe_url(config.ocsp.url):
+        raise FileError(f"{path}: ocsp.url: an https:// URL is needed")
     return config
 
 
@@ -186,6 +190,24 @@ def split_endpoint(endpoint: str, where: str) -> tuple[str, int]:
     if not separator or not name or not port.isdecimal() or int(port) > 65_535:
         raise FileError(f"{where}: {endpoint!r} is not name:port")
     return name.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether a URL is of TLS, or of this machine."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    )
+
+
+def is_loopback(hostname: str) -> bool:
+    """Whether a name or address is this machine's own."""
+    if hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_oracle(oracle: OracleConfig, name: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from assay_core.errors import FileError, ServiceError
 from assay_core.evidence import chain, ocsp
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Signer
+from assay_valuer.config import is_loopback, is_safe_url
 from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.ledger.read import evidence_at
 from assay_valuer.policy import Evidence, ms
@@ -66,14 +66,14 @@ class HttpResponder:
 
     def __init__(self, url: str) -> None:
         """Raises FileError for a URL that is not https, but for this machine's own."""
-        parts = urlsplit(url)
-        local = _is_loopback(parts.hostname or "")
-        if not parts.hostname or parts.scheme not in (("https", "http") if local else ("https",)):
+        if not is_safe_url(url):
             raise FileError("ocsp.url: an https:// URL is needed")
         self._url = url
-        self._host = parts.hostname
+        self._host = urlsplit(url).hostname or ""
+        # A proxy named in the environment is for the world outside, not for this machine.
+        outside = not is_loopback(self._host)
         self._client = httpx.Client(
-            timeout=_TIMEOUT_S, follow_redirects=False, trust_env=not local, http2=False
+            timeout=_TIMEOUT_S, follow_redirects=False, trust_env=outside, http2=False
         )
 
     def close(self) -> None:
@@ -309,12 +309,3 @@ def _questions(connection: Connection, proof: DeviceProof, identity: str) -> lis
 
 def _sha256(certificate: x509.Certificate) -> str:
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
-
-
-def _is_loopback(hostname: str) -> bool:
-    if hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(hostname).is_loopback
-    except ValueError:
-        return False
