@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -10,8 +12,10 @@ from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_valuer.feeds import Feed, Round
 from assay_valuer.standing.notes import CODES, Note, Notes
+from assay_valuer.standing.trust import AssetTrust, Freeze, FreezeCode
 from assay_valuer.watch import GPU_SERIES_MAX, SERIES_PER_GPU, BookCollector
 from tests.fakes.collateral import NOW, asset, book, host, loan_file, record
+from tests.fakes.proofs import device
 
 LOAN = {"loan": "loan-1", "simulated": "false"}
 
@@ -86,8 +90,9 @@ def test_findings_are_counted_by_code_alone_and_every_code_is_there():
 
 def test_single_gpus_are_shown_up_to_the_bound_and_hosts_beyond_it():
     most = GPU_SERIES_MAX // SERIES_PER_GPU
+    proved = AssetTrust(proof=device())
     for count in (most, most + 1):
-        assets = [asset(number) for number in range(1, count + 1)]
+        assets = [replace(asset(number), trust=proved) for number in range(1, count + 1)]
         registry = scraped(book(assets, loan=loan_file(["S0001"])))
         samples = [one for family in registry.collect() for one in family.samples]
         singles = [one for one in samples if one.name.startswith("assay_gpu_")]
@@ -95,6 +100,18 @@ def test_single_gpus_are_shown_up_to_the_bound_and_hosts_beyond_it():
         assert len(singles) <= GPU_SERIES_MAX
         labels = {"host": host().host_id, "site": "lab", "simulated": "false"}
         assert registry.get_sample_value("assay_host_counted_gpus", labels) == count
+
+
+def test_what_a_person_must_look_at_is_shown_by_gpu_beyond_the_bound_too():
+    most = GPU_SERIES_MAX // SERIES_PER_GPU
+    freeze = Freeze(code=FreezeCode.REVOKED, detail="revoked", since_ms=NOW, position=1)
+    frozen = replace(asset(1), trust=AssetTrust(freezes=(freeze,)))
+    registry = scraped(
+        book([frozen, *(asset(number) for number in range(2, most + 2))], loan=loan_file(["S0001"]))
+    )
+    samples = [one for family in registry.collect() for one in family.samples]
+    singles = [one.name for one in samples if one.name.startswith("assay_gpu_")]
+    assert singles == ["assay_gpu_frozen"]
 
 
 def test_a_feed_shows_its_newest_round_and_one_without_shows_none():

@@ -118,6 +118,7 @@ class Book:
     positions: Mapping[str, Position]
     remembered: Mapping[int, Remembered]
     hashes: Mapping[int, bytes]
+    revocations: Mapping[str, Revocation]
 
     def evidence_root(self, loan_id: str) -> bytes:
         """RFC 6962 root over the hashes of the windows that what counts rests on, each once,
@@ -178,6 +179,7 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         positions=positions,
         remembered=remembered,
         hashes=dict(snapshot.hashes),
+        revocations=snapshot.revocations,
     )
 
 

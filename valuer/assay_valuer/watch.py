@@ -18,19 +18,20 @@ from prometheus_client.registry import Collector
 from assay_core.leaves import Severity
 from assay_core.money import MICROS_PER_USD, Usd
 from assay_core.units import BPS
+from assay_valuer import watch_trust
 from assay_valuer.book import Book, Line
 from assay_valuer.feeds import Feed
 from assay_valuer.standing.notes import CODES
-from assay_valuer.standing.types import Host
 from assay_valuer.valuation.value import Range, Values
+from assay_valuer.watch_labels import GPU, HOST, family, flag, gpu_labels, host_labels
+from assay_valuer.watch_trust import LEVEL_HELP, custody_of, level_of
 
 GPU_SERIES_MAX: Final = 10_000
-"""Series of single GPUs; beyond it there are none, and hosts stand for them."""
-SERIES_PER_GPU: Final = 10
-"""value × 3, counted, presence, assurance, observed, incidents × 3."""
+"""Series of single GPUs; beyond it there are none, and hosts stand for them. What holds of few GPUs,
+a freeze for instance, is shown longest: it is what a person must look at."""
+SERIES_PER_GPU: Final = 13
+"""value × 3, counted, presence, observed, incidents × 3, assurance, custody, cap, device's proof."""
 
-_GPU: Final = ("gpu", "host", "loan", "model", "simulated")
-_HOST: Final = ("host", "site", "simulated")
 _LOAN: Final = ("loan", "simulated")
 _FEED: Final = ("feed", "loan", "simulated")
 
@@ -66,92 +67,80 @@ class BookCollector(Collector):
         if view.book is not None:
             yield from _gpus(view.book)
             yield from _hosts(view.book)
+            yield from watch_trust.hosts(view.book)
+            yield from watch_trust.evidence(view.book)
             yield _findings(view.book)
             yield from _loans(view.book)
             yield from _service(view.book, view.duration_ms, view.lag)
         if view.feeds is not None:
             yield from _feeds(view.feeds)
         if view.outbox is not None:
-            posts = _family("outbox_reports", "Reports in the outbox.", "state")
+            posts = family("outbox_reports", "Reports in the outbox.", "state")
             for state, count in view.outbox.items():
                 posts.add_metric([state], count)
             yield posts
-
-
-def _family(name: str, help_: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"assay_{name}", help_, labels=labels)
 
 
 def _usd(amount: Usd) -> float:
     return amount.micros / MICROS_PER_USD
 
 
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _bounds(family: GaugeMetricFamily, labels: list[str], amounts: Range) -> None:
+def _bounds(into: GaugeMetricFamily, labels: list[str], amounts: Range) -> None:
     for bound, amount in (("low", amounts.low), ("mid", amounts.mid), ("high", amounts.high)):
-        family.add_metric([*labels, bound], _usd(amount))
+        into.add_metric([*labels, bound], _usd(amount))
 
 
 # ---------------------------------------------------------------------------- GPUs and hosts
 
 
 def _gpus(book: Book) -> Iterator[Metric]:
-    if len(book.lines) * SERIES_PER_GPU > GPU_SERIES_MAX:
-        return
-    value = _family("gpu_value_usd", "Orderly liquidation value of a GPU.", *_GPU, "bound")
-    counted = _family("gpu_counted", "Whether a GPU counts and its value is known.", *_GPU)
-    presence = _family(
-        "gpu_presence", "Where a GPU is; 1 for what holds.", *_GPU, "presence", "cause"
+    few = watch_trust.few_gpus(book)
+    taken = sum(len(one.samples) for one in few)
+    if taken <= GPU_SERIES_MAX:
+        yield from few
+    if taken + len(book.lines) * SERIES_PER_GPU <= GPU_SERIES_MAX:
+        yield from _every_gpu(book)
+        yield from watch_trust.every_gpu(book)
+
+
+def _every_gpu(book: Book) -> Iterator[Metric]:
+    value = family("gpu_value_usd", "Orderly liquidation value of a GPU.", *GPU, "bound")
+    counted = family("gpu_counted", "Whether a GPU counts and its value is known.", *GPU)
+    presence = family(
+        "gpu_presence", "Where a GPU is; 1 for what holds.", *GPU, "presence", "cause"
     )
-    assurance = _family("gpu_assurance_level", "0 to 4, and 128 more for custody.", *_GPU)
-    observed = _family(
-        "gpu_observed_timestamp_seconds", "When a GPU was last seen, by its evidence.", *_GPU
+    observed = family(
+        "gpu_observed_timestamp_seconds", "When a GPU was last seen, by its evidence.", *GPU
     )
-    incidents = _family("gpu_incidents", "Open incidents of a GPU.", *_GPU, "class")
+    incidents = family("gpu_incidents", "Open incidents of a GPU.", *GPU, "class")
     for line in book.lines.values():
-        labels = _gpu_labels(line, book)
+        labels = gpu_labels(line, book)
         if line.valuation.values is not None:
             _bounds(value, labels, line.valuation.values.olv)
         counted.add_metric(labels, int(line.counted))
         standing = line.standing
         presence.add_metric([*labels, standing.presence.value, standing.cause.value], 1)
-        assurance.add_metric(labels, standing.assurance)
         if standing.observed_ms is not None:
             observed.add_metric(labels, standing.observed_ms / 1000)
         classes = Counter(incident.severity for incident in standing.incidents)
         for severity in Severity:
             incidents.add_metric([*labels, severity.label], classes[severity])
-    yield from (value, counted, presence, assurance, observed, incidents)
-
-
-def _gpu_labels(line: Line, book: Book) -> list[str]:
-    host = book.hosts.get(line.asset.host_key) if line.asset.host_key is not None else None
-    product = line.valuation.product
-    return [
-        line.asset.label,
-        "" if host is None else host.host_id,
-        line.loan_id or "",
-        "unknown" if product is None else str(product),
-        _flag(line.standing.simulated),
-    ]
+    yield from (value, counted, presence, observed, incidents)
 
 
 def _hosts(book: Book) -> Iterator[Metric]:
-    gpus = _family("host_gpus", "GPUs of a host by presence.", *_HOST, "presence")
-    counted = _family("host_counted_gpus", "GPUs of a host that count.", *_HOST)
-    value = _family("host_value_usd", "OLV of a host's GPUs that count.", *_HOST, "bound")
-    incidents = _family("host_incidents", "Open incidents of a host's GPUs.", *_HOST, "class")
-    observed = _family("host_observed_timestamp_seconds", "A host's newest evidence.", *_HOST)
+    gpus = family("host_gpus", "GPUs of a host by presence.", *HOST, "presence")
+    counted = family("host_counted_gpus", "GPUs of a host that count.", *HOST)
+    value = family("host_value_usd", "OLV of a host's GPUs that count.", *HOST, "bound")
+    incidents = family("host_incidents", "Open incidents of a host's GPUs.", *HOST, "class")
+    observed = family("host_observed_timestamp_seconds", "A host's newest evidence.", *HOST)
     lines: dict[int, list[Line]] = defaultdict(list)
     for line in book.lines.values():
         if line.asset.host_key is not None:
             lines[line.asset.host_key].append(line)
     for key, host in book.hosts.items():
         mine = lines[key]
-        labels = _host_labels(host, mine)
+        labels = host_labels(host, mine)
         for presence, count in Counter(line.standing.presence for line in mine).items():
             gpus.add_metric([*labels, presence.value], count)
         values = [line.valuation.values for line in mine if line.counted]
@@ -169,38 +158,34 @@ def _hosts(book: Book) -> Iterator[Metric]:
 
 def _findings(book: Book) -> Metric:
     """By code alone: there are as many as rules, however many GPUs and whatever hosts say."""
-    family = _family(
+    counts = family(
         "findings_gpus",
         "GPUs of which a finding of plausibility or reconciliation is kept; it moves no value.",
         "code",
     )
     counted = Counter(note.code for line in book.lines.values() for note in line.standing.notes)
     for code in CODES:
-        family.add_metric([code], counted[code])
-    return family
-
-
-def _host_labels(host: Host, lines: list[Line]) -> list[str]:
-    simulated = any(line.standing.simulated for line in lines)
-    return [host.host_id, host.site, _flag(simulated)]
+        counts.add_metric([code], counted[code])
+    return counts
 
 
 # ---------------------------------------------------------------------------- loans and feeds
 
 
 def _loans(book: Book) -> Iterator[Metric]:
-    debt = _family("loan_debt_usd", "Balance and accrued interest.", *_LOAN)
-    value = _family("loan_value_usd", "Value of what counts.", *_LOAN, "premise", "bound")
-    lendable = _family("loan_lendable_usd", "Most that is lent on what counts.", *_LOAN)
-    ltv = _family("loan_ltv_ratio", "Debt over OLV (gross) or NOLV (net).", *_LOAN, "kind")
-    threshold = _family("loan_ltv_threshold_ratio", "Gross LTV watched.", *_LOAN, "threshold")
-    coverage = _family("loan_coverage_ratio", "Share of the pledge that counts.", *_LOAN)
-    assurance = _family("loan_assurance_level", "Least assurance of what counts.", *_LOAN)
-    state = _family("loan_state", "State of the risk position; 1 for what holds.", *_LOAN, "state")
-    gpus = _family("loan_gpus", "Pledged GPUs by presence.", *_LOAN, "presence")
-    observed = _family("loan_observed_timestamp_seconds", "Oldest evidence of what counts.", *_LOAN)
+    debt = family("loan_debt_usd", "Balance and accrued interest.", *_LOAN)
+    value = family("loan_value_usd", "Value of what counts.", *_LOAN, "premise", "bound")
+    lendable = family("loan_lendable_usd", "Most that is lent on what counts.", *_LOAN)
+    ltv = family("loan_ltv_ratio", "Debt over OLV (gross) or NOLV (net).", *_LOAN, "kind")
+    threshold = family("loan_ltv_threshold_ratio", "Gross LTV watched.", *_LOAN, "threshold")
+    coverage = family("loan_coverage_ratio", "Share of the pledge that counts.", *_LOAN)
+    assurance = family("loan_assurance_level", f"Least of what counts: {LEVEL_HELP}", *_LOAN)
+    custody = family("loan_custody", "Whether all that counts is in custody.", *_LOAN)
+    state = family("loan_state", "State of the risk position; 1 for what holds.", *_LOAN, "state")
+    gpus = family("loan_gpus", "Pledged GPUs by presence.", *_LOAN, "presence")
+    observed = family("loan_observed_timestamp_seconds", "Oldest evidence of what counts.", *_LOAN)
     for loan_id, position in book.positions.items():
-        labels = [loan_id, _flag(position.simulated)]
+        labels = [loan_id, flag(position.simulated)]
         debt.add_metric(labels, _usd(position.debt))
         if position.values is not None:
             for premise, amounts in _premises(position.values):
@@ -212,14 +197,17 @@ def _loans(book: Book) -> Iterator[Metric]:
         for bps in book.policy.ltv_thresholds_bps:
             threshold.add_metric([*labels, f"{bps / BPS:.2f}"], bps / BPS)
         coverage.add_metric(labels, position.coverage_bps / BPS)
-        assurance.add_metric(labels, position.assurance)
+        if position.counted:
+            assurance.add_metric(labels, level_of(position.assurance))
+            custody.add_metric(labels, custody_of(position.assurance))
         state.add_metric([*labels, position.state.value], 1)
         members = (book.lines[one].standing.presence for one in book.loans[loan_id].asset_ids)
         for presence, count in Counter(members).items():
             gpus.add_metric([*labels, presence.value], count)
         if position.observed_ms is not None:
             observed.add_metric(labels, position.observed_ms / 1000)
-    yield from (debt, value, lendable, ltv, threshold, coverage, assurance, state, gpus, observed)
+    yield from (debt, value, lendable, ltv, threshold, coverage, assurance, custody)
+    yield from (state, gpus, observed)
 
 
 def _premises(values: Values) -> tuple[tuple[str, Range], ...]:
@@ -232,16 +220,16 @@ def _premises(values: Values) -> tuple[tuple[str, Range], ...]:
 
 
 def _feeds(feeds: Mapping[str, Feed]) -> Iterator[Metric]:
-    round_ = _family("feed_round", "Newest round in the outbox.", *_FEED)
-    value = _family("feed_published_value_usd", "Value in the newest round.", *_FEED, "premise")
-    ltv = _family("feed_published_ltv_ratio", "LTV in the newest round.", *_FEED, "kind")
-    coverage = _family("feed_published_coverage_ratio", "Coverage in the newest round.", *_FEED)
-    signed = _family("feed_published_timestamp_seconds", "When the round was planned.", *_FEED)
-    observed = _family("feed_observed_timestamp_seconds", "The round's oldest evidence.", *_FEED)
-    valid = _family("feed_valid_until_timestamp_seconds", "Last second it may be used.", *_FEED)
-    fault = _family("feed_fault", "A round is due and cannot be made; see the log.", *_FEED)
+    round_ = family("feed_round", "Newest round in the outbox.", *_FEED)
+    value = family("feed_published_value_usd", "Value in the newest round.", *_FEED, "premise")
+    ltv = family("feed_published_ltv_ratio", "LTV in the newest round.", *_FEED, "kind")
+    coverage = family("feed_published_coverage_ratio", "Coverage in the newest round.", *_FEED)
+    signed = family("feed_published_timestamp_seconds", "When the round was planned.", *_FEED)
+    observed = family("feed_observed_timestamp_seconds", "The round's oldest evidence.", *_FEED)
+    valid = family("feed_valid_until_timestamp_seconds", "Last second it may be used.", *_FEED)
+    fault = family("feed_fault", "A round is due and cannot be made; see the log.", *_FEED)
     for feed in feeds.values():
-        labels = [f"0x{feed.feed_id.hex()}", feed.loan_id, _flag(feed.simulated)]
+        labels = [f"0x{feed.feed_id.hex()}", feed.loan_id, flag(feed.simulated)]
         fault.add_metric(labels, int(feed.fault))
         report = feed.round
         if report is None:

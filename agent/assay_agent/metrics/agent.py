@@ -36,6 +36,8 @@ class UplinkState(enum.StrEnum):
 
 
 _REFUSALS: Final = frozenset(str(reason) for reason in Refusal)
+_NOT_JUDGED: Final = frozenset({"unavailable", "unknown_challenge", "late"})
+"""Outcomes of evidence that say nothing of it: a valuer that restarted or is busy gives them too."""
 _HOST_COUNTS: Final = {
     "gpu_count": ("gpus", "GPUs that the driver enumerated at the last poll"),
     "pci_gpu_count": ("pci_gpus", "NVIDIA GPUs on the PCI bus at the last look"),
@@ -124,9 +126,11 @@ class AgentMetrics:
         )
         self.evidence = self._counter(
             "evidence_answers",
-            "Answers to challenges for evidence, by what the valuer said",
+            "Answers to challenges for evidence: accepted, refused, or not judged by the valuer",
             "result",
         )
+        for result in ("accepted", "refused", "not_judged"):
+            self.evidence.labels(result)
         self.refusals = self._counter(
             "refusals", "Windows the valuer refused, by its reason", "reason"
         )
@@ -200,8 +204,9 @@ class AgentMetrics:
         self.refusals.labels(reason if reason in _REFUSALS else "other").inc()
 
     def count_evidence(self, outcome: str) -> None:
-        """Counts an answer to a challenge: accepted, or refused for a reason that the log has."""
-        self.evidence.labels("accepted" if outcome == "accepted" else "refused").inc()
+        """Counts an answer to a challenge; why one was not accepted, the log has."""
+        result = "not_judged" if outcome in _NOT_JUDGED else "refused"
+        self.evidence.labels("accepted" if outcome == "accepted" else result).inc()
 
     def pages(self, *, openmetrics: bool) -> Iterator[str]:
         """All of it as text, a family at a time."""

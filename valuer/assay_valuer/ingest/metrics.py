@@ -84,7 +84,7 @@ class IngestMetrics:
 def _evidence(registry: CollectorRegistry) -> dict[str, Counter]:
     outcomes = Counter(
         "assay_evidence_outcomes",
-        "Answers to challenges for evidence, by what became of them.",
+        "Challenges for evidence, by what became of their answers; unanswered: none came in time.",
         ["outcome"],
         registry=registry,
     )

@@ -13,6 +13,7 @@ one of the same, never lowers what may be lent (a property). Caps and times are 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +40,24 @@ class Revocation:
     good: bool
     this_update_ms: int
     next_update_ms: int
+
+
+class TpmState(enum.StrEnum):
+    """What a host's TPM is to us. The value is also the metric's label."""
+
+    NONE = "none"  # its key is software
+    UNKNOWN = "unknown"  # its certificates lead to no maker that is listed
+    SIMULATED = "simulated"  # a program's, whose root the policy names
+    BELIEVED = "believed"  # made by a listed maker
+
+
+class OcspState(enum.StrEnum):
+    """What the newest answer about a certificate is worth. The value is also the metric's label."""
+
+    GOOD = "good"
+    UNANSWERED = "unanswered"
+    NOT_GOOD = "not_good"
+    OLD = "old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,27 @@ def strength_of(host: HostProofs, proved_ms: int | None, policy: ValuerPolicy, n
     return 1 if _machine_bps(host, policy, now_ms, []) else 0
 
 
+def tpm_state(host: HostProofs, policy: ValuerPolicy) -> TpmState:
+    """What its TPM is, whether it was quoted or not."""
+    root = host.root_sha256
+    if not host.ak_name:
+        return TpmState.NONE
+    if root in policy.evidence.simulated_tpm_roots:
+        return TpmState.SIMULATED
+    return TpmState.BELIEVED if root in TPM_ROOTS and not host.virtual else TpmState.UNKNOWN
+
+
+def ocsp_state(answer: Revocation | None, policy: ValuerPolicy, now_ms: int) -> OcspState:
+    """Whether an answer, if there is one, says now that its certificate is good."""
+    if answer is None:
+        return OcspState.UNANSWERED
+    if not answer.good:
+        return OcspState.NOT_GOOD
+    age_ms = now_ms - answer.this_update_ms
+    old = now_ms > answer.next_update_ms or age_ms > ms(policy.evidence.ocsp_age_max_s)
+    return OcspState.OLD if old else OcspState.GOOD
+
+
 def worth_bps(age_ms: int, interval_s: int, policy: ValuerPolicy) -> int:
     """What a proof of this age is worth: BPS in full, 0 for nothing."""
     evidence = policy.evidence
@@ -134,17 +174,16 @@ def worth_bps(age_ms: int, interval_s: int, policy: ValuerPolicy) -> int:
 
 def _machine_bps(host: HostProofs, policy: ValuerPolicy, now_ms: int, said: list[Finding]) -> int:
     """What the proof of its host's TPM is worth now; says what it is, or why there is none."""
-    root = host.root_sha256
-    if not host.ak_name:
+    state = tpm_state(host, policy)
+    if state is TpmState.NONE:
         return 0
-    simulated = root in policy.evidence.simulated_tpm_roots
-    if root is None or not (simulated or (root in TPM_ROOTS and not host.virtual)):
+    if state is TpmState.UNKNOWN:
         detail = host.ek_detail or "its certificates lead to no maker that is listed"
         said.append(
             Finding("assurance.tpm_unknown", f"Its host's TPM counts for nothing: {detail}.")
         )
         return 0
-    if simulated:
+    if state is TpmState.SIMULATED:
         detail = "A simulated TPM, which this policy names: no proof of real hardware."
         said.append(Finding("assurance.simulated_tpm", detail))
     proof = host.tpm
@@ -191,15 +230,8 @@ def _unrevoked(
         detail = "Policy waives the question whether its certificates were revoked."
         said.append(Finding("assurance.ocsp_waived", detail))
         return True
-    age_max_ms = ms(policy.evidence.ocsp_age_max_s)
     for name in proof.certificates:
-        answer = known.revocations.get(name)
-        fresh = (
-            answer is not None
-            and now_ms <= answer.next_update_ms
-            and now_ms - answer.this_update_ms <= age_max_ms
-        )
-        if answer is None or not answer.good or not fresh:
+        if ocsp_state(known.revocations.get(name), policy, now_ms) is not OcspState.GOOD:
             detail = "No fresh answer says that its certificates are not revoked."
             said.append(Finding("assurance.ocsp", detail))
             return False

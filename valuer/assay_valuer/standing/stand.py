@@ -130,6 +130,7 @@ def stand(asset: Asset, around: Scene) -> Standing:
         incidents=incidents,
         notes=notes,
         findings=tuple(findings),
+        transition=under_way,
     )
 
 

@@ -13,7 +13,7 @@ from assay_core.health import START, HealthState, Observation
 from assay_core.leaves import Content, DriverState, Incident, Severity
 from assay_valuer.findings import Finding
 from assay_valuer.standing.notes import NOTHING, Found, Note, Notes
-from assay_valuer.standing.trust import NO_TRUST, AssetTrust
+from assay_valuer.standing.trust import NO_TRUST, AssetTrust, Transition
 
 
 class Presence(enum.StrEnum):
@@ -172,8 +172,8 @@ class Standing:
 
     `severity` is the worst incident that may move its value; `assurance` is 0 to 4, with 128 for
     custody, and `cap_bps` the most that is lent on its net value by it. `frozen`: nothing is lent and
-    nothing counted until two people enrol it again. `observed_ms` is its newest evidence, None if it was never seen. `incidents` are those
-    that are open.
+    nothing counted until two people enrol it again. `observed_ms` is its newest evidence, None if it
+    was never seen. `incidents` are those that are open, `transition` what is under way.
     """
 
     presence: Presence
@@ -190,3 +190,4 @@ class Standing:
     incidents: tuple[Incident, ...]
     notes: tuple[Note, ...]
     findings: tuple[Finding, ...]
+    transition: Transition | None = None
