@@ -175,6 +175,20 @@ def move_to(host_id, *, begin_ms=NOW, until_ms=NOW + HOUR_MS):
     )
 
 
+def test_a_host_that_only_remembers_a_gpu_claims_nothing():
+    """Its card was pulled; it goes on to name it, and the card is seen elsewhere."""
+    made = story(proofs={A: tpm()})
+    for _ in range(4):
+        made.window(B, {U2: "S0001"}, seen=False)
+        made.window(B, {U2: None}, seen=False)
+        made.window(A, {U1: None})
+    one = made.by_serial("S0001")
+    assert (one.trust.claims, freezes_of(made, B)) == ((), [])
+    made.fleet.known.put(replace_trust(one, transitions=(move_to("host-2"),)))
+    made.window(B, {U2: "S0001"}, seen=False)
+    assert made.by_serial("S0001").host_key == A  # nor is it moved to who does not see it
+
+
 # ---------------------------------------------------------------------------- moves
 
 

@@ -29,7 +29,7 @@ class Story:
         self.fleet = Fleet(assets, {}, policy or ValuerPolicy(), registry)
         self.position = 0
 
-    def window(self, host_key, gpus, missing=(), name="NVIDIA H200"):
+    def window(self, host_key, gpus, missing=(), name="NVIDIA H200", *, seen=True):
         """`gpus` maps a UUID to a serial, to "" for an identity without one, or to None."""
         self.position += 1
         at_ms = NOW + self.position * 1_000
@@ -42,7 +42,7 @@ class Story:
                 gpus={
                     uuid: (
                         None if serial is None else identified(serial or None, name),
-                        sight(at_ms, self.position, subject=uuid),
+                        sight(at_ms, self.position, subject=uuid, seen=seen),
                     )
                     for uuid, serial in gpus.items()
                 },

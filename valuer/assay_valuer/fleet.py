@@ -59,7 +59,8 @@ class Fleet:
         known.hosts[host.key] = host
         named: dict[int, bytes] = {}
         for uuid, (identity, sight) in window.gpus.items():
-            asset = self._resolve(uuid, identity, _shown(host, sight, uuid), named)
+            shown = _shown(host, sight, uuid)
+            asset = self._resolve(uuid, identity, shown, named, seen=sight.seen)
             if asset is not None:
                 named[asset.id] = uuid
         found = self._examine(window, named)
@@ -105,10 +106,17 @@ class Fleet:
         identity: Identified | None,
         shown: Shown,
         named: Mapping[int, bytes],
+        *,
+        seen: bool,
     ) -> Asset | None:
-        """The asset a GPU of the window is; None where the window may not speak for it."""
+        """The asset a GPU of the window is; None where the window may not speak for it.
+
+        A host that only remembers a GPU claims nothing of another's: it may have gone over there.
+        """
         known = self.known
         own = known.by_uuid(shown.host_key, uuid)
+        if own is None and not seen and self._of_another(uuid, identity, shown):
+            return None
         if identity is None:
             return self._claimed_again(uuid, shown) if own is None else known[own]
         serial = _serial(identity)
@@ -133,6 +141,14 @@ class Fleet:
             claims.claim(known, found, shown)
             return None
         return self._bind(known[found], uuid, identity, shown)
+
+    def _of_another(self, uuid: bytes, identity: Identified | None, shown: Shown) -> bool:
+        """Whether a GPU that this host does not have is another's, or is not known by what it says."""
+        serial = None if identity is None else _serial(identity)
+        if serial is None:
+            return identity is None or bool(self.known.with_uuid(uuid))
+        found = self.known.by_serial(serial)
+        return found is not None and self.known[found].host_key not in (None, shown.host_key)
 
     def _claimed_again(self, uuid: bytes, shown: Shown) -> Asset | None:
         """The asset that a host claimed by its identity before, and was meanwhile moved to."""
