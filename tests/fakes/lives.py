@@ -127,8 +127,15 @@ class Machine:
         if self.tpm is not None:
             self.tpm.resets += 1
 
-    def contents(self, *, identity: bool | None = None, lost: Sequence[int] = ()):
+    def contents(
+        self,
+        *,
+        identity: bool | None = None,
+        lost: Sequence[int] = (),
+        broken: Sequence[int] = (),
+    ) -> tuple[Content, ...]:
         """What it sees: each GPU says the PDI of the device that is in its slot."""
+        bad = {self.host.gpus[at].uuid for at in broken}
         pdis = {
             gpu.uuid: device.pdi for gpu, device in zip(self.host.gpus, self.devices, strict=False)
         }
@@ -140,6 +147,8 @@ class Machine:
                 continue
             if one.group is Group.IDENTITY and one.subject in pdis:
                 values["pdi"] = pdis[one.subject]
+            if one.group is Group.HEALTH and one.subject in bad:
+                values["remap_failed"] = 1
             if one.group is Group.HOST:
                 values["missing_gpus"] = tuple(sorted(gone))
             found.append(Content(one.subject, one.group, values))
@@ -281,13 +290,14 @@ class Lives(FakeBooks):
         *machines: Machine,
         times: int = 1,
         lost: Sequence[int] = (),
+        broken: Sequence[int] = (),
         identity: bool | None = None,
         late_ms: int = 0,
     ) -> None:
         """Each machine's next windows, in turns."""
         for _ in range(times):
             for one in machines:
-                contents = one.contents(identity=identity, lost=lost)
+                contents = one.contents(identity=identity, lost=lost, broken=broken)
                 self.send(one, one.host.seal(contents=contents), one.now_ms + late_ms)
 
     def send(

@@ -20,7 +20,7 @@ from tests.fakes.host import START_MS, WINDOW_MS, FakeGpu
 from tests.fakes.lives import BEGAN_MS, GPU_MAKER, Lives, Machine, frozen, subject
 from tests.fakes.tpm import AK_ATTRIBUTES, TpmKey
 
-CURRENT, STALE = State.CURRENT, State.STALE
+CURRENT, WATCH, STALE = State.CURRENT, State.WATCH, State.STALE
 
 
 class Diary:
@@ -65,13 +65,13 @@ def diary(tmp_path):
 
 
 def test_rma(diary):
-    """A card dies, is replaced by another, and the pledge goes over to that one."""
+    """A card breaks, is replaced by another, and the pledge goes over to that one."""
     books, host = diary.books, diary.host
-    books.show(host, lost=[0], times=3)
-    diary.shows("it died a quarter of an hour ago", host.now_ms)
-    books.show(host, lost=[0], times=2)
+    books.show(host, broken=[0], times=2)
+    diary.shows("a row cannot be remapped", host.now_ms, WATCH, counted=1)
+    books.show(host, lost=[0], times=5)
     gone_ms = host.now_ms
-    diary.shows("after its grace", gone_ms, STALE, counted=1, causes=(Cause.GPU,))
+    diary.shows("it is gone, too", gone_ms, STALE, counted=1, causes=(Cause.GPU,))
     spare = Spare(host)
     books.sign(
         "gpu_replacement",
@@ -80,14 +80,15 @@ def test_rma(diary):
         days=14,
         replacements=(spare.subject,),
     )
-    diary.shows("the replacement is agreed", gone_ms)
+    # Both count, the broken one too; that it is broken is still to be seen.
+    diary.shows("the replacement is agreed", gone_ms, WATCH)
     assert diary.where(diary.first, gone_ms) is Presence.IN_TRANSITION
     host.pull(0)
     host.now_ms += 3 * DAY_MS  # only the other card for three days
     books.show(host, identity=True)
     books.prove(host)
     # The card that is away has not proved itself for so long: its level falls, the loan is covered.
-    diary.shows("three days on its way", host.now_ms + MINUTE_MS, level=L1)
+    diary.shows("three days on its way", host.now_ms + MINUTE_MS, WATCH, level=L1)
     host.put((spare.gpu, spare.device))
     host.boot()
     books.show(host, identity=True)

@@ -396,6 +396,16 @@ def test_a_replacement_that_never_came_is_replaced_in_its_turn(books):
     assert books.position(now_ms).counted == 2
 
 
+def test_an_event_makes_nothing_of_a_gpu_that_nobody_has_shown(books):
+    host = books.machine()
+    books.lend("UNSEEN", reserve=f"host: {host.id}")
+    books.live(host)
+    books.sign("move", "UNSEEN", now_ms=host.now_ms, to_site="barn")
+    one = books.line("UNSEEN", host.now_ms + MINUTE_MS).standing
+    assert (one.presence, one.counts) == (Presence.EXPECTED, False)
+    assert books.position(host.now_ms + MINUTE_MS).counted == 0
+
+
 def test_maintenance_again_and_again_excuses_a_day_and_no_more(books):
     host = books.machine()
     books.lend(*host.serials)
