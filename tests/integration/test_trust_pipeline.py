@@ -65,16 +65,16 @@ def test_levels_rise_with_what_is_proved_and_fall_with_its_age(books):
     assert shown(books, asked_ms + MINUTE_MS) == (L1, lent(2_500), 2)
     books.prove(host)
     assert shown(books, asked_ms + MINUTE_MS) == (L2, lent(6_000), 2)
-    # A quote is whole for an hour, and falls from 60% to 10% by the third.
-    assert shown(books, asked_ms + HOUR_MS) == (L2, lent(6_000), 2)
-    assert shown(books, asked_ms + 2 * HOUR_MS) == (L2, lent(3_500), 2)
+    # A quote is whole for two hours, and falls from 60% to 10% by the third.
+    assert shown(books, asked_ms + 2 * HOUR_MS) == (L2, lent(6_000), 2)
+    assert shown(books, asked_ms + 5 * HOUR_MS // 2) == (L2, lent(3_500), 2)
     assert shown(books, asked_ms + 3 * HOUR_MS) == (L0, lent(1_000), 2)
-    # A device's report is whole for six, and falls from 60% to 25% by the eighteenth.
-    host.now_ms = asked_ms + 12 * HOUR_MS
+    # A device's report is whole for twelve, and falls from 60% to 25% by the eighteenth.
+    host.now_ms = asked_ms + 15 * HOUR_MS
     books.show(host)
     asked = books.ask(host, asked_ms=host.now_ms)
     books.take_answer(host, asked, books.answer(host, asked, devices=()))
-    assert shown(books, asked_ms + 12 * HOUR_MS) == (L2, lent(4_250), 2)
+    assert shown(books, asked_ms + 15 * HOUR_MS) == (L2, lent(4_250), 2)
     assert books.position(host.now_ms).values == books.position(asked_ms).values  # never the value
 
 

@@ -1,7 +1,7 @@
 """How far evidence of one GPU can be trusted: levels, caps, decay and reasons.
 
 Expected numbers are decision 8's, worked out by hand: L0 10%, L1 25%, L2 60%, L2+ 70%, custody +15
-points up to 95%; in full for an interval (1 h of a TPM, 6 h of a device), in a line to the level
+points up to 95%; in full for two intervals (2 h of a TPM, 12 h of a device), in a line to the level
 below at three, nothing after seven days of silence.
 """
 
@@ -81,16 +81,16 @@ def test_the_level_is_the_least_of_the_proofs(host, proof, level, cap_bps):
 @pytest.mark.parametrize(
     ("host_ms", "device_ms", "level", "cap_bps"),
     [
-        (HOUR_MS, None, L1, 2_500),  # in full for an interval
-        (2 * HOUR_MS, None, L1, 1_750),  # half way down to L0: 1,000 + 1,500 / 2
-        (3 * HOUR_MS - 36_000, None, L1, 1_007),  # 0.5% of the way is left: 1,000 + 7.5
+        (2 * HOUR_MS, None, L1, 2_500),  # in full for two intervals
+        (5 * HOUR_MS // 2, None, L1, 1_750),  # half way down to L0: 1,000 + 1,500 / 2
+        (3 * HOUR_MS - 36_000, None, L1, 1_015),  # 1% of the way is left: 1,000 + 15
         (3 * HOUR_MS, None, L0, 1_000),
-        (0, 6 * HOUR_MS, L2, 6_000),
-        (0, 12 * HOUR_MS, L2, 4_250),  # half way down to L1: 2,500 + 3,500 / 2
+        (0, 12 * HOUR_MS, L2, 6_000),
+        (0, 15 * HOUR_MS, L2, 4_250),  # half way down to L1: 2,500 + 3,500 / 2
         (0, 18 * HOUR_MS, L1, 2_500),
-        (2 * HOUR_MS, 0, L2, 3_500),  # half way down to L0: 1,000 + 5,000 / 2
-        (2 * HOUR_MS, 12 * HOUR_MS, L2, 3_500),  # the lesser of 3,500 and 4,250
-        (2 * HOUR_MS, 18 * HOUR_MS, L1, 1_750),
+        (5 * HOUR_MS // 2, 0, L2, 3_500),  # half way down to L0: 1,000 + 5,000 / 2
+        (5 * HOUR_MS // 2, 15 * HOUR_MS, L2, 3_500),  # the lesser of 3,500 and 4,250
+        (5 * HOUR_MS // 2, 18 * HOUR_MS, L1, 1_750),
         (3 * HOUR_MS, 0, L0, 1_000),
         (30 * DAY_MS, 0, L0, 1_000),
     ],
@@ -101,14 +101,14 @@ def test_a_proof_decays_in_a_line_to_the_level_below(host_ms, device_ms, level, 
 
 
 def test_a_whole_board_decays_to_l1_too():
-    found = of(tpm(), device(12 * HOUR_MS, whole=True))
+    found = of(tpm(), device(15 * HOUR_MS, whole=True))
     assert (found.code, found.cap_bps) == (L2_PLUS, 4_750)  # 2,500 + 4,500 / 2
 
 
 def test_a_proof_that_decays_is_said():
-    assert "assurance.tpm_old" not in codes(of(tpm(HOUR_MS)))
-    assert "assurance.tpm_old" in codes(of(tpm(HOUR_MS + 7_200)))
-    assert "assurance.device_old" in codes(of(tpm(), device(7 * HOUR_MS)))
+    assert "assurance.tpm_old" not in codes(of(tpm(2 * HOUR_MS)))
+    assert "assurance.tpm_old" in codes(of(tpm(2 * HOUR_MS + 7_200)))
+    assert "assurance.device_old" in codes(of(tpm(), device(13 * HOUR_MS)))
 
 
 def test_the_decay_is_the_policys():
@@ -214,7 +214,7 @@ def test_where_policy_waives_the_question_every_gpu_says_so():
         (tpm(), None, L1 | CUSTODY, 4_000),
         (tpm(), device(), L2 | CUSTODY, 7_500),
         (tpm(), device(whole=True), L2_PLUS | CUSTODY, 8_500),
-        (tpm(2 * HOUR_MS), None, L1 | CUSTODY, 3_250),  # 1,750 + 1,500
+        (tpm(5 * HOUR_MS // 2), None, L1 | CUSTODY, 3_250),  # 1,750 + 1,500
     ],
 )
 def test_custody_adds_fifteen_points_from_l1_on(host, proof, code, cap_bps):

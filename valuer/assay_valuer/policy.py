@@ -102,9 +102,10 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """So are its devices."""
     answer_within_s: Annotated[int, msgspec.Meta(ge=5, le=3_600)] = 300
     """How long an answer may take. No bound is known for what a report takes on real hardware."""
-    full_intervals: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
-    """A proof counts in full for so many intervals."""
-    decayed_intervals: Annotated[int, msgspec.Meta(ge=2, le=100)] = 3
+    full_intervals: Annotated[int, msgspec.Meta(ge=2, le=10)] = 2
+    """A proof counts in full for so many intervals: challenges come at a random time within each,
+    so between two of an honest host's proofs there are up to two."""
+    decayed_intervals: Annotated[int, msgspec.Meta(ge=3, le=100)] = 3
     """It falls in a line from then on, and is worth the level below after so many."""
     silence_zero_s: Seconds = 7 * 86_400
     """Nothing is lent on a GPU whose host has shown nothing for this long."""
