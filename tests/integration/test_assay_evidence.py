@@ -164,3 +164,33 @@ def test_a_file_that_is_not_there_is_another_status(tmp_path, capsys):
     status, printed = run(capsys, "--report", tmp_path / "none")
     assert status == 2
     assert "none" in printed.err
+
+
+AT_THE_TIME = ("--at", "2025-01-01T00:00:00Z")
+"""While the signer of the real manifest was valid: its certificate expired in June 2025."""
+
+
+def with_manifest(samples, capsys, name, *more):
+    report, pem = samples / f"{name}.report.hex", samples / f"{name}.chain.pem"
+    manifest = ("--rim", samples / "hopper_b.vbios.rim.xml")
+    return run(capsys, "--report", report, "--chain", pem, *manifest, *more)
+
+
+def test_a_real_report_measured_what_the_manifest_of_its_vbios_has(samples, capsys):
+    status, printed = with_manifest(samples, capsys, "hopper_b", *AT_THE_TIME, "--json")
+    assert status == 0
+    found = json.loads(printed.out)
+    assert set(found) == RESULT | {"measurements"}
+    assert found["measurements"]["matched"] == 12
+
+
+def test_a_report_of_other_firmware_than_the_manifests_is_not_verified(samples, capsys):
+    status, printed = with_manifest(samples, capsys, "hopper_a", *AT_THE_TIME, "--json")
+    assert status == 1
+    assert "firmware" in json.loads(printed.out)["reason"]
+
+
+def test_a_manifest_whose_signer_expired_says_to_look_at_the_evidences_time(samples, capsys):
+    status, printed = with_manifest(samples, capsys, "hopper_b")
+    assert status == 2
+    assert "--at" in printed.err

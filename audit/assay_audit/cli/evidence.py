@@ -7,18 +7,24 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from assay_audit.cli import manifests
+from assay_audit.cli.manifests import Measured
 from assay_core.errors import FileError
 from assay_core.evidence import forms, nvidia
 from assay_core.instants import parse_instant
+
+if TYPE_CHECKING:
+    from assay_core.evidence.rim import Manifest
 
 _EPILOG: Final = """\
 examples:
   assay evidence verify --report gpu.report.hex --chain gpu.chain.pem --nonce 5f3c…
   assay evidence verify --report gpu_evidence.json switch_evidence.json --json
+  assay evidence verify --report r.hex --chain c.pem --rim vbios.xml --at 2025-06-01T00:00:00Z
 
 Without --nonce a report may be an old one, or one from the web: what holds is that a genuine device
 signed it once. Nothing in it says where the device is or who owns it.
@@ -33,6 +39,7 @@ class _Result:
 
     proof: nvidia.Proof | None
     reason: str
+    measured: Measured | None = None
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,6 +63,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verify.add_argument("--chain", type=Path, metavar="FILE", help="the report's certificates, PEM")
     verify.add_argument("--nonce", metavar="HEX", help="what was asked: 32 bytes, hexadecimal")
+    verify.add_argument(
+        "--rim",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a reference manifest that the device must have measured; again for more",
+    )
     verify.add_argument("--at", metavar="TIME", help="check as of then, RFC 3339; now if left out")
     verify.add_argument("--json", action="store_true", help="print for machines")
     verify.set_defaults(run=run)
@@ -65,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
     """The command; returns its exit status. Raises FileError."""
     now_ms = time.time_ns() // 1_000_000 if args.at is None else parse_instant(args.at)
     results = _results(args.report, args.chain, args.nonce, now_ms)
+    if args.rim:
+        held = manifests.read(args.rim, now_ms)
+        results = [_measured(result, held) for result in results]
     proofs = [result.proof for result in results if result.proof is not None]
     linked = any(proof.switches or proof.gpus for proof in proofs)
     board = nvidia.topology(proofs) if linked else None
@@ -103,6 +121,15 @@ def _result(named: forms.Named, asked: bytes | None, now_ms: int) -> _Result:
         return _Result(None, str(error))
 
 
+def _measured(result: _Result, held: Sequence[Manifest]) -> _Result:
+    if result.proof is None:
+        return result
+    try:
+        return replace(result, measured=manifests.measured(held, result.proof))
+    except nvidia.BadEvidence as error:
+        return _Result(None, str(error))
+
+
 def _read(path: Path) -> bytes:
     """As much of a file as evidence can be, and a byte more for the parser to refuse."""
     try:
@@ -127,6 +154,11 @@ def _as_json(result: _Result, board: nvidia.Topology | None) -> _Json:
         "vbios": proof.vbios,
         "nonce": proof.nonce.hex(),
     }
+    if result.measured is not None:
+        found["measurements"] = {
+            "manifest_sha256": result.measured.manifest_sha256,
+            "matched": result.measured.matched,
+        }
     links = proof.switches or proof.gpus
     if board is not None and links:
         found["topology"] = {
@@ -151,6 +183,9 @@ def _print(results: Sequence[_Result], board: nvidia.Topology | None) -> None:
         print(f"  driver      {proof.driver or 'not stated'}")
         print(f"  vbios       {proof.vbios or 'not stated'}")
         print(f"  nonce       {proof.nonce.hex()}")
+        if result.measured is not None:
+            of = result.measured
+            print(f"  measured    {of.matched} of {of.matched} as {of.product} {of.version} should")
         if not proof.firmware_bound:
             print("  firmware    the report does not name it: older firmware")
     if board is not None:
