@@ -187,6 +187,7 @@ class Hosts(RuleBasedStateMachine):
         self.position = 0
         self.shown: list[tuple[int, str, int, int]] = []
         self.answered: set[tuple[int, str]] = set()
+        self.signed: dict[str, tuple[int, list[int]]] = {}
         self.moved: set[str] = set()
         self.frozen: set[tuple[str, str]] = set()
 
@@ -253,6 +254,18 @@ class Hosts(RuleBasedStateMachine):
             claims.confirm(self.fleet.known, one.id, told)
         else:
             claims.claim(self.fleet.known, one.id, told, proved_ms=told.begin_ms)
+        holder, before = self.signed.get(serial, (one.host_key, []))
+        if holder != one.host_key:
+            before = []  # it went over
+        self.signed[serial] = one.host_key, [*before, host_key]
+        if self.signs_in_turns(serial, host_key, one.host_key):
+            codes = {freeze.code for freeze in self.fleet.assets[one.id].trust.freezes}
+            assert FreezeCode.CLONE in codes
+
+    def signs_in_turns(self, serial: str, claimant: int, holder: int) -> bool:
+        """Whether its device signed for the claimant, then the holder, and the claimant again."""
+        left = iter(self.signed[serial][1])
+        return claimant != holder and all(key in left for key in (claimant, holder, claimant))
 
     @rule(serial=SERIALS, to=KEYS)
     def move_is_agreed(self, serial: str, to: int) -> None:
@@ -288,6 +301,7 @@ class Hosts(RuleBasedStateMachine):
     def decide(self, kind: Kind, *ids: int, **fields: object) -> None:
         event = AssetEvent(kind=kind, nonce="n", why="w", **fields)  # type: ignore[arg-type]  # test data
         self.position += 1
+        self.signed = {}  # whoever has what may be another from now on
         keys = {one.host_id: key for key, one in PLACES.items()}
         decided = DecidedEvent(self.position, State.ACCEPTED, event, self.now_ms, ids, {}, keys, ())
         take_decision(self.fleet.known, decided)
