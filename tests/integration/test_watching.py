@@ -24,6 +24,10 @@ DASHBOARD = json.loads((GRAFANA / "dashboards" / "lenders.json").read_text())
 VARIABLES = {"$loan": ".*", "$host": ".*", "$__rate_interval": "15s", "$__interval": "15s"}
 
 
+# The host of which a GPU falls off its bus.
+FAULTY = next(site for site in world.SITES if site.fault_at_s is not None)
+
+
 def rules(path: Path) -> list[dict]:
     groups = yaml.safe_load(path.read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
@@ -141,21 +145,70 @@ def test_the_dashboard_is_one_that_grafana_can_provision(name):
     assert sources["datasources"][0]["type"] == "prometheus"
 
 
+def test_evidence_of_tpm_and_device_ages_apart_and_what_there_is_not_has_no_line(
+    requires_tool, tmp_path
+):
+    """The panel's own query over series that the demo's world has only half of."""
+    (panel,) = (one for one in panels() if one["title"] == "Age of evidence")
+    host = 'host="a", site="lab", simulated="false"'
+    case = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {
+                        "series": f"assay_host_tpm_quote_timestamp_seconds{{{host}}}",
+                        "values": "0x9",
+                    },
+                    {
+                        "series": 'assay_gpu_device_proof_timestamp_seconds{gpu="1", host="a"}',
+                        "values": "120x9",
+                    },
+                    {
+                        "series": 'assay_gpu_device_proof_timestamp_seconds{gpu="2", host="a"}',
+                        "values": "60x9",
+                    },
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": filled(panel["targets"][0]["expr"]),
+                        "eval_time": "5m",
+                        "exp_samples": [
+                            {"labels": f'{{{host}, proof="TPM"}}', "value": 300},
+                            {"labels": '{host="a", proof="device"}', "value": 240},
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "panel_test.yml").write_text(yaml.safe_dump(case))
+    done = run(requires_tool("promtool"), "test", "rules", "panel_test.yml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # ---------------------------------------------------------------------------------- with a valuer
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[world.World]:
-    """The demo's world with two of its hosts: every metric has a reason to be there."""
+    """The demo's world with two of its hosts: every metric has a reason to be there.
+
+    One has a TPM where one can be simulated here, and of the other a GPU is being replaced.
+    """
     place = world.fresh(tmp_path_factory.mktemp("watching") / "world")
     try:
         rpc, url = world.start_chain(place)
         hub, keys = world.set_up_hub(place, rpc)
+        world.start_tpm(place)
         world.set_up_valuer(place, hub, url, keys)
+        world.add_parties(place)
         token = world.token(place)
         for site in world.SITES:
             if site.fault_at_s is not None or site is world.SITES[0]:
                 world.start_simulated(place, site, token)
+        world.replace_gpu(place, FAULTY, 5)
         yield place
     finally:
         place.close()
@@ -196,8 +249,18 @@ def filled(expression: str) -> str:
     return expression
 
 
-def test_every_panel_has_data(requires_tool, place, prometheus):
+def found_out(requires_tool, place, prometheus) -> None:
+    """A host that shows a GPU of the one with a TPM, once that was quoted, and is frozen for it."""
     requires_tool("prometheus")
+    requires_tool("swtpm")
+    eventually("a quote", lambda: prometheus.query("assay_host_tpm_quote_timestamp_seconds"))
+    if not place.agent_config("clone").exists():
+        world.start_clone(place, world.token(place))
+    eventually("the freeze", lambda: prometheus.query("assay_host_frozen"))
+
+
+def test_every_panel_has_data(requires_tool, place, prometheus):
+    found_out(requires_tool, place, prometheus)
     empty = {
         (panel["title"], filled(target["expr"]))
         for panel in panels()
@@ -216,12 +279,32 @@ def test_every_panel_has_data(requires_tool, place, prometheus):
         assert empty == set(), f"{len(empty)} of {total} queries return nothing"
 
 
+def test_what_trust_is_like_is_seen(requires_tool, place, prometheus):
+    """What the host that shows another's GPU is frozen for, and nobody else."""
+    found_out(requires_tool, place, prometheus)
+    firing = 'ALERTS{alertname="AssayFrozen", alertstate="firing"}'
+    (alert,) = eventually("the alert", lambda: prometheus.query(firing))
+    assert alert["metric"]["code"] == "false_claim"
+    (bound,) = prometheus.query('assay_host_tpm{state="simulated"}')
+    assert alert["metric"]["host"] != bound["metric"]["host"]
+    (claim,) = prometheus.query("assay_gpu_claims")
+    assert claim["metric"]["host"] == bound["metric"]["host"]
+    assert claim["metric"]["verdict"] == "false"
+    (moving,) = prometheus.query("assay_gpu_transition_end_timestamp_seconds")
+    assert (moving["metric"]["kind"], moving["metric"]["awaits"]) == (
+        "gpu_replacement", "successor")  # fmt: skip
+    assert prometheus.query('assay_loan_assurance_level{loan="loan-b200"} == 1')
+    assert prometheus.query('ALERTS{alertname=~"AssayEvidence.*|AssayClaimed"}') == []
+
+
 def test_every_rule_is_about_metrics_the_valuer_has(requires_tool, place, prometheus):
-    requires_tool("prometheus")
+    found_out(requires_tool, place, prometheus)
     eventually("a first scrape", lambda: prometheus.query("assay_feed_round"))
     used = {name for rule in rules(GRAFANA / "prometheus" / "valuer.rules.yml")
             for name in metrics_in(rule["expr"])}  # fmt: skip
-    assert {name for name in used if not prometheus.query(name)} == set()
+    # There while a GPU itself is frozen, and none is here: tests/unit/test_watch_trust.py has it.
+    seldom = {"assay_gpu_frozen"}
+    assert {name for name in used if not prometheus.query(name)} == seldom
 
 
 def test_a_gpu_that_falls_off_the_bus_alerts(requires_tool, place, prometheus):
