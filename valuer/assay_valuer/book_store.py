@@ -118,8 +118,9 @@ def save_fleet(
     rows = [_asset_row(fleet.assets[one]) for one in sorted(changes.assets)]
     made = [row for row in rows if row["id"] in changes.made]
     changed = [row for row in rows if row["id"] not in changes.made]
-    # An identifier may pass from one row to another: it is let go before it is taken.
-    changed.sort(key=lambda row: row["uuid"] is not None)
+    if changes.bound:
+        # A device may pass from one row to another: it is let go before it is taken.
+        connection.execute(_LET_GO, [{"taken": one.identity} for one in changes.bound])
     if changed:
         keyed = [{"of_id": row["id"], **_without_id(row)} for row in changed]
         connection.execute(_UPDATE_ASSET, keyed)
@@ -213,6 +214,9 @@ _UPDATE_ASSET: Final = (
     .where(ASSET.c.id == bindparam("of_id"))
     .values({name: bindparam(f"new_{name}") for name in _CHANGING})
 )
+
+
+_LET_GO: Final = update(ASSET).where(ASSET.c.identity == bindparam("taken")).values(identity=None)
 
 
 # ---------------------------------------------------------------------------- the registry
