@@ -267,8 +267,15 @@ class Hosts(RuleBasedStateMachine):
         left = iter(self.signed[serial][1])
         return claimant != holder and all(key in left for key in (claimant, holder, claimant))
 
-    @rule(serial=SERIALS, to=KEYS)
-    def move_is_agreed(self, serial: str, to: int) -> None:
+    @rule(host_key=KEYS, serial=SERIALS)
+    def signs_for_two_in_turns(self, host_key: int, serial: str) -> None:
+        one = self.by_serial(serial)
+        if one is not None and one.host_key is not None:
+            for key in (one.host_key, host_key) * 2:
+                self.answers(key, serial)
+
+    @rule(serial=SERIALS, to=KEYS, at_once=st.booleans())
+    def move_is_agreed(self, serial: str, to: int, at_once: bool) -> None:
         one = self.by_serial(serial)
         if one is None:
             return
@@ -279,6 +286,8 @@ class Hosts(RuleBasedStateMachine):
         }
         self.decide(Kind.MOVE, one.id, **fields)
         self.moved.add(serial)
+        if at_once:
+            self.shows(to, {serial}, True, 0)
 
     @rule(serial=SERIALS, holder=KEYS)
     def gpu_is_enrolled_again(self, serial: str, holder: int) -> None:

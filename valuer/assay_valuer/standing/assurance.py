@@ -7,7 +7,7 @@
     +C   a third party holds it, by an inspection that it and the lender signed
 
 L3, a measured agent, is not reached: nothing here proves what code read the driver. A proof counts in
-full for its interval, falls in a line, and is then worth the level below. One more proof, or a newer
+full for some intervals, falls in a line, and is then worth the level below. One more proof, or a newer
 one of the same, never lowers what may be lent (a property). Caps and times are the policy's, and judgement.
 """
 
