@@ -6,13 +6,14 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, select
 
 from assay_valuer.results import StoredLine
-from assay_valuer.standing.trust import NO_PROOFS, NO_TRUST, AssetTrust, Freeze, HostProofs
+from assay_valuer.standing.trust import NO_PROOFS, NO_TRUST, AssetTrust, HostProofs
 from assay_valuer.store.schema import ASSET, HOST, HOST_TRUST, PLEDGE, VALUATION
 
 
 class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
     """One asset: its identifiers, where it is, what it secures, its standing, and what is held
-    against it. `identity` is the SHA-256 of its device's key; `reserved_*` who alone may show it.
+    against it. `identity` is the SHA-256 of its device's key; `reserved_*` who alone may show it;
+    `proofs` are its host's.
     """
 
     id: int
@@ -22,6 +23,7 @@ class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str | None
     identity: str | None
     name: str | None
+    host_key: int | None
     host: str | None
     site: str | None
     loan: str | None
@@ -31,7 +33,7 @@ class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
     seen_ms: int | None
     result: StoredLine | None
     trust: AssetTrust
-    host_freezes: tuple[Freeze, ...]
+    proofs: HostProofs
 
 
 def asset_rows(connection: Connection) -> list[AssetRow]:
@@ -71,6 +73,7 @@ def _row(row: RowMapping) -> AssetRow:
         uuid=None if row["uuid"] is None else row["uuid"].hex(),
         identity=row["identity"],
         name=row["name"],
+        host_key=row["host_key"],
         host=row["host_id"],
         site=row["site"],
         loan=row["loan_id"],
@@ -84,5 +87,5 @@ def _row(row: RowMapping) -> AssetRow:
         trust=NO_TRUST
         if row["trust"] is None
         else msgspec.json.decode(row["trust"], type=AssetTrust),
-        host_freezes=proofs.freezes,
+        proofs=proofs,
     )

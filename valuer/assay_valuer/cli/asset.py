@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from assay_core.instants import format_duration, format_instant
+import msgspec
+from sqlalchemy import Connection
+
 from assay_core.printable import printable
 from assay_valuer.asset_rows import AssetRow, asset_rows
-from assay_valuer.cli import asset_event
+from assay_valuer.cli import asset_event, trust
 from assay_valuer.cli.common import (
     FALSE,
     OK,
@@ -20,6 +23,8 @@ from assay_valuer.cli.common import (
     say,
 )
 from assay_valuer.cli.gpu import assurance_of
+from assay_valuer.held import amiss
+from assay_valuer.policy import ValuerPolicy
 
 
 def add_parser(commands: Commands) -> None:
@@ -52,12 +57,13 @@ def add_parser(commands: Commands) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     """A table, or JSON."""
+    now = now_ms()
     with opened(args) as state:
-        rows = state.database.read(asset_rows)
+        shown = state.database.read(lambda c: _shown(c, asset_rows(c), state.config.policy, now))
     if args.amiss:
-        rows = [row for row in rows if _held(row)]
+        shown = [row for row in shown if any(map(amiss, row.explained.trust.held))]
     if args.json:
-        print_json({"assets": rows})
+        print_json({"assets": shown})
         return OK
     print_table(
         ("asset", "part", "device", "host", "loan", "presence", "assurance", "held against it"),
@@ -70,9 +76,9 @@ def run_list(args: argparse.Namespace) -> int:
                 row.loan or "",
                 "not valued yet" if row.result is None else row.result.presence,
                 "" if row.result is None else assurance_of(row.result.assurance),
-                "\n".join(what for what, _ in _held(row)),
+                "\n".join(one.title for one in row.explained.trust.held if amiss(one)),
             )
-            for row in rows
+            for row in shown
         ],
         prose="held against it",
     )
@@ -82,32 +88,41 @@ def run_list(args: argparse.Namespace) -> int:
 def run_show(args: argparse.Namespace) -> int:
     """One asset, whole; 1 where there is none of this name."""
     wanted: str = args.asset
+    now = now_ms()
     with opened(args) as state:
         rows = state.database.read(asset_rows)
-    found = [row for row in rows if wanted in (row.serial, f"asset-{row.id}")]
-    if not found:
+        found = [row for row in rows if wanted in (row.serial, f"asset-{row.id}")]
+        shown = state.database.read(lambda c: _shown(c, found, state.config.policy, now))
+    if not shown:
         say(f"there is no asset {printable(wanted, 64)}; see `assay-valuer asset list`")
         return FALSE
     if args.json:
-        print_json({"assets": found})
+        print_json({"assets": shown})
         return OK
-    now = now_ms()
-    for row in found:
+    for row in shown:
         print_table(("", "asset"), _facts(row, now), prose="asset")
-        if _held(row):
-            print_table(("held against it", "evidence"), _held(row), prose="evidence")
+        trust.print_trust(row.explained)
     say("its incidents and counters: assay-valuer gpu show")
     return OK
 
 
+class _Shown(AssetRow, frozen=True, kw_only=True):
+    """An asset, with trust in it now in words."""
+
+    explained: trust.Explained
+
+
+def _shown(
+    connection: Connection, rows: Sequence[AssetRow], policy: ValuerPolicy, now: int
+) -> list[_Shown]:
+    told = trust.explained(connection, rows, policy, now)
+    return [
+        _Shown(**msgspec.structs.asdict(row), explained=one)
+        for row, one in zip(rows, told, strict=True)
+    ]
+
+
 def _facts(row: AssetRow, now: int) -> list[tuple[str, str]]:
-    seen = "never" if row.seen_ms is None else f"{format_duration(max(0, now - row.seen_ms))} ago"
-    proof = row.trust.proof
-    proved = ""
-    if proof is not None:
-        proved = f"{format_instant(proof.at_ms)}: {proof.chip}, driver {proof.driver}" + (
-            ", SIMULATED" if proof.simulated else ""
-        )
     facts = (
         ("asset", _name(row)),
         ("board part number", row.board_part_number),
@@ -120,47 +135,10 @@ def _facts(row: AssetRow, now: int) -> list[tuple[str, str]]:
         ("loan", row.loan),
         ("reserved to", row.reserved_host or row.reserved_site),
         ("took the place of", row.successor_of),
-        ("seen", seen),
+        ("seen", trust.ago(row.seen_ms, now)),
         ("presence", None if row.result is None else row.result.presence),
-        ("assurance", None if row.result is None else assurance_of(row.result.assurance)),
-        ("last device proof", proved),
-        *(
-            (
-                "custody",
-                f"{one.custodian} until {format_instant(one.until_ms)}, document {one.document_sha256}",
-            )
-            for one in row.trust.custody
-        ),
     )
     return [(name, value) for name, value in facts if value]
-
-
-def _held(row: AssetRow) -> list[tuple[str, str]]:
-    """What is held against an asset, and the evidence for and against that, in words."""
-    held = [
-        (f"FROZEN {one.code} since {format_instant(one.since_ms)}", one.detail)
-        for one in row.trust.freezes
-    ]
-    held += [
-        (f"its host FROZEN {one.code} since {format_instant(one.since_ms)}", one.detail)
-        for one in row.host_freezes
-    ]
-    held += [
-        (
-            f"claimed by {one.host_id}: {one.verdict}",
-            one.why
-            or f"shown there from {format_instant(one.since_ms)} to {format_instant(one.last_ms)}",
-        )
-        for one in row.trust.claims
-    ]
-    held += [
-        (
-            f"IN TRANSITION until {format_instant(one.until_ms)}: {one.kind}",
-            f"event {one.event_id}: {one.why}",
-        )
-        for one in row.trust.transitions
-    ]
-    return held
 
 
 def _name(row: AssetRow) -> str:

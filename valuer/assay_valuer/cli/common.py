@@ -29,6 +29,8 @@ USAGE: Final = 2
 UNAVAILABLE: Final = 3
 _PROSE_MIN: Final = 40
 """Columns that a sentence in a table needs."""
+_READABLE: Final = 100
+"""Columns beyond which lines of prose are hard to follow."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -124,6 +126,26 @@ def print_table(
     console.print(table)
 
 
+def print_sentences(title: str, sentences: Sequence[str]) -> None:
+    """A heading and what is to be said, each wrapped to a width that is easily read, nothing cut."""
+    console = Console(highlight=False)
+    lines = [title]
+    for text in sentences:
+        lines += _wrapped(text, min(console.width, _READABLE))
+    console.print(Text("\n".join(lines), overflow="fold"))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _width(cell: str) -> int:
     return max(map(cell_len, cell.splitlines()), default=0)
 
@@ -135,12 +157,5 @@ def _paragraph(headings: Sequence[str], row: Sequence[str], prose: str | None, w
     named = (f"{name} {', '.join(cell.splitlines())}" for name, cell in cells.items() if cell)
     lines = [row[0]]
     for text in ("; ".join(named), " ".join(sentences.splitlines())):
-        lines += textwrap.wrap(
-            text,
-            width,
-            initial_indent="  ",
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += _wrapped(text, width)
     return Text("\n".join(lines), overflow="fold")

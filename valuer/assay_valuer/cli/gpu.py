@@ -6,10 +6,13 @@ import argparse
 from collections import Counter
 
 import msgspec
+from sqlalchemy import Connection
 
 from assay_core.instants import format_duration, format_instant
 from assay_core.leaves import Severity
 from assay_core.printable import printable
+from assay_valuer.asset_rows import asset_rows
+from assay_valuer.cli import trust
 from assay_valuer.cli.common import (
     FALSE,
     OK,
@@ -21,6 +24,8 @@ from assay_valuer.cli.common import (
     print_table,
     say,
 )
+from assay_valuer.policy import ValuerPolicy
+from assay_valuer.results import StoredLine
 from assay_valuer.rows import GpuRow, IncidentRow, gpu_rows
 from assay_valuer.standing.notes import Note
 
@@ -36,7 +41,8 @@ def add_parser(commands: Commands) -> None:
     showing = add_command(
         group,
         "show",
-        "show one GPU: its incidents, what did not hang together, its lifetime counters",
+        "show one GPU: how far it is trusted and why, the evidence for and against it, its incidents, "
+        "what did not hang together, its lifetime counters",
         "assay-valuer gpu show 1652222012345",
     )
     showing.add_argument("gpu", help="its serial, or its name in `gpu list`")
@@ -82,10 +88,14 @@ def _row(gpu: GpuRow, now: int) -> tuple[str, ...]:
         "not valued yet" if result is None else presence_of(gpu),
         "" if result is None else ("yes" if result.counts else "no"),
         "never" if gpu.seen_ms is None else f"{format_duration(max(0, now - gpu.seen_ms))} ago",
-        "" if result is None else assurance_of(result.assurance),
+        "" if result is None else assurance_of(result.assurance) + _held(result),
         _classes(gpu),
         str(sum(note.amiss for note in gpu.findings) or ""),
     )
+
+
+def _held(result: StoredLine) -> str:
+    return (", FROZEN" if result.frozen else "") + (", DISPUTED" if result.disputed else "")
 
 
 def _classes(gpu: GpuRow) -> str:
@@ -98,18 +108,18 @@ def _classes(gpu: GpuRow) -> str:
 def run_show(args: argparse.Namespace) -> int:
     """One GPU, whole; 1 where there is none of this name."""
     wanted: str = args.gpu
+    now = now_ms()
     with opened(args) as state:
-        gpus = state.database.read(gpu_rows)
-    found = [gpu for gpu in gpus if wanted in (gpu.serial, f"asset-{gpu.id}", gpu.uuid)]
+        found = state.database.read(lambda c: _shown(c, wanted, state.config.policy, now))
     if not found:
         say(f"there is no GPU {printable(wanted, 64)}; see `assay-valuer gpu list`")
         return FALSE
     if args.json:
         print_json({"gpus": found})
         return OK
-    now = now_ms()
     for gpu in found:
         print_table(("", "GPU"), _facts(gpu, now), prose="GPU")
+        trust.print_trust(gpu.explained)
         if gpu.incidents:
             print_table(_INCIDENT, [_incident(one) for one in gpu.incidents], prose="meaning")
         if gpu.findings:
@@ -118,12 +128,30 @@ def run_show(args: argparse.Namespace) -> int:
     return OK
 
 
+class _Shown(GpuRow, frozen=True, kw_only=True):
+    """A GPU, with trust in it now in words."""
+
+    explained: trust.Explained
+
+
+def _shown(connection: Connection, wanted: str, policy: ValuerPolicy, now: int) -> list[_Shown]:
+    found = [
+        gpu for gpu in gpu_rows(connection) if wanted in (gpu.serial, f"asset-{gpu.id}", gpu.uuid)
+    ]
+    assets = {row.id: row for row in asset_rows(connection)} if found else {}
+    told = trust.explained(connection, [assets[gpu.id] for gpu in found], policy, now)
+    return [
+        _Shown(**msgspec.structs.asdict(gpu), explained=one)
+        for gpu, one in zip(found, told, strict=True)
+    ]
+
+
 _INCIDENT = ("incident", "class", "began", "last seen", "ended", "times", "meaning")
 _FINDING = ("code", "first", "last", "times", "finding")
 
 
 def _facts(gpu: GpuRow, now: int) -> list[tuple[str, str]]:
-    names = ("GPU", "product", "host", "loan", "presence", "counts", "seen", "assurance")
+    names = ("GPU", "product", "host", "loan", "presence", "counts", "seen")
     facts = [*zip(names, _row(gpu, now), strict=False)]
     totals = gpu.totals
     if totals is not None:

@@ -16,7 +16,10 @@ from assay_valuer.cli.common import (
     print_table,
     say,
 )
-from assay_valuer.hosts import HostLine, list_hosts, revoke
+from assay_valuer.cli.trust import ago, freezes_of
+from assay_valuer.hosts import HostLine, revoke
+from assay_valuer.standing.assurance import TpmState
+from assay_valuer.trust_rows import HostRow, host_rows
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,13 +42,24 @@ def add_parser(commands: Commands) -> None:
 def run_list(args: argparse.Namespace) -> int:
     """A table, or JSON."""
     with opened(args) as state:
-        hosts = state.database.read(list_hosts)
+        hosts = state.database.read(lambda c: host_rows(c, state.config.policy))
     if args.json:
         print_json({"hosts": hosts})
         return OK
     now = now_ms()
     print_table(
-        ("host", "incarnation", "windows to", "heard", "source", "key", "certificate", "state"),
+        (
+            "host",
+            "incarnation",
+            "windows to",
+            "heard",
+            "source",
+            "certificate",
+            "key",
+            "quoted",
+            "devices",
+            "state",
+        ),
         [
             (
                 host.host_id,
@@ -53,12 +67,15 @@ def run_list(args: argparse.Namespace) -> int:
                 "none yet" if host.head_sequence is None else str(host.head_sequence),
                 "never" if host.received_ms is None else f"{_age(now - host.received_ms)} ago",
                 host.source or "",
-                host.tpm or "software",
                 _certificate(host, now),
+                _key(host),
+                "" if host.tpm_state is TpmState.NONE else ago(host.quoted_ms, now),
+                _devices(host, now),
                 _state(host),
             )
             for host in hosts
         ],
+        prose="state",
     )
     if not hosts:
         say("no host has enrolled yet; make a token with: assay-valuer token create")
@@ -83,10 +100,29 @@ def _certificate(host: HostLine, now: int) -> str:
     return f"expires in {_age(left_ms)}" if left_ms > 0 else f"expired {_age(-left_ms)} ago"
 
 
-def _state(host: HostLine) -> str:
+def _key(host: HostRow) -> str:
+    """In which TPM its key lives, and whether that counts."""
+    if host.tpm is None:
+        return "software"
+    counts = {TpmState.SIMULATED: ", SIMULATED", TpmState.UNKNOWN: ", counts for nothing"}
+    return host.tpm + counts.get(host.tpm_state, "")
+
+
+def _devices(host: HostRow, now: int) -> str:
+    """How many of its GPUs have answered for themselves; or why none has."""
+    if not host.gpus:
+        return "no GPU yet"
+    if not host.devices_proved:
+        return f"none answered: {host.devices_absent or 'no report has come'}"
+    told = f"{host.devices_proved} of {host.gpus} answered, the oldest {ago(host.devices_ms, now)}"
+    return f"{told}; {host.devices_absent}" if host.devices_absent else told
+
+
+def _state(host: HostRow) -> str:
     if host.revoked_ms is not None:
         return f"REVOKED {format_instant(host.revoked_ms)}: {host.revoked_why}"
-    return "clock behind" if host.clock_behind else ""
+    told = (freezes_of(host.freezes), "clock behind" if host.clock_behind else "")
+    return "\n".join(one for one in told if one)
 
 
 def _age(duration_ms: int) -> str:

@@ -137,14 +137,17 @@ def stand(asset: Asset, around: Scene) -> Standing:
 def _under_way(asset: Asset, proofs: HostProofs, around: Scene) -> Transition | None:
     """The event that both parties said the asset is in the midst of.
 
-    An asset that was never seen is in none: nobody has shown that it exists. And maintenance, which
-    the operator may announce alone and again, excuses no longer silence than what a host announces
-    in its windows.
+    An asset that was never seen is in none: nobody has shown that it exists. On a revoked host, which
+    never comes back, it is in none that would end there. And maintenance, which the operator may
+    announce alone and again, excuses no longer silence than what a host announces in its windows.
     """
     seen_ms = asset.track.seen_ms
     if seen_ms is None:
         return None
     told = (*proofs.transitions, *asset.trust.transitions)
+    host = around.hosts.get(asset.host_key) if asset.host_key is not None else None
+    if host is None or host.revoked:
+        told = tuple(one for one in told if one.away)
     longest_ms = ms(around.policy.silence.maintenance_max_s)
     if told and around.uptime.served_ms(seen_ms, around.now_ms) > longest_ms:
         told = tuple(one for one in told if one.kind != MAINTENANCE)
@@ -167,18 +170,20 @@ def _claimed(claim: Claim) -> Finding:
     """What another host's claim to it means."""
     if claim.verdict is Verdict.OPEN:
         detail = (
-            f"{claim.host_id} has shown it since {format_instant(claim.since_ms)}. If it was moved, "
-            "propose that; if not, ask both operators."
+            f"{claim.host_id} has shown it since {format_instant(claim.since_ms)}. "
+            f"{DECIDE[claim.verdict]}"
         )
         return Finding("identity.claimed", detail)
-    return Finding(f"identity.{claim.verdict.value}", f"{claim.why}. {_DECIDE[claim.verdict]}")
+    return Finding(f"identity.{claim.verdict.value}", f"{claim.why}. {DECIDE[claim.verdict]}")
 
 
-_DECIDE: Final = {
+DECIDE: Final = {
+    Verdict.OPEN: "If it was moved, propose that; if not, ask both operators.",
     Verdict.FALSE: "The weaker claim is frozen; this asset is not touched.",
     Verdict.CLONE: "Frozen: one device cannot be in two places.",
     Verdict.DISPUTED: "A person must decide; until then it counts.",
 }
+"""What each verdict means for who reads it."""
 
 
 def _where(asset: Asset, around: Scene) -> _Where:
