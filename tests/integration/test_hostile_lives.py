@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import pytest
 
+from assay_core.instants import HOUR_MS, MINUTE_MS
+from assay_valuer.hosts import revoke
+from assay_valuer.standing.assurance import L2
+from assay_valuer.standing.trust import Verdict
+from assay_valuer.standing.types import Presence
 from tests.fakes.lives import GPU_MAKER, Lives, frozen
 
 
@@ -37,3 +42,57 @@ def test_cards_that_change_places_stop_no_book(books):
     after = [books.line(serial, host.now_ms).asset.identity for serial in host.serials]
     assert None not in before
     assert after == before[::-1]
+
+
+def test_no_maintenance_keeps_a_revoked_hosts_gpus_counted(books):
+    """Whoever stole its key announces maintenance, which policy accepts, and the host is revoked."""
+    host = books.machine(devices=True)
+    books.lend(*host.serials)
+    books.live(host)
+    soon_ms = host.now_ms + MINUTE_MS
+    books.sign("maintenance", now_ms=host.now_ms, by=("olga",), host=host.id)
+    assert books.line(host.serials[0], soon_ms).standing.presence is Presence.IN_TRANSITION
+    books.database.write(
+        lambda c: revoke(c, host.id, why="its key was stolen", signer=books.key, now_ms=soon_ms)
+    )
+    assert books.line(host.serials[0], soon_ms).standing.presence is Presence.UNKNOWN
+    assert books.position(soon_ms).counted == 0
+
+
+def test_a_revoked_hosts_gpus_may_still_go_over_to_another(books):
+    """The host is swapped, and the old one revoked before its GPUs are in the new one."""
+    host = books.machine()
+    books.lend(*host.serials)
+    books.live(host)
+    other = books.machine(seed=9, gpus=0)
+    soon_ms = host.now_ms + MINUTE_MS
+    books.sign("host_swap", now_ms=host.now_ms, host=host.id, to_host=other.id)
+    books.database.write(
+        lambda c: revoke(c, host.id, why="swapped", signer=books.key, now_ms=soon_ms)
+    )
+    assert books.position(soon_ms).counted == 2
+
+
+def test_a_move_to_a_site_gives_a_gpu_to_one_host_there_and_not_to_the_next(books):
+    """A bare host at the new site shows the serial too, while the move is under way."""
+    host = books.machine(devices=True)
+    books.lend(*host.serials)
+    books.live(host)
+    serial = host.serials[0]
+    books.sign("move", serial, now_ms=host.now_ms, days=20, to_site="far")
+    there = books.machine(seed=9, gpus=0, site="far", devices=True)
+    there.put(host.pull(0))
+    thief = books.machine(seed=11, gpus=1, site="far", tpm=False)
+    thief.host.gpus[0].serial = serial
+    there.now_ms = thief.now_ms = host.now_ms + HOUR_MS
+    books.live(there)
+    for _ in range(3):
+        books.show(there, thief, identity=True)
+    books.live(there)
+    books.show(thief, identity=True)
+    book = books.tick(there.now_ms + MINUTE_MS)
+    line = books.line(serial, there.now_ms + MINUTE_MS)
+    assert line.asset.host_key == books.found(there).key
+    assert line.standing.assurance == L2
+    assert [one.verdict for one in line.asset.trust.claims] == [Verdict.FALSE]
+    assert frozen(book) == {f"{thief.id}: false_claim"}

@@ -116,6 +116,11 @@ class Transition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """Whether it takes the asset to this host."""
         return self.to_host == host_id if self.to_host else bool(site) and self.to_site == site
 
+    @property
+    def away(self) -> bool:
+        """Whether it ends on another host than it began, or with another asset."""
+        return bool(self.to_host or self.to_site) or self.other_asset is not None
+
 
 class Custody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An inspection that a custodian and the lender signed, and until when it holds."""
