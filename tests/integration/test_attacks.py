@@ -50,6 +50,7 @@ from assay_valuer.standing.trust import CLAIMS_MAX
 from tests.fakes import nvidia
 from tests.fakes.books import DAY_MS
 from tests.fakes.endorsing import Maker
+from tests.fakes.host import START_MS
 from tests.fakes.lives import NOLV, Lives, frozen, new_tpm
 from tests.fakes.tpm import TpmKey
 
@@ -210,9 +211,12 @@ def test_a_software_tpm_is_worth_no_more_than_a_software_key(books):
     ],
 )
 def test_an_attestation_key_that_signs_anything_enrols_nothing(books, attributes):
-    with pytest.raises(Denied) as denied:
-        books.machine(tpm=new_tpm(ak_attributes=attributes))
+    liar = new_tpm(ak_attributes=attributes)
+    with pytest.raises(Denied) as denied:  # before it is asked anything
+        books.registrar.tpms.activate(liar.certificates, liar.ak.public, START_MS)
     assert denied.value.reason is Denial.BAD_TPM
+    with pytest.raises(Denied):
+        books.machine(tpm=liar)
 
 
 def test_a_copied_tpm_is_known_by_its_clock(books, victim):
