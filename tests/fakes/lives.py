@@ -14,14 +14,12 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Connection, insert
@@ -31,7 +29,6 @@ from assay_core.asset_events import AssetEvent, Inspection, Kind, Subject
 from assay_core.errors import Refusal, Refused
 from assay_core.evidence import bundle
 from assay_core.evidence.sealed import SealedEvidence
-from assay_core.leaves import Content, Group
 from assay_core.seal import ASSET_EVENT_TYPE, Ed25519Signer, Envelope, Sealed, Signer, sign_envelope
 from assay_core.signatories import Role
 from assay_core.verify import AlreadyStored, Chain, Policy, verify, verify_gap
@@ -53,7 +50,7 @@ from assay_valuer.ledger.append import (
 )
 from assay_valuer.ledger.read import chain_entries
 from assay_valuer.parties import Party, add_party
-from assay_valuer.policy import Evidence, ValuerPolicy
+from assay_valuer.policy import ValuerPolicy
 from assay_valuer.registry import import_loan
 from assay_valuer.store.database import Database, sqlite_url
 from assay_valuer.store.schema import OCSP
@@ -61,109 +58,16 @@ from assay_valuer.tokens import Terms, create_token
 from assay_valuer.tpms import Binding, Tpms
 from tests.fakes import nvidia, proving
 from tests.fakes.books import DAY_MS, FakeBooks
+from tests.fakes.chassis import GPU_MAKER, Machine, new_tpm, trusting
 from tests.fakes.collateral import PART, PRICES, loan_text
 from tests.fakes.door import read_token
-from tests.fakes.endorsing import Maker, der
 from tests.fakes.host import START_MS, FakeHost
-from tests.fakes.tpm import AK_ATTRIBUTES, FakeTpm, TpmSigner
+from tests.fakes.tpm import FakeTpm, TpmSigner
 
-TPM_MAKER = Maker()
-GPU_MAKER = nvidia.Maker()
 EARLY_PRICES = PRICES.replace("2026-11-01", "2026-09-01")
 NOLV = 13_090_297_500
 """What one GPU nets, micro-dollars: 22,000.50 × .85 × .70, from `PRICES` and the default policy."""
 BEGAN_MS = START_MS - 90 * DAY_MS
-
-
-def trusting(**changed: object) -> ValuerPolicy:
-    """A policy that names our makers' roots, and asks no OCSP unless told."""
-    evidence = {
-        "simulated_tpm_roots": (TPM_MAKER.sha256,),
-        "device_roots": tuple(GPU_MAKER.roots),
-        "ocsp": "waived",
-    }
-    return ValuerPolicy(evidence=Evidence(**(evidence | changed)))  # type: ignore[arg-type]  # test data
-
-
-def new_tpm(maker: Maker = TPM_MAKER, *, ak_attributes: int = AK_ATTRIBUTES) -> FakeTpm:
-    """A chip; its certificates come with their root, as those of a simulated TPM must."""
-    made = FakeTpm(maker, ak_attributes)
-    made.certificates = [*made.certificates, der(maker.root.certificate)]
-    return made
-
-
-@dataclass
-class Machine:
-    """A host, its chip, and what is in its slots. `host` seals; a device answers for each GPU."""
-
-    host: FakeHost
-    tpm: FakeTpm | None
-    devices: list[nvidia.Device]
-    site: str
-    tls_key: ec.EllipticCurvePrivateKey = field(
-        default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
-    )
-
-    @property
-    def id(self) -> str:
-        return self.host.host_id
-
-    @property
-    def serials(self) -> list[str]:
-        return [gpu.serial for gpu in self.host.gpus]
-
-    @property
-    def now_ms(self) -> int:
-        return self.host.now_ms
-
-    @now_ms.setter
-    def now_ms(self, now_ms: int) -> None:
-        self.host.now_ms = now_ms
-
-    def boot(self) -> None:
-        """Another boot; a TPM counts it."""
-        self.host.boot_id = self.host.random.randbytes(16)
-        self.host.booted_ms = self.now_ms
-        if self.tpm is not None:
-            self.tpm.resets += 1
-
-    def contents(
-        self,
-        *,
-        identity: bool | None = None,
-        lost: Sequence[int] = (),
-        broken: Sequence[int] = (),
-    ) -> tuple[Content, ...]:
-        """What it sees: each GPU says the PDI of the device that is in its slot."""
-        bad = {self.host.gpus[at].uuid for at in broken}
-        pdis = {
-            gpu.uuid: device.pdi for gpu, device in zip(self.host.gpus, self.devices, strict=False)
-        }
-        gone = {self.host.gpus[at].uuid for at in lost}
-        found = []
-        for one in self.host.contents(identity=identity):
-            values = dict(one.values)
-            if one.subject in gone:
-                continue
-            if one.group is Group.IDENTITY and one.subject in pdis:
-                values["pdi"] = pdis[one.subject]
-            if one.group is Group.HEALTH and one.subject in bad:
-                values["remap_failed"] = 1
-            if one.group is Group.HOST:
-                values["missing_gpus"] = tuple(sorted(gone))
-            found.append(Content(one.subject, one.group, values))
-        return tuple(found)
-
-    def pull(self, index: int):
-        """Takes a GPU out; what it needs to be put in elsewhere."""
-        device = self.devices.pop(index) if index < len(self.devices) else None
-        return self.host.gpus.pop(index), device
-
-    def put(self, pulled) -> None:
-        gpu, device = pulled
-        self.host.gpus.append(gpu)
-        if device is not None:
-            self.devices.append(device)
 
 
 class Lives(FakeBooks):

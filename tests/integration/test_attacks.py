@@ -49,9 +49,10 @@ from assay_valuer.standing.assurance import L0, L1, L2
 from assay_valuer.standing.trust import CLAIMS_MAX
 from tests.fakes import nvidia
 from tests.fakes.books import DAY_MS
+from tests.fakes.chassis import new_tpm
 from tests.fakes.endorsing import Maker
 from tests.fakes.host import START_MS
-from tests.fakes.lives import NOLV, Lives, frozen, new_tpm
+from tests.fakes.lives import NOLV, Lives, frozen
 from tests.fakes.tpm import TpmKey
 
 TESTS = Path(__file__).resolve().parent.parent

@@ -16,8 +16,9 @@ from assay_valuer.credit.position import State
 from assay_valuer.standing.assurance import CUSTODY, L0, L1, L2
 from assay_valuer.standing.types import Cause, Presence
 from tests.fakes.books import DAY_MS
+from tests.fakes.chassis import GPU_MAKER, Machine
 from tests.fakes.host import START_MS, WINDOW_MS, FakeGpu
-from tests.fakes.lives import BEGAN_MS, GPU_MAKER, Lives, Machine, frozen, subject
+from tests.fakes.lives import BEGAN_MS, Lives, frozen, subject
 from tests.fakes.tpm import AK_ATTRIBUTES, TpmKey
 
 CURRENT, WATCH, STALE = State.CURRENT, State.WATCH, State.STALE

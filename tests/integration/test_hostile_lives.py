@@ -12,7 +12,8 @@ from assay_valuer.hosts import revoke
 from assay_valuer.standing.assurance import L2
 from assay_valuer.standing.trust import Verdict
 from assay_valuer.standing.types import Presence
-from tests.fakes.lives import GPU_MAKER, Lives, frozen
+from tests.fakes.chassis import GPU_MAKER
+from tests.fakes.lives import Lives, frozen
 
 
 @pytest.fixture

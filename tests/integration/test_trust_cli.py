@@ -13,7 +13,8 @@ from assay_core.instants import MINUTE_MS
 from assay_core.seal import Ed25519Signer
 from assay_valuer.ca import write_secret
 from assay_valuer.cli import main
-from tests.fakes.lives import GPU_MAKER, TPM_MAKER, Lives
+from tests.fakes.chassis import GPU_MAKER, TPM_MAKER
+from tests.fakes.lives import Lives
 
 DEVICE_ROOT = ("--simulated-root", GPU_MAKER.root.sha256)
 

@@ -25,8 +25,9 @@ from assay_valuer.standing.trust import FreezeCode, Verdict
 from assay_valuer.standing.types import Presence
 from assay_valuer.store.schema import ASSET, HOST_TRUST, PROJECTION
 from tests.fakes.books import DAY_MS
+from tests.fakes.chassis import GPU_MAKER, new_tpm, trusting
 from tests.fakes.host import START_MS, WINDOW_MS, FakeGpu
-from tests.fakes.lives import GPU_MAKER, NOLV, Lives, frozen, new_tpm, subject, trusting
+from tests.fakes.lives import NOLV, Lives, frozen, subject
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from assay_valuer.standing.holding import Shown
 from assay_valuer.standing.trust import FreezeCode, Transition, Verdict
 from assay_valuer.standing.types import Asset, Host, Track
 from tests.fakes import proving as fake
+from tests.fakes.chassis import GPU_MAKER, new_tpm, trusting
 from tests.fakes.host import FakeHost
-from tests.fakes.lives import GPU_MAKER, new_tpm, trusting
 from tests.fakes.nvidia import FWID, Maker, baseboard
 from tests.fakes.tpm import TpmKey, TpmSigner
 
