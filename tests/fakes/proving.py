@@ -137,6 +137,7 @@ def answer(
     sequence: int | None = None,
     source: Source = Source.NVML,
     nonce: bytes | None = None,
+    absent: str = "there are none",
 ) -> sealing.SealedEvidence:
     """An honest answer, but for what is changed."""
     challenged = challenge.nonce if nonce is None else nonce
@@ -165,7 +166,7 @@ def answer(
         collected_ms=host.now_ms,
         source=source,
         devices=listed,
-        devices_absent="" if listed else "there are none",
+        devices_absent="" if listed else absent,
         quote=quote,
     )
     return sealing.seal(statement, blobs, key)

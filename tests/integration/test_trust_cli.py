@@ -22,7 +22,7 @@ DEVICE_ROOT = ("--simulated-root", GPU_MAKER.root.sha256)
 class Told:
     """A host with TPM and devices, and one at L0 that shows its first GPU too and is frozen for it."""
 
-    def __init__(self, folder, capsys):
+    def __init__(self, folder, capsys, absent="no collector"):
         self.capsys, self.config, self.folder = capsys, folder / "valuer.yaml", folder
         with Lives(folder) as books:
             host = books.machine(devices=True)
@@ -33,6 +33,8 @@ class Told:
             for _ in range(2):
                 books.show(liar)
                 books.live(host)
+            asked = books.ask(liar)
+            books.take_answer(liar, asked, books.answer(liar, asked, absent=absent))
             books.tick(host.now_ms + MINUTE_MS)
             signer = books.key
         capsys.readouterr()  # what the store logged meanwhile
@@ -112,7 +114,7 @@ def test_the_frozen_host_its_gpu_and_the_windows_it_was_found_in(valuer, monkeyp
         assert "key software" in listed
         assert ", SIMULATED; quoted" in listed
         assert "devices 2 of 2 answered, the oldest" in listed
-        assert "devices none answered: no report has come" in listed
+        assert "devices none answered: no collector" in listed
     serial = valuer.host.serials[0]
     amiss = json.loads(valuer("asset", "list", "--amiss", "--json"))["assets"]
     assert [(one["host"], one["serial"]) for one in amiss] == [
@@ -132,6 +134,16 @@ def test_gpu_show_and_asset_show_say_the_same_of_trust(valuer):
         for factor in one["explained"]["trust"]["factors"]:
             factor["words"] = factor["words"].partition(" ago")[0]
     assert gpu["explained"] == asset["explained"]
+
+
+def test_a_hosts_own_words_cannot_write_to_the_terminal(tmp_path, capsys):
+    """Why its devices gave nothing is what it says; an escape in it would clear the screen."""
+    valuer = Told(tmp_path, capsys, absent="gone\x1b[2J\u202eodd")
+    for command in (("host", "list"), ("gpu", "show", valuer.liar.serials[1])):
+        shown = valuer(*command)
+        assert "gone\\x1b[2J\\u202eodd" in shown
+        assert "\x1b" not in shown
+        assert "\u202e" not in shown
 
 
 @pytest.mark.parametrize("columns", ["24", "80", "160"])

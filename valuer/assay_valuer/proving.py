@@ -33,7 +33,7 @@ def take_evidence(assets: Assets, stored: StoredEvidence, keys: bundle.Keys) -> 
     except bundle.EvidenceRefused:
         return
     proofs = assets.proofs_of(stored.host_key)
-    absent = "; ".join((proven.statement.devices_absent, *proven.failed)).strip("; ")
+    absent = "; ".join((proven.absent, *proven.failed)).strip("; ")
     proofs = msgspec.structs.replace(proofs, devices_absent=absent[:_ABSENT_MAX])
     assets.put_proofs(stored.host_key, proofs)
     if proven.quoted is not None and proven.signer.attestation is not None:

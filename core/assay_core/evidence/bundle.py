@@ -32,9 +32,12 @@ from assay_core.evidence.sealed import SealedEvidence
 from assay_core.evidence.spdm import REPORT_BYTES_MAX
 from assay_core.evidence.statement import Statement, device_nonce, quote_extra
 from assay_core.header import Source
+from assay_core.printable import printable
 from assay_core.seal import EVIDENCE_TYPE, PublicKey
 
 STATEMENT_BYTES_MAX: Final = 16 * 1024
+ABSENT_MAX: Final = 500
+"""Characters of a host's reason why devices gave no evidence."""
 
 
 class Outcome(enum.StrEnum):
@@ -130,6 +133,11 @@ class Proven:
     devices: tuple[DeviceProof, ...]
     failed: tuple[str, ...]
     topology: nvidia.Topology | None
+
+    @property
+    def absent(self) -> str:
+        """Why devices gave no evidence: the host's own word, fit for a log and a terminal."""
+        return printable(self.statement.devices_absent, ABSENT_MAX)
 
 
 def admit(

@@ -174,9 +174,7 @@ def _devices(proven: bundle.Proven, simulated: Collection[str]) -> list[Step]:
     ]
     steps += [Step("device", False, failed) for failed in proven.failed]
     if not steps:
-        steps.append(
-            Step("devices", True, f"none: {proven.statement.devices_absent or 'none asked'}")
-        )
+        steps.append(Step("devices", True, f"none: {proven.absent or 'none asked'}"))
     if proven.topology is not None:
         whole = "one whole baseboard" if proven.topology.whole else "not one whole baseboard"
         steps.append(Step("topology", True, f"{whole}: {proven.topology.why}"))

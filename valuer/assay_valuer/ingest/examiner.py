@@ -193,7 +193,7 @@ class Examiner:
             quote=proven.quoted is not None,
             devices=len(proven.devices),
             failed=proven.failed[:_FAILED_SHOWN],
-            absent=proven.statement.devices_absent,
+            absent=proven.absent,
         )
         words = f"{len(proven.devices)} devices proved themselves"
         if proven.failed:
