@@ -203,6 +203,48 @@ def test_a_certificate_of_the_retired_key_opens_no_stream(valuer: FakeValuer) ->
     during(valuer, story)
 
 
+def test_what_a_key_renews_while_another_takes_its_place_ends_with_it(valuer: FakeValuer) -> None:
+    """Whoever stole the old key asks for a certificate between the two phases."""
+
+    async def story(client: HostClient) -> None:
+        new, old = new_key(), client.host.signer
+        await proving.rotate(valuer, client, proving.rotate_request(client, new))
+        fresh = client.certificates
+        valuer.clock.now_ms += 1_000
+        await client.renew(valuer, signer=old)
+        stolen, client.certificates = client.certificates, fresh
+        async with client.stream() as stream:
+            client.host.signer = new
+            await stream.window(client.host.seal())
+            await stream.acknowledged()
+        client.certificates = stolen
+        async with client.stream(hello=False) as stream:
+            await stream.send_hello()
+            assert (await stream.read()).refusal.reason == "wrong_incarnation"
+        client.host.signer = old
+        await denied(client.renew(valuer), "bad_proof", PERMISSION)
+
+    during(valuer, story)
+
+
+def test_a_token_that_was_used_is_no_way_back_for_a_retired_key(valuer: FakeValuer) -> None:
+    async def run() -> None:
+        async with valuer.serving():
+            client, new, token = HostClient(FakeHost(gpu_count=1)), new_key(), valuer.token()
+            await client.enroll(token)
+            await client.enroll(token)  # a lost answer is given again
+            old = client.host.signer
+            await proving.rotate(valuer, client, proving.rotate_request(client, new))
+            async with client.stream() as stream:
+                client.host.signer = new
+                await stream.window(client.host.seal())
+                await stream.acknowledged()
+            client.host.signer = old
+            await denied(client.enroll(token), "key_enrolled", PERMISSION)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_a_tpms_key_follows_a_tpms_key_of_the_same_chip_only(valuer: FakeValuer) -> None:
     tpm, other = FakeTpm(MAKER), FakeTpm(MAKER)
 

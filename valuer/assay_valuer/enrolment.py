@@ -108,6 +108,10 @@ def enroll(
         return _enroll_new(connection, registrar, statement, token, bound=bound, now_ms=now_ms)
     if known.revoked_ms is not None:
         raise Denied(Denial.REVOKED_HOST, "the host was revoked; ask the lender")
+    if known.retired_sequence is not None:
+        raise Denied(
+            Denial.KEY_ENROLLED, "another key took this one's place; make a new one to enrol anew"
+        )
     used = connection.execute(
         select(func.count())
         .select_from(TOKEN_USE)
@@ -120,7 +124,12 @@ def enroll(
         )
     check_renewable(connection, known.host_key, now_ms)  # a used token is no way around it
     certificate = issue(
-        connection, registrar, (known.host_key, known.host_id), statement.tls_csr, now_ms
+        connection,
+        registrar,
+        (known.host_key, known.host_id),
+        key,
+        statement.tls_csr,
+        now_ms=now_ms,
     )
     return Enrolled(known.host_id, known.incarnation, known.first_previous_hash, certificate)
 
@@ -136,7 +145,10 @@ def renew(
     host = find_host(connection, statement.host_id)
     if host is None:
         raise Denied(Denial.UNKNOWN_HOST, "the host is not enrolled; enrol it with a token")
-    if not any(key.verifies(proof.signature, RENEW_TYPE, proof.raw) for key in host.trust.keys):
+    signed = [
+        key for key in host.trust.keys if key.verifies(proof.signature, RENEW_TYPE, proof.raw)
+    ]
+    if not signed:
         raise Denied(Denial.BAD_PROOF, "no key enrolled for this host signed the request")
     if host.trust.revoked:
         raise Denied(Denial.REVOKED_HOST, "the host was revoked; ask the lender")
@@ -147,7 +159,12 @@ def renew(
         )
     check_renewable(connection, host.key, now_ms)
     certificate = issue(
-        connection, registrar, (host.key, host.trust.host_id), statement.tls_csr, now_ms
+        connection,
+        registrar,
+        (host.key, host.trust.host_id),
+        signed[0],
+        statement.tls_csr,
+        now_ms=now_ms,
     )
     return Enrolled(
         host.trust.host_id, host.trust.incarnation, host.trust.first_previous_hash, certificate
@@ -237,7 +254,9 @@ def _enroll_new(
         }
     )
     append_record(connection, "enrolment", record, registrar.ledger_key, now_ms)
-    certificate = issue(connection, registrar, (host_key, host_id), statement.tls_csr, now_ms)
+    certificate = issue(
+        connection, registrar, (host_key, host_id), key, statement.tls_csr, now_ms=now_ms
+    )
     return Enrolled(host_id, incarnation, previous, certificate)
 
 
@@ -287,10 +306,14 @@ def issue(
     connection: Connection,
     registrar: Registrar,
     host: tuple[int, str],
+    key: PublicKey,
     csr: bytes,
+    *,
     now_ms: int,
 ) -> Issued:
-    """A client certificate of the host (its key in the store, its id). Raises Denied."""
+    """A client certificate of the host (its key in the store, its id), good for as long as the
+    sealing key that asked for it may seal. Raises Denied.
+    """
     host_key, host_id = host
     try:
         issued = registrar.authority.issue_host(csr, host_id, now_ms, registrar.certificate_life_ms)
@@ -302,6 +325,7 @@ def issue(
             host_key=host_key,
             issued_ms=issued.issued_ms,
             expires_ms=issued.expires_ms,
+            sealing_key=key.fingerprint,
         )
     )
     return issued

@@ -116,13 +116,20 @@ def keys_of(connection: Connection, host_key: int, incarnation: int) -> Keys | N
 
 
 def certificate_known(connection: Connection, host: Host, serial: str) -> bool:
-    """Whether a certificate was issued to this host, and for a key that may seal for it."""
-    issued_ms = connection.execute(
-        select(CERTIFICATE.c.issued_ms).where(
+    """Whether a certificate was issued to this host, and for a key that may seal for it.
+
+    One that a key renewed while another took its place ends with it, as those before it.
+    """
+    row = connection.execute(
+        select(CERTIFICATE.c.issued_ms, CERTIFICATE.c.sealing_key).where(
             CERTIFICATE.c.serial == serial, CERTIFICATE.c.host_key == host.key
         )
-    ).scalar()
-    return issued_ms is not None and issued_ms >= host.keyed_ms
+    ).one_or_none()
+    if row is None:
+        return False
+    if row.sealing_key is None:
+        return int(row.issued_ms) >= host.keyed_ms
+    return row.sealing_key in {key.fingerprint for key in host.trust.keys}
 
 
 def standing_changes(connection: Connection, keys: Iterable[int]) -> dict[int, tuple[bool, int]]:

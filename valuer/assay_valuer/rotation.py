@@ -59,7 +59,7 @@ def rotate(
     if new not in host.trust.keys:
         _take(connection, registrar, rotation, host, at_ms)
     certificate = issue(
-        connection, registrar, (host.key, host.trust.host_id), statement.tls_csr, at_ms
+        connection, registrar, (host.key, host.trust.host_id), new, statement.tls_csr, now_ms=at_ms
     )
     return Enrolled(
         host.trust.host_id, host.trust.incarnation, host.trust.first_previous_hash, certificate

@@ -117,6 +117,8 @@ CERTIFICATE: Final = Table(
     Column("host_key", ForeignKey("host.key"), nullable=False),
     Column("issued_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
+    # Fingerprint of the sealing key that asked for it; null for those of before keys were replaced.
+    Column("sealing_key", String(64)),
 )
 
 TOKEN: Final = Table(

@@ -38,6 +38,8 @@ def _add_columns() -> None:
     with op.batch_alter_table("sealing_key") as table:
         table.add_column(sa.Column("ak_name", sa.String(length=68), nullable=True))
         table.add_column(sa.Column("retired_sequence", sa.BigInteger(), nullable=True))
+    with op.batch_alter_table("certificate") as table:
+        table.add_column(sa.Column("sealing_key", sa.String(length=64), nullable=True))
     with op.batch_alter_table("asset") as table:
         table.add_column(sa.Column("identity", sa.String(length=64), nullable=True))
         table.add_column(sa.Column("trust", sa.Text(), nullable=True))
