@@ -248,9 +248,12 @@ def test_certificates_that_are_no_endorsement_keys_are_refused(valuer: FakeValue
     tpm = FakeTpm(MAKER)
     on_a_curve = MAKER.endorse(ec.generate_private_key(ec.SECP256R1()))
     no_purpose = MAKER.endorse(tpm.ek, EK_MARKS[:1])
+    modulus = tpm.ek.public_key().public_numbers().n.to_bytes(256, "big")
+    even = modulus[:-1] + bytes([modulus[-1] & 0xFE])
+    no_modulus = [Maker().endorse(tpm.ek)[0].replace(modulus, even)]  # of a root that nobody knows
 
     async def story() -> None:
-        for certificates in ([], [b"no certificate"], on_a_curve, no_purpose):
+        for certificates in ([], [b"no certificate"], on_a_curve, no_purpose, no_modulus):
             tpm.certificates = certificates
             await denied(proving.activate(valuer, tpm), "bad_tpm", PERMISSION)
 

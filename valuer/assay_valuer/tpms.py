@@ -82,12 +82,13 @@ class Tpms:
         """A credential that only this TPM, holding this AK, opens. Raises Denied."""
         endorsed = self.endorse(certificates, now_ms)
         attestation = _attestation_key(ak_public)
-        return tpm.make_credential(
-            endorsed.key,
-            attestation.name,
-            self._inside(endorsed, attestation, now_ms // HOUR_MS),
-            secrets.token_bytes(32),
-        )
+        inside = self._inside(endorsed, attestation, now_ms // HOUR_MS)
+        try:
+            return tpm.make_credential(
+                endorsed.key, attestation.name, inside, secrets.token_bytes(32)
+            )
+        except tpm.BadTpm as error:
+            raise Denied(Denial.BAD_TPM, str(error)) from error
 
     def endorse(self, certificates: Sequence[bytes], now_ms: int) -> Endorsed:
         """Whose chip it is. Raises Denied where the certificates are none of an EK."""

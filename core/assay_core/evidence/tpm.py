@@ -267,12 +267,16 @@ class Credential:
 def make_credential(ek: rsa.RSAPublicKey, name: bytes, secret: bytes, seed: bytes) -> Credential:
     """Locks `secret` to the TPM whose endorsement key is `ek` and to the key named `name` in it.
 
-    `seed` is 32 random bytes, never used again. Raises ValueError for other lengths. Part 1 §24.
+    `seed` is 32 random bytes, never used again. Raises ValueError for other lengths, and BadTpm for a
+    key that nothing can be encrypted to: its certificate may say any number. Part 1 §24.
     """
     if len(seed) != _DIGEST_BYTES or not 1 <= len(secret) <= _DIGEST_BYTES:
         raise ValueError("a seed of 32 bytes and a secret of at most 32 are needed")
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), b"IDENTITY\0")
-    encrypted = ek.encrypt(seed, oaep)
+    try:
+        encrypted = ek.encrypt(seed, oaep)
+    except ValueError as error:
+        raise BadTpm("the EK is no RSA key: nothing can be encrypted to it") from error
     cipher = Cipher(algorithms.AES(_kdfa(seed, b"STORAGE", name, 128)), CFB(bytes(16)))
     encryptor = cipher.encryptor()
     identity = encryptor.update(_sized(secret)) + encryptor.finalize()
