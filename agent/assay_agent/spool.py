@@ -244,6 +244,18 @@ class Spool:
             return cursor
         return cursor
 
+    def newest_until(self, sequence: int) -> Outgoing | None:
+        """The newest window that is kept here at or before a sequence; None where there is none."""
+        row = self._db.execute(
+            "SELECT sequence, hash, data FROM record JOIN body USING (sequence) "
+            "WHERE sequence <= ? AND kind = 'window' ORDER BY sequence DESC LIMIT 1",
+            (sequence,),
+        ).fetchone()
+        if row is None:
+            return None
+        found, digest, data = row
+        return Outgoing(Head(found, digest), found, unpack_window(data))
+
     def next_after(self, cursor: Head) -> Outgoing | None:
         """What the chain goes on with after `cursor`; None at its end.
 

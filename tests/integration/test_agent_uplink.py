@@ -169,13 +169,13 @@ def test_an_unknown_reason_of_refusal_is_counted_as_other(tmp_path):
 
 
 @pytest.mark.parametrize("head", [Head(1, bytes(32)), Head(7, bytes(32))])
-def test_a_fork_stops_the_sending(tmp_path, head):
+def test_a_fork_is_shown_once_and_stops_the_sending(tmp_path, head):
     async def scene(valuer, agent):
         valuer.head = head
         agent.append(3)
         async with agent.running():
             await until(lambda: agent.state() == "forked")
-            assert (valuer.received, valuer.hellos) == (0, 1)
+            assert (valuer.received, valuer.hellos) == (1, 1)
             assert agent.spool.unacknowledged == 3
 
     play(tmp_path, scene)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -14,7 +15,7 @@ from grpc import aio
 
 from assay_agent import VERSION
 from assay_agent.answering import Asked, Told
-from assay_agent.spool import Outgoing, Spool, SpoolFull
+from assay_agent.spool import Forked, Outgoing, Spool, SpoolFull
 from assay_agent.uplink.channel import Denied
 from assay_core.errors import Refusal as Reason
 from assay_core.errors import ServiceError
@@ -26,6 +27,8 @@ from assay_proto.v1 import attestation_pb2 as pb
 from assay_proto.v1 import attestation_pb2_grpc as rpc
 
 WELCOME_S: Final = 30.0
+FORK_SHOWN_S: Final = 10.0
+"""How long a valuer may take to say that it has seen a fork."""
 CANCEL_AGAIN_S: Final = 0.5
 ANSWER_S: Final = 30.0
 _IN_FLIGHT_MAX: Final = 256
@@ -171,7 +174,7 @@ class Session:
             await call.write(pb.AgentMessage(hello=hello))
             welcome = await self._welcome(call)
             self._listener.welcomed(welcome)
-            cursor = self._spool.resume(welcome.head, self._clock())
+            cursor = await self._resume(call, welcome)
             self._sent = cursor.sequence
             self.sent = welcome.head
             self._call = call
@@ -184,6 +187,21 @@ class Session:
                 if not answer.done():
                     answer.set_result(None)
             call.cancel()
+
+    async def _resume(self, call: Stream, welcome: Welcome) -> Head:
+        """Where to go on. Where the valuer holds another history, ours is shown to it: one key sealed
+        both, and who relies on it must know. Raises Forked.
+        """
+        try:
+            return self._spool.resume(welcome.head, self._clock())
+        except Forked:
+            ours = None if welcome.head is None else self._spool.newest_until(welcome.head.sequence)
+            if ours is not None:
+                with contextlib.suppress(TimeoutError, aio.AioRpcError, asyncio.InvalidStateError):
+                    async with asyncio.timeout(FORK_SHOWN_S):
+                        await self._write(call, _message(ours))
+                        await _answered(call)
+            raise
 
     async def _write(self, call: Stream, message: pb.AgentMessage) -> None:
         """One message at a time: a call takes no second write while one is under way."""
@@ -291,6 +309,13 @@ class Session:
             # The valuer has it; the next resume notes it. Sending goes on: it is what frees room.
             self._room.set()
         self._listener.acknowledged(taken)
+
+
+async def _answered(call: Stream) -> None:
+    """Reads until a window has been answered, whatever the answer is, or the stream ends."""
+    while isinstance(message := await call.read(), pb.ValuerMessage):
+        if message.WhichOneof("message") in ("refusal", "acknowledgements"):
+            return
 
 
 async def first_of(*coroutines: Coroutine[None, None, None]) -> None:
