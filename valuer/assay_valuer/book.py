@@ -94,6 +94,8 @@ class Line:
             one.counts,
             one.severity,
             one.assurance,
+            one.cap_bps // CAP_STEP_BPS,
+            tuple(each.code for each in one.findings if each.code.startswith(_TOLD)),
             one.simulated,
             one.disputed,
             one.frozen,
@@ -189,6 +191,10 @@ def methodology(policy: ValuerPolicy, prices: PriceSnapshot | None) -> bytes:
     return hashlib.sha256("\n".join(parts).encode()).digest()
 
 
+CAP_STEP_BPS: Final = 500
+"""A cap that decays is recorded anew when it passes another of these steps."""
+_TOLD: Final = ("assurance.", "identity.")
+"""Findings that say why a level is what it is: recorded anew when others come or go."""
 _NO_PRICES: Final = "-"
 
 
