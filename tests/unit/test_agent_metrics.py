@@ -17,6 +17,7 @@ from assay_agent.metrics.table import ELSEWHERE, GPU_INFO, PLATFORM_INFO, READIN
 from assay_agent.metrics.words import WORDS
 from assay_agent.telemetry.reading import GpuReading, Poll
 from assay_core import codec
+from assay_core.evidence.bundle import Outcome
 from assay_core.header import Source
 from assay_core.leaves import (
     Content,
@@ -304,6 +305,18 @@ def test_what_is_not_known_of_the_agent_is_absent(metrics):
     assert one(found, "assay_agent_driver_state", state="absent") == 0
     metrics.take(poll(driver=DriverState.ABSENT, gpu_count=Reason.DRIVER_ABSENT))
     assert "assay_agent_gpus" not in series(metrics)
+
+
+def test_evidence_that_the_valuer_did_not_judge_is_not_counted_as_refused(metrics):
+    """A valuer that restarts knows no challenge of before, and answers that are late are no lie."""
+    name = "assay_agent_evidence_answers_total"
+    results = ("accepted", "refused", "not_judged")
+    assert [one(series(metrics), name, result=each) for each in results] == [0, 0, 0]
+    for outcome in Outcome:
+        metrics.count_evidence(outcome.value)
+    not_judged = 3  # late, unknown_challenge, unavailable
+    told = [one(series(metrics), name, result=each) for each in results]
+    assert told == [1, len(Outcome) - 1 - not_judged, not_judged]
 
 
 def test_names_from_the_library_cannot_break_the_page(metrics):

@@ -114,6 +114,22 @@ def test_what_a_person_must_look_at_is_shown_by_gpu_beyond_the_bound_too():
     assert singles == ["assay_gpu_frozen"]
 
 
+def test_what_a_person_must_look_at_is_within_the_bound_too():
+    """The most GPUs that are shown singly, and one series more than the bound has room for."""
+    most, room = divmod(GPU_SERIES_MAX, SERIES_PER_GPU)
+    codes = list(FreezeCode)[: room + 1]
+    freezes = tuple(Freeze(code=one, detail="", since_ms=NOW, position=1) for one in codes)
+    proved = [
+        replace(asset(number), trust=AssetTrust(proof=device())) for number in range(2, most + 1)
+    ]
+    for kept in (freezes[:room], freezes):
+        frozen = replace(asset(1), trust=AssetTrust(proof=device(), freezes=kept))
+        registry = scraped(book([frozen, *proved], loan=loan_file(["S0001"])))
+        samples = [one for family in registry.collect() for one in family.samples]
+        singles = [one for one in samples if one.name.startswith("assay_gpu_")]
+        assert len(singles) == (GPU_SERIES_MAX if len(kept) == room else room + 1)
+
+
 def test_a_feed_shows_its_newest_round_and_one_without_shows_none():
     shown = Round(
         number=4,
