@@ -17,7 +17,14 @@ from assay_core.evidence import bundle
 from assay_core.evidence import sealed as sealed_evidence
 from assay_core.evidence.statement import Statement
 from assay_core.header import Source
-from assay_core.seal import EVIDENCE_TYPE, Ed25519Signer, Envelope, sign_envelope
+from assay_core.seal import (
+    ASSET_EVENT_TYPE,
+    EVIDENCE_TYPE,
+    Ed25519Signer,
+    Envelope,
+    Signer,
+    sign_envelope,
+)
 from assay_proto.v1 import attestation_pb2 as pb
 from assay_valuer.hosts import revoke
 from assay_valuer.ingest.session import REFUSALS_MAX
@@ -535,6 +542,40 @@ def test_proposals_have_a_way_in_where_somebody_keeps_them(tmp_path: Path) -> No
                 assert not answer.kept
                 assert words in answer.detail
         assert [envelope.payload for envelope in seen] == [b'{"kind":"move"}']
+
+    during(valuer, story, software=True)
+    valuer.close()
+
+
+def test_one_host_cannot_fill_the_desk_with_proposals(tmp_path: Path) -> None:
+    """Each takes the store's one writer for a while, also the one that is kept already."""
+    seen: list[str] = []
+
+    def propose(connection, envelope, host, *, now_ms):
+        seen.append(host.trust.host_id)
+        return "kept as event 17"
+
+    valuer = FakeValuer(tmp_path, propose=propose)
+
+    async def story(client: HostClient, _: FakeTpm) -> None:
+        async def proposed(stream: HostStream, signer: Signer) -> pb.ProposalAnswer:
+            envelope = sign_envelope(ASSET_EVENT_TYPE, b"{}", signer)
+            await stream.send(pb.AgentMessage(proposal=to_wire(envelope)))
+            return (await stream.until("proposal_answer")).proposal_answer
+
+        other = HostClient(FakeHost(seed=8))
+        await other.enroll(valuer.token())
+        for _turn in range(2):  # to begin a new stream makes no difference
+            async with client.stream() as stream:
+                answers = [await proposed(stream, client.host.signer) for _ in range(8)]
+        assert [one.kept for one in answers] == [True] * 2 + [False] * 6
+        assert "within a minute" in answers[-1].detail
+        async with other.stream() as stream:
+            assert (await proposed(stream, other.host.signer)).kept
+        valuer.clock.now_ms += 60_000
+        async with client.stream() as stream:
+            assert (await proposed(stream, client.host.signer)).kept
+        assert seen == [client.host.host_id] * 10 + [other.host.host_id, client.host.host_id]
 
     during(valuer, story, software=True)
     valuer.close()

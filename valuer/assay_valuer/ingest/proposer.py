@@ -15,11 +15,15 @@ from assay_core.errors import HostError, ServiceError
 from assay_core.seal import ASSET_EVENT_TYPE, Envelope
 from assay_valuer.hosts import Host
 from assay_valuer.ingest import wire
+from assay_valuer.ingest.limits import RateLimiter
 from assay_valuer.store.database import Database
 
 _log = structlog.get_logger(__name__)
 
 PROPOSAL_BYTES_MAX: Final = 64 * 1024
+PER_MINUTE_OF_HOST: Final = 10
+PER_MINUTE: Final = 60
+"""Proposals looked at: one of hundreds of GPUs takes the store's one writer a tenth of a second."""
 _CLOSING_S: Final = 3.0
 
 
@@ -60,6 +64,11 @@ class Proposer:
     propose: Propose | None
     now_ms: Callable[[], int]
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # by host
+    _limiter: RateLimiter = field(
+        default_factory=lambda: RateLimiter(
+            per_minute=PER_MINUTE, per_minute_of_peer=PER_MINUTE_OF_HOST
+        )
+    )
 
     async def close(self) -> None:
         """Lets what is being kept be kept, but not for long."""
@@ -90,6 +99,8 @@ class Proposer:
             return "no key that may seal for this host signed it"
         if who.host.key in self._tasks:
             return "another proposal of this host is being looked at; send it again"
+        if not self._limiter.allows(str(who.host.key), self.now_ms()):
+            return "too many proposals within a minute; send it again later"
         return None
 
     async def _keep(self, propose: Propose, who: Proposing, envelope: Envelope) -> None:
