@@ -19,7 +19,8 @@ from tests.fakes import ocsp as fake
 from tests.fakes.endorsing import Issuer, authority_marks, subordinate, usage
 from tests.fakes.nvidia import Maker
 
-NOW_MS = time.time_ns() // 1_000_000_000 * 1000
+NOW_MS = time.time_ns() // 1_000_000_000 * 1000 + 45 * 60_000
+"""Answers are dated by the clock when they are signed, which may be long after this was read."""
 """The library dates an answer by this machine's clock, so these are judged by it too."""
 NONCE = bytes(range(32))
 DAY_MS = 86_400_000
