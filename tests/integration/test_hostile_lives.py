@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 
 from assay_core.instants import HOUR_MS, MINUTE_MS
+from assay_core.leaves import Content, Group
 from assay_valuer.hosts import revoke
-from assay_valuer.standing.assurance import L2
+from assay_valuer.standing.assurance import L1, L2
 from assay_valuer.standing.trust import Verdict
 from assay_valuer.standing.types import Presence
 from tests.fakes.chassis import GPU_MAKER
@@ -97,3 +98,21 @@ def test_a_move_to_a_site_gives_a_gpu_to_one_host_there_and_not_to_the_next(book
     assert line.standing.assurance == L2
     assert [one.verdict for one in line.asset.trust.claims] == [Verdict.FALSE]
     assert frozen(book) == {f"{thief.id}: false_claim"}
+
+
+def test_a_cheaper_card_vouches_for_no_dearer_one(books):
+    """The devices are real, and what the driver calls them is the operator's choice."""
+    host = books.machine(devices=True)
+    books.lend(*host.serials)
+    contents = tuple(
+        Content(one.subject, one.group, {**one.values, "name": "NVIDIA B300 SXM6 AC"})
+        if one.group is Group.IDENTITY
+        else one
+        for one in host.contents()
+    )
+    books.send(host, host.host.seal(contents=contents))
+    books.prove(host)
+    line = books.line(host.serials[0], host.now_ms)
+    assert line.asset.trust.proof is not None
+    assert line.standing.assurance == L1
+    assert "assurance.other_chip" in {one.code for one in line.standing.findings}

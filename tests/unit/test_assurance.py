@@ -37,13 +37,14 @@ from tests.fakes.proofs import HOST, LISTED, OTHER, answers, device, tpm
 POLICY = ValuerPolicy()
 
 
-def of(host=None, proof=None, *, policy=POLICY, ocsp=None, seen_ms=NOW, **asset):
+def of(host=None, proof=None, *, policy=POLICY, ocsp=None, seen_ms=NOW, name=None, **asset):
     known = Known(
         AssetTrust(proof=proof, **asset),
         host or HostProofs(),
         HOST,
         seen_ms,
         answers() if ocsp is None else ocsp,
+        name,
     )
     return assure(known, policy, NOW)
 
@@ -169,6 +170,26 @@ def test_a_device_that_answered_on_another_host_is_no_proof_of_this_one():
     found = of(tpm(), device(host_key=OTHER))
     assert (found.code, found.cap_bps) == (L1, 2_500)
     assert "assurance.elsewhere" in codes(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "chip", "level"),
+    [
+        ("NVIDIA H100 80GB HBM3", "GH100", L2),
+        ("NVIDIA H200", "GH100", L2),
+        ("NVIDIA B200", "GB100", L2),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "GB202", L2),
+        ("NVIDIA of the year 2030", "GX900", L2),  # has no price, and is worth nothing known
+        ("NVIDIA B300 SXM6 AC", "GH100", L1),
+        ("NVIDIA H200", "GB100", L1),
+        ("NVIDIA A100-SXM4-80GB", "GH100", L1),  # its own die signs nothing
+        ("NVIDIA H100 80GB HBM3", "", L1),
+    ],
+)
+def test_a_device_vouches_for_no_product_that_has_another_die(name, chip, level):
+    found = of(tpm(), device(chip=chip), name=name)
+    assert found.code == level
+    assert ("assurance.other_chip" in codes(found)) is (level == L1)
 
 
 def test_a_simulated_device_is_said():

@@ -62,7 +62,7 @@ def explain(
     row: AssetRow, revocations: Mapping[str, Revocation], policy: ValuerPolicy, now_ms: int
 ) -> Trust:
     """Trust in one asset at `now_ms`, from what the store has of it and of its host."""
-    known = Known(row.trust, row.proofs, row.host_key, row.seen_ms, revocations)
+    known = Known(row.trust, row.proofs, row.host_key, row.seen_ms, revocations, row.name)
     found = assure(known, policy, now_ms)
     case = _Case(row, policy, now_ms, {one.code: one.detail for one in found.findings})
     name = NAMES[found.code & ~CUSTODY] + ("+C" if found.code & CUSTODY else "")
@@ -141,6 +141,8 @@ def _device(case: _Case, proof: DeviceProof | None) -> Factor:
         told.append(f"By its own word {named}; asked {proof.origin.replace('_', ' ')}.")
     if proof.simulated:
         told.append("SIMULATED: its root is one that the policy names.")
+    if "assurance.other_chip" in case.said:
+        told.append(case.said["assurance.other_chip"])
     if "assurance.l0" in case.said:
         told.append("Without its host's TPM it counts for nothing.")
     return Factor(

@@ -50,6 +50,23 @@ PRODUCTS: Final = MappingProxyType(
 )
 
 
+_DIES: Final = MappingProxyType(
+    {"H100": "GH", "H200": "GH", "B200": "GB", "B300": "GB", "GB200": "GB", "GB300": "GB"}
+    | {"H100 NVL": "GH", "RTX PRO 6000": "GB", "RTX PRO 6000 Workstation": "GB"}
+)
+"""How the name of a model's die begins, where it can sign: GH is Hopper, GB Blackwell. In devices'
+certificates GH100 and GB100 were seen; the others of a generation are not told from each other."""
+
+
+def may_be(name: str | None, chip: str) -> bool:
+    """Whether a GPU that its driver gives this name can have the die that its certificate names.
+
+    A product that is not in the table can have any: it has no value either.
+    """
+    product = product_of(name)
+    return product is None or chip.startswith(_DIES.get(product.model, "no die that signs"))
+
+
 def product_of(name: str | None) -> Product | None:
     """The product a driver's name stands for; None where the table does not know it."""
     return PRODUCTS.get(name) if name is not None else None

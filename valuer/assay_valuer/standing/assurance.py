@@ -22,6 +22,7 @@ from assay_core.evidence.ek import TPM_ROOTS
 from assay_core.instants import format_duration
 from assay_core.units import BPS
 from assay_valuer.findings import Finding
+from assay_valuer.market.models import may_be
 from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.standing.trust import AssetTrust, DeviceProof, Freeze, HostProofs
 
@@ -73,13 +74,16 @@ class Assurance:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What there is to judge one GPU by. `seen_ms` is its newest evidence, None if never seen."""
+    """What there is to judge one GPU by. `seen_ms` is its newest evidence, None if never seen; `name`
+    is the product's, by its driver's word.
+    """
 
     asset: AssetTrust
     host: HostProofs
     host_key: int | None
     seen_ms: int | None
     revocations: Mapping[str, Revocation]
+    name: str | None = None
 
 
 def assure(known: Known, policy: ValuerPolicy, now_ms: int) -> Assurance:
@@ -207,6 +211,10 @@ def _device_bps(known: Known, policy: ValuerPolicy, now_ms: int, said: list[Find
     if proof.host_key != known.host_key:
         detail = "Its device answered on another host, and not on this one."
         said.append(Finding("assurance.elsewhere", detail))
+        return 0
+    if not may_be(known.name, proof.chip):
+        detail = f"Its device is a {proof.chip}, which no {known.name} has."
+        said.append(Finding("assurance.other_chip", detail))
         return 0
     age_ms = max(0, now_ms - proof.at_ms)
     worth = worth_bps(age_ms, policy.evidence.device_interval_s, policy)

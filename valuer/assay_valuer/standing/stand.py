@@ -99,7 +99,9 @@ def stand(asset: Asset, around: Scene) -> Standing:
         counts = False
         findings.append(Finding("count.impaired", "Impaired: not eligible, and not counted."))
     frozen = bool(proofs.freezes or asset.trust.freezes)
-    known = Known(asset.trust, proofs, asset.host_key, asset.track.seen_ms, around.revocations)
+    known = Known(
+        asset.trust, proofs, asset.host_key, asset.track.seen_ms, around.revocations, asset.name
+    )
     assurance = assure(known, policy, around.now_ms)
     if where.presence is not Presence.EXPECTED:
         findings += assurance.findings
