@@ -32,6 +32,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Go over to a new sealing key, there or where the configuration says."""
     anew: bool = False
     """With another key than a rotation under way has."""
+    uplink: bool = False
+    """How it stands with the valuer: a word (metrics.UplinkState), and what it last said."""
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -281,6 +281,8 @@ class Service:
         if request.rotate_to is not None:
             to = None if request.rotate_to == "default" else request.rotate_to
             return await self._rotate(to, anew=request.anew)
+        if request.uplink:
+            return self._uplink.said
         raise HostError("the request asks for nothing; are command and agent of one version?")
 
     async def _propose(self, payload: bytes) -> str:

@@ -12,8 +12,10 @@ import shutil
 import pytest
 
 from assay_agent import enroll
+from assay_agent.cli import check
+from assay_agent.telemetry.diagnosis import State
 from assay_valuer.ledger.read import entries_from
-from tests.fakes.agents import FakeAgent, until
+from tests.fakes.agents import FakeAgent, FakeSource, until
 from tests.fakes.door import FakeValuer
 
 
@@ -99,3 +101,34 @@ def test_a_restored_state_that_sealed_nothing_since_is_no_fork_yet(valuer, tmp_p
 
     asyncio.run(scene())
     assert forks(valuer) == []  # a person must act all the same: it stops sending
+
+
+def test_check_says_what_the_running_agent_hears_from_the_valuer(valuer, tmp_path):
+    agent, backup = FakeAgent(tmp_path / "agent"), tmp_path / "backup"
+
+    async def asked() -> tuple[State, str]:
+        agent.open()
+        service = agent.service(FakeSource(), window_ms=900_000, poll_ms=100)
+        task = asyncio.ensure_future(service.run())
+        try:
+            await until(lambda: agent.state() in ("connected", "forked") or task.done())
+            found = await asyncio.to_thread(check.uplink, agent.keys)
+        finally:
+            service.stop()
+            await task
+            agent.spool.close()
+        assert found is not None
+        return found.state, found.code
+
+    async def scene() -> None:
+        async with valuer.serving():
+            await enroll.enroll(agent.keys, enroll.parse_token(valuer.token()), None)
+            assert check.uplink(agent.keys) is None  # none runs
+            await sealed(agent, 2)
+            shutil.copytree(agent.keys.state_dir, backup)
+            assert await asked() == (State.OK, "uplink-connected")
+            shutil.rmtree(agent.keys.state_dir)
+            shutil.copytree(backup, agent.keys.state_dir)
+            assert await asked() == (State.FAILED, "uplink-needs-person")
+
+    asyncio.run(scene())

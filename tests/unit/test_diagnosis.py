@@ -31,6 +31,7 @@ LIBRARY = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.590.48.01"
 
 
 CODES = {
+    "agent-silent",
     "bus-agrees",
     "bus-unreadable",
     "bus-without-driver",
@@ -111,6 +112,9 @@ CODES = {
     "state-ready",
     "state-small",
     "textfile-denied",
+    "uplink-connected",
+    "uplink-connecting",
+    "uplink-needs-person",
     "valuer-reached",
     "valuer-refuses",
     "valuer-unknown",

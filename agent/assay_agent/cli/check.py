@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from assay_agent import config
+from assay_agent import config, control
 from assay_agent.cli import installation
 from assay_agent.cli.check_tpm import tpm
 from assay_agent.config import AgentConfig
@@ -18,6 +18,7 @@ from assay_agent.evidence.collector import Answer
 from assay_agent.evidence.collectors import collect, make_collectors
 from assay_agent.host import Clock
 from assay_agent.keys import KeyStore
+from assay_agent.metrics import UplinkState
 from assay_agent.telemetry import diagnosis, diagnosis_evidence, diagnosis_gpus, diagnosis_host
 from assay_agent.telemetry.diagnosis import Finding, State
 from assay_agent.telemetry.reading import Depth, Poll
@@ -88,6 +89,7 @@ async def look(settings: AgentConfig) -> list[Finding]:
         await tpm(keys),
         certificate(keys, Clock().utc_ms()),
         *await valuer(keys, settings.proxy),
+        await asyncio.to_thread(uplink, keys),
     ]
     return [finding for finding in found if finding is not None]
 
@@ -107,6 +109,26 @@ def enrolment(keys: KeyStore) -> Finding:
             "ask the lender for a token, then: assay-agent enroll --token-file FILE",
         )
     return Finding(State.OK, "enrolled", about, f"incarnation {host.incarnation} of {host.host_id}")
+
+
+def uplink(keys: KeyStore) -> Finding | None:
+    """What the running agent hears from the valuer; nothing where none runs."""
+    about = "running agent"
+    if not (keys.state_dir / CONTROL_SOCKET).exists():
+        return None
+    try:
+        reply = control.ask(keys.state_dir, control.Request(uplink=True))
+    except AssayError as error:
+        fix = "see its log: journalctl -u assay-agent"
+        return Finding(State.WARNING, "agent-silent", about, str(error), fix)
+    state, _, said = reply.message.partition(": ")
+    if state == UplinkState.CONNECTED.value:
+        return Finding(State.OK, "uplink-connected", about, f"connected: {said}")
+    if state == UplinkState.CONNECTING.value:
+        fix = "it tries again by itself; see above what may be in its way"
+        return Finding(State.WARNING, "uplink-connecting", about, f"not connected: {said}", fix)
+    fix = "it waits for a person: do what the valuer says, or ask the lender"
+    return Finding(State.FAILED, "uplink-needs-person", about, f"{state}: {said}", fix)
 
 
 def certificate(keys: KeyStore, now_ms: int) -> Finding:

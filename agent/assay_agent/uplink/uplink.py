@@ -94,6 +94,8 @@ class Uplink:
         self._again = asyncio.Event()
         self._failures = 0
         self.connected = False
+        self.said = f"{UplinkState.CONNECTING.value}: no answer yet"
+        """How it stands with the valuer: the state, and why it is not connected."""
 
     def wake(self) -> None:
         """The spool holds more."""
@@ -183,6 +185,7 @@ class Uplink:
         elif isinstance(error, Denied):
             state, delay_s = UplinkState.DENIED, self._person()
         self._metrics.set_uplink(state)
+        self.said = f"{state.value}: {error}"
         log = self._log.warning if state is UplinkState.CONNECTING else self._log.error
         log("uplink", state=state.value, detail=str(error), retry_in_s=round(delay_s, 1))
         return delay_s
@@ -196,6 +199,7 @@ class Uplink:
         self.connected = True
         self._metrics.connections.inc()
         self._metrics.set_uplink(UplinkState.CONNECTED)
+        self.said = f"{UplinkState.CONNECTED.value}: windows are taken"
         offset_ms = welcome.now_ms - self._clock()
         self._metrics.clock_offset.set(offset_ms / SECOND_MS)
         head = -1 if welcome.head is None else welcome.head.sequence
