@@ -232,5 +232,8 @@ def test_a_transition_is_said_while_it_lasts_and_after():
     assert held.in_favour == ("Agreed: To a new hall. It goes to far.",)
     assert (held.event_id, held.means, amiss(held)) == (
         5, "Until then it counts, seen or not.", True)  # fmt: skip
+    replaced = replace(one, kind="gpu_replacement", to_site="", other_asset=9)
+    (held,) = of(AssetTrust(transitions=(replaced,))).held
+    assert held.in_favour == ("Agreed: To a new hall. asset-9 takes its place.",)
     (over,) = of(AssetTrust(transitions=(replace(one, until_ms=NOW - 1),))).held
     assert (over.over, over.means, amiss(over)) == (True, "", False)

@@ -131,7 +131,11 @@ def _holder(row: AssetRow, policy: ValuerPolicy, now_ms: int) -> str:
 
 
 def _transition(one: Transition, now_ms: int) -> Held:
-    to = one.to_host or one.to_site
+    agreed = f"Agreed: {sentence(one.why)}"
+    if to := one.to_host or one.to_site:
+        agreed += f" It goes to {to}."
+    if one.other_asset is not None:
+        agreed += f" asset-{one.other_asset} takes its place."
     return Held(
         what=TRANSITION,
         code=one.kind,
@@ -139,7 +143,7 @@ def _transition(one: Transition, now_ms: int) -> Held:
         until_ms=one.until_ms,
         over=one.until_ms < now_ms,
         host=one.to_host or None,
-        in_favour=(f"Agreed: {sentence(one.why)}" + (f" It goes to {to}." if to else ""),),
+        in_favour=(agreed,),
         means="" if one.until_ms < now_ms else "Until then it counts, seen or not.",
         event_id=one.event_id,
     )
