@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 
 from assay_core.errors import Refusal, Refused, ServiceError
 from assay_core.header import SCHEMAS_ACCEPTED
-from assay_core.seal import Sealed
 from assay_core.verify import Policy
 from assay_valuer import ca
 from assay_valuer.config import ValuerConfig, accepted_sources
@@ -23,10 +22,10 @@ from assay_valuer.ingest import wire
 from assay_valuer.ingest.committer import Committer
 from assay_valuer.ingest.examination import Examination
 from assay_valuer.ingest.examiner import Examiner
+from assay_valuer.ingest.forks import ForkKeeper
 from assay_valuer.ingest.metrics import IngestMetrics
 from assay_valuer.ingest.proposer import Propose, Proposer
 from assay_valuer.ingest.session import RETRY_MS, Challenges, Door, Session
-from assay_valuer.ledger.append import append_fork
 from assay_valuer.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -72,6 +71,7 @@ class Attestation:
             database, committer, metrics, config.policy.evidence, sources, now_ms
         )
         self._proposer = Proposer(database, propose, now_ms)
+        self._forks = ForkKeeper(database, committer, metrics, now_ms)
         self._door = Door(
             database,
             committer,
@@ -81,6 +81,7 @@ class Attestation:
             now_ms,
             self._examiner,
             self._proposer,
+            self._forks,
         )
         self._sessions: dict[int, Session] = {}
         self._challenges: dict[int, Challenges] = {}
@@ -147,9 +148,10 @@ class Attestation:
             session.close(stopping)
 
     async def settle(self) -> None:
-        """Lets the answers and proposals that were taken come to their end."""
+        """Lets the answers, proposals and forks that were taken come to their end."""
         await self._examiner.close()
         await self._proposer.close()
+        await self._forks.close()
 
     def _examine(self) -> None:
         for session in self._sessions.values():
@@ -257,8 +259,6 @@ class Attestation:
         closing = asyncio.create_task(session.closing.wait())
         try:
             await asyncio.wait({reader, writer, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if session.fork is not None:
-                await self._keep_fork(session, session.fork)
             # What was taken is still committed and acknowledged, but not waited for long.
             session.finish()
             await asyncio.wait({writer}, timeout=_LAST_WORDS_S)
@@ -269,28 +269,6 @@ class Attestation:
             for task in (reader, writer, closing):
                 task.cancel()
             await asyncio.gather(reader, writer, closing, return_exceptions=True)
-
-    async def _keep_fork(self, session: Session, fork: Sealed) -> None:
-        """Keeps the host's word against itself."""
-        sequence = None if session.why is None else session.why.sequence
-        try:
-            kept = await asyncio.to_thread(
-                self._database.write,
-                lambda c: append_fork(
-                    c,
-                    fork,
-                    host_key=session.host_key,
-                    incarnation=session.host.trust.incarnation,
-                    sequence=sequence or 0,
-                    now_ms=self._now_ms(),
-                ),
-            )
-        except ServiceError as error:
-            _log.error("fork_not_kept", host=session.host.trust.host_id, error=str(error))
-            return
-        if kept is not None:
-            self._metrics.forks.inc()
-            _log.error("fork_kept", host=session.host.trust.host_id, position=kept)
 
 
 def _identity(context: Context) -> tuple[str, str, int]:

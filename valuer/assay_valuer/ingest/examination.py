@@ -71,7 +71,9 @@ class Examination:
         self._devices = _Turns(ms(self.policy.device_interval_s), self.below)
 
     def opened(self, now_ms: int) -> list[Asked]:
-        """A stream begins: what is asked still, to be said again. What is not proved is asked soon."""
+        """A stream begins: what is asked still, to be said again. A TPM that has proved nothing lately
+        is asked soon, and devices are where they never were.
+        """
         pending = [
             asked
             for asked in self._asked.values()
@@ -79,7 +81,9 @@ class Examination:
         ]
         if not any(asked.pcrs for asked in pending):
             self._tpm.soon(now_ms)
-        if not any(asked.devices for asked in pending):
+        # A device can be borrowed for the occasion: who hangs up and comes back, having answered
+        # nothing, does not choose when it is asked next.
+        if self._devices.next_ms is None:
             self._devices.soon(now_ms)
         return pending
 

@@ -35,6 +35,7 @@ from assay_valuer.ingest import wire
 from assay_valuer.ingest.committer import Arrival, Committer
 from assay_valuer.ingest.examination import Examination
 from assay_valuer.ingest.examiner import Examiner
+from assay_valuer.ingest.forks import ForkKeeper
 from assay_valuer.ingest.metrics import IngestMetrics
 from assay_valuer.ingest.proposer import Proposer
 from assay_valuer.ledger.append import head_after
@@ -69,6 +70,7 @@ class Door:
     now_ms: Callable[[], int]
     examiner: Examiner
     proposer: Proposer
+    forks: ForkKeeper
 
 
 @dataclass(slots=True)
@@ -93,7 +95,6 @@ class Session:
     head: Head | None = None
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     why: Refused | None = None
-    fork: Sealed | None = None
     accepted: int = 0
     refused: int = 0
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class Session:
             )
         except Refused as refused:
             if refused.reason is Refusal.FORK:
-                self.fork = sealed
+                self.door.forks.keep(self.host, sealed, refused.sequence or 0)
             raise
         self._queue(window, window.header.sequence)
         if window.clock_behind:
@@ -191,7 +192,7 @@ class Session:
             )
         except Refused as refused:
             if refused.reason is Refusal.FORK:
-                self.fork = Sealed(envelope, ())
+                self.door.forks.keep(self.host, Sealed(envelope, ()), refused.sequence or 0)
             raise
         if gap.gap.last_sequence > SEQUENCE_MAX:
             raise Refused(
