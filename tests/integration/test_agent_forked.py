@@ -127,6 +127,7 @@ def test_check_says_what_the_running_agent_hears_from_the_valuer(valuer, tmp_pat
             await sealed(agent, 2)
             shutil.copytree(agent.keys.state_dir, backup)
             assert await asked() == (State.OK, "uplink-connected")
+            await sealed(agent, 1)
             shutil.rmtree(agent.keys.state_dir)
             shutil.copytree(backup, agent.keys.state_dir)
             assert await asked() == (State.FAILED, "uplink-needs-person")
