@@ -106,12 +106,12 @@ def test_a_restored_state_that_sealed_nothing_since_is_no_fork_yet(valuer, tmp_p
 def test_check_says_what_the_running_agent_hears_from_the_valuer(valuer, tmp_path):
     agent, backup = FakeAgent(tmp_path / "agent"), tmp_path / "backup"
 
-    async def asked() -> tuple[State, str]:
+    async def asked(after: str) -> tuple[State, str]:
         agent.open()
         service = agent.service(FakeSource(), window_ms=900_000, poll_ms=100)
         task = asyncio.ensure_future(service.run())
         try:
-            await until(lambda: not service._uplink.said.startswith("connecting"))
+            await until(lambda: service._uplink.said.startswith(after))
             found = await asyncio.to_thread(check.uplink, agent.keys)
         finally:
             service.stop()
@@ -126,10 +126,10 @@ def test_check_says_what_the_running_agent_hears_from_the_valuer(valuer, tmp_pat
             assert check.uplink(agent.keys) is None  # none runs
             await sealed(agent, 2)
             shutil.copytree(agent.keys.state_dir, backup)
-            assert await asked() == (State.OK, "uplink-connected")
+            assert await asked("connected") == (State.OK, "uplink-connected")
             await sealed(agent, 1)
             shutil.rmtree(agent.keys.state_dir)
             shutil.copytree(backup, agent.keys.state_dir)
-            assert await asked() == (State.FAILED, "uplink-needs-person")
+            assert await asked("forked") == (State.FAILED, "uplink-needs-person")
 
     asyncio.run(scene())
