@@ -120,7 +120,7 @@ def test_the_frozen_host_its_gpu_and_the_windows_it_was_found_in(valuer, monkeyp
     assert [(one["host"], one["serial"]) for one in amiss] == [
         (valuer.liar.id, valuer.liar.serials[1])
     ]
-    (held,) = amiss[0]["explained"]["trust"]["held"]
+    (held,) = amiss[0]["held"]
     assert (held["what"], held["host"]) == ("its host FROZEN", valuer.liar.id)
     assert held["positions"] == [freeze["position"]]
     assert serial in held["against"][0]

@@ -23,7 +23,7 @@ from assay_valuer.cli.common import (
     say,
 )
 from assay_valuer.cli.gpu import assurance_of
-from assay_valuer.held import amiss
+from assay_valuer.held import Held, amiss
 from assay_valuer.policy import ValuerPolicy
 
 
@@ -59,11 +59,16 @@ def run_list(args: argparse.Namespace) -> int:
     """A table, or JSON."""
     now = now_ms()
     with opened(args) as state:
-        shown = state.database.read(lambda c: _shown(c, asset_rows(c), state.config.policy, now))
+        rows = state.database.read(asset_rows)
+        told = state.database.read(lambda c: trust.trusts(c, rows, state.config.policy, now))
+    listed = [
+        _Listed(**msgspec.structs.asdict(row), held=one.held)
+        for row, one in zip(rows, told, strict=True)
+    ]
     if args.amiss:
-        shown = [row for row in shown if any(map(amiss, row.explained.trust.held))]
+        listed = [row for row in listed if any(map(amiss, row.held))]
     if args.json:
-        print_json({"assets": shown})
+        print_json({"assets": listed})
         return OK
     print_table(
         ("asset", "part", "device", "host", "loan", "presence", "assurance", "held against it"),
@@ -76,9 +81,9 @@ def run_list(args: argparse.Namespace) -> int:
                 row.loan or "",
                 "not valued yet" if row.result is None else row.result.presence,
                 "" if row.result is None else assurance_of(row.result.assurance),
-                "\n".join(one.title for one in row.explained.trust.held if amiss(one)),
+                "\n".join(one.title for one in row.held if amiss(one)),
             )
-            for row in shown
+            for row in listed
         ],
         prose="held against it",
     )
@@ -104,6 +109,12 @@ def run_show(args: argparse.Namespace) -> int:
         trust.print_trust(row.explained)
     say("its incidents and counters: assay-valuer gpu show")
     return OK
+
+
+class _Listed(AssetRow, frozen=True, kw_only=True):
+    """An asset, with whatever is held against it in words."""
+
+    held: tuple[Held, ...]
 
 
 class _Shown(AssetRow, frozen=True, kw_only=True):

@@ -34,15 +34,21 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def explained(
-    connection: Connection, rows: Iterable[AssetRow], policy: ValuerPolicy, now_ms: int
+    connection: Connection, rows: Sequence[AssetRow], policy: ValuerPolicy, now_ms: int
 ) -> list[Explained]:
-    """Trust in each of these assets."""
-    revocations = load_revocations(connection)
-    trusts = [(row, explain(row, revocations, policy, now_ms)) for row in rows]
+    """Trust in each of these assets, few as a person names them."""
     return [
         Explained(trust=trust, look_up=tuple(_lookups(connection, row, trust)))
-        for row, trust in trusts
+        for row, trust in zip(rows, trusts(connection, rows, policy, now_ms), strict=True)
     ]
+
+
+def trusts(
+    connection: Connection, rows: Sequence[AssetRow], policy: ValuerPolicy, now_ms: int
+) -> list[Trust]:
+    """Trust in each of these assets, however many."""
+    revocations = load_revocations(connection)
+    return [explain(row, revocations, policy, now_ms) for row in rows]
 
 
 def _lookups(connection: Connection, row: AssetRow, trust: Trust) -> Iterable[LookUp]:
