@@ -28,6 +28,7 @@ PURE = (
     "core/",
     "valuer/assay_valuer/standing/",
     "valuer/assay_valuer/valuation/",
+    "valuer/assay_valuer/forecast/",
     "valuer/assay_valuer/credit/",
     "valuer/assay_valuer/oracle/policy.py",
 )

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from assay_core.errors import AssayError, FileError, ServiceError
 from assay_valuer.cli import (
     asset,
+    backtest,
     check,
     export,
     gpu,
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         asset,
         party,
         value,
+        backtest,
         oracle,
         export,
     ):

@@ -1,0 +1,1 @@
+"""What prices will do, with the error stated: statistics in floats, pure, and no money."""
