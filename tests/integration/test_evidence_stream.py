@@ -296,6 +296,25 @@ def test_an_answer_counts_once(valuer: FakeValuer) -> None:
     assert outcomes(valuer, "accepted") == 1
 
 
+def test_when_devices_answer_is_not_their_hosts_choice(valuer: FakeValuer) -> None:
+    """One that has a device for an hour shows it whenever its TPM alone is asked."""
+
+    async def story(client: HostClient, tpm: FakeTpm) -> None:
+        async with client.stream() as stream:
+            await begun(client, stream)
+            assert (await proving.asked(valuer, stream)).devices
+            valuer.clock.now_ms += 2 * 3_600_000
+            challenge = (await stream.until("evidence_challenge")).evidence_challenge
+            assert tuple(challenge.pcrs) == (0, 2, 4, 7)
+            assert not challenge.devices
+            sealed = proving.answer(client.host, challenge, tpm=tpm, devices=[DEVICES.device(1)])
+            assert (await proving.send(stream, sealed)).outcome == "not_asked"
+            honest = proving.answer(client.host, challenge, tpm=tpm)
+            assert (await proving.send(stream, honest)).outcome == "accepted"
+
+    during(valuer, story)
+
+
 def test_an_answer_that_failed_is_used_up_too(valuer: FakeValuer) -> None:
     """Nobody may try one challenge until something fits."""
 

@@ -102,16 +102,41 @@ def test_coming_back_hastens_nothing_where_a_proof_is_young() -> None:
         assert examination.ask(now_ms, 0, has_tpm=True) is None
 
 
+@given(st.integers(0, 2**32))
+def test_who_hangs_up_does_not_choose_when_devices_are_asked(seed: int) -> None:
+    """A host that has a device for one hour in seven answers when it has it, and comes back then."""
+    examination = Examination(POLICY, random.Random(seed).randrange)
+    examination.opened(START_MS)
+    told: list[int] = []
+    for now_ms in range(START_MS, START_MS + 24 * HOUR_MS, 10_000):
+        has_it = (now_ms - START_MS) % (7 * HOUR_MS) < HOUR_MS
+        if has_it and now_ms % 60_000 == 0:
+            examination.opened(now_ms)
+        asked = examination.ask(now_ms, 5, has_tpm=True)
+        if asked is not None and asked.devices:
+            told.append(now_ms)
+            if has_it:
+                examination.used(asked)
+                examination.proven(asked)
+    # At first, and then once in each six hours, wherever the hours are that it has it.
+    first, *later = told
+    assert first <= START_MS + SOON_MS + 2 * 10_000
+    until_ms = START_MS + 6 * HOUR_MS
+    for number, at_ms in enumerate(later):
+        begin_ms = until_ms + number * 6 * HOUR_MS
+        assert begin_ms - 10_000 <= at_ms <= begin_ms + 6 * HOUR_MS + 60_000
+
+
 def test_a_deadline_that_passed_is_told_once_and_what_was_answered_is_not() -> None:
     examination = Examination(POLICY, lambda _: 0)
     examination.opened(START_MS)
-    asked = examination.ask(START_MS + SECOND_MS, 0, has_tpm=False)
+    asked = examination.ask(START_MS + SECOND_MS, 0, has_tpm=True)
     assert asked is not None
     assert examination.missed(asked.deadline_ms) == []
     assert examination.missed(asked.deadline_ms + 1) == [asked]
     assert examination.missed(asked.deadline_ms + 2) == []
     examination.opened(asked.deadline_ms + 3)
-    again = examination.ask(asked.deadline_ms + 3 + SECOND_MS, 0, has_tpm=False)
+    again = examination.ask(asked.deadline_ms + 3 + SECOND_MS, 0, has_tpm=True)
     assert again is not None
     examination.used(again)
     assert examination.missed(again.deadline_ms + 1) == []

@@ -52,6 +52,7 @@ class Outcome(enum.StrEnum):
     UNKNOWN_CHALLENGE = "unknown_challenge"
     REPLAYED = "replayed"
     LATE = "late"
+    NOT_ASKED = "not_asked"
     UNKNOWN_WINDOW = "unknown_window"
     BLOB_MISMATCH = "blob_mismatch"
     NO_QUOTE = "no_quote"
@@ -168,6 +169,10 @@ def admit(
         raise EvidenceRefused(
             Outcome.UNKNOWN_WINDOW,
             f"window {statement.sequence} is not the newest of this host's chain",
+        )
+    if statement.devices and not asked.devices:
+        raise EvidenceRefused(
+            Outcome.NOT_ASKED, "devices were not asked: when they are is not their host's choice"
         )
     quoted = () if statement.quote is None else tuple(sorted(statement.quote.pcrs))
     if asked.pcrs and statement.quote is None:
