@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from assay_agent.tpm.device import Address
 from assay_core import files
 from assay_core.errors import FileError
+
+USUAL: Final = Path("/etc/assay-agent/agent.yaml")
+"""Where the unit has it."""
+VARIABLE: Final = "ASSAY_AGENT_CONFIG"
 
 
 class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,6 +96,20 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Null: the sealing key is a file. `tpm: {}` for a TPM with every default."""
     proxy: str | None = None
     """HTTP CONNECT proxy to the valuer, http://name:port. Without one, https_proxy is followed."""
+
+
+def chosen(given: Path | None, environment: Mapping[str, str], usual: Path = USUAL) -> Path | None:
+    """The file that a command reads: the one given, else the variable's, else the service's own.
+
+    So that whoever enrols or checks a host by hand does it as the service runs. None: no file, and
+    every default.
+    """
+    if given is not None:
+        return given
+    named = environment.get(VARIABLE)
+    if named:
+        return Path(named)
+    return usual if usual.exists() else None
 
 
 def load(path: Path | None) -> AgentConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from assay_agent import config as agent_config
+from assay_agent.cli import main as agent
 from assay_agent.config import AgentConfig
 from assay_core import asset_events
 from assay_core.asset_events import AssetEvent, Kind
@@ -45,6 +46,25 @@ def test_an_agent_needs_an_empty_file_and_no_more(tmp_path):
     file = tmp_path / "agent.yaml"
     file.touch()
     assert agent_config.load(file) == AgentConfig()
+
+
+def test_a_command_reads_the_file_that_the_service_reads(tmp_path):
+    """Whoever enrols by hand, as the README has it, enrols as the service runs: in its TPM, say."""
+    usual, named, given = (tmp_path / name for name in ("agent.yaml", "named.yaml", "given.yaml"))
+    variable = {agent_config.VARIABLE: str(named)}
+    assert agent_config.chosen(None, {}, usual) is None
+    usual.touch()
+    assert agent_config.chosen(None, {}, usual) == usual
+    assert agent_config.chosen(None, variable, usual) == named
+    assert agent_config.chosen(given, variable, usual) == given
+    unit = (ROOT / "systemd" / "assay-agent.service").read_text(encoding="utf-8")
+    assert f"run --config {agent_config.USUAL}\n" in unit
+
+
+def test_a_command_says_which_file_it_was_that_it_could_not_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(agent_config.VARIABLE, str(tmp_path / "none.yaml"))
+    assert agent(["read"]) == 2
+    assert "none.yaml: cannot be read" in capsys.readouterr().err
 
 
 def test_a_file_that_no_collector_would_read_is_refused(tmp_path):

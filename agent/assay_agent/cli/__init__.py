@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in commands.choices.values():
         _accept_config(command)
     args = parser.parse_args(words)
+    args.config = _config(args.config)
     try:
         return modules[args.command].run(args)
     except AssayError as error:
@@ -91,10 +92,17 @@ def _load(name: str) -> _Command:
     return cast("_Command", import_module(f"assay_agent.cli.{name}"))
 
 
+def _config(given: Path | None) -> Path | None:
+    from assay_agent import config  # noqa: PLC0415 - only after what the service goes without
+
+    return config.chosen(given, os.environ)
+
+
 def _accept_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="agent.yaml; without one, every default (state in /var/lib/assay-agent)",
+        help="agent.yaml; without it, $ASSAY_AGENT_CONFIG, or /etc/assay-agent/agent.yaml where there "
+        "is one, or every default (state in /var/lib/assay-agent)",
     )
