@@ -10,6 +10,7 @@ import dataclasses
 import pytest
 from msgspec.structs import replace
 
+from assay_core.instants import DAY_MS
 from assay_valuer.assets import Registry
 from assay_valuer.proving import FreezeCode
 from assay_valuer.standing import holding
@@ -24,6 +25,8 @@ from assay_valuer.standing.trust import (
 from tests.fakes.collateral import NOW, asset
 from tests.fakes.proofs import tpm
 from tests.unit.test_fleet import U1, U2, A, B, Story, verdicts
+
+KEEP_MS = 30 * DAY_MS
 
 HOUR_MS = 3_600_000
 C = 3
@@ -158,11 +161,28 @@ def test_what_a_host_showed_before_it_was_moved_is_history():
     made.position = back
     one = made.by_serial("S0001")
     assert (one.host_key, held_since) == (B, NOW + 3_000)
-    assert [one.trust.past(claim) for claim in one.trust.claims] == [True] * len(one.trust.claims)
+    late = [one.trust.past(claim, NOW, KEEP_MS) for claim in one.trust.claims]
+    assert late == [True] * len(one.trust.claims)
     made.window(B, {U2: None})
     made.window(A, {U1: "S0001"})  # and this one is of after it
     (claim,) = made.by_serial("S0001").trust.claims
-    assert not made.by_serial("S0001").trust.past(claim)
+    assert not made.by_serial("S0001").trust.past(claim, NOW, KEEP_MS)
+
+
+def test_a_claim_that_its_holder_has_outlasted_is_history_and_a_decided_one_never_is():
+    made = story()
+    made.window(B, {U2: "S0001"})
+    one = made.by_serial("S0001")
+    (claim,) = one.trust.claims
+    later = NOW + DAY_MS + KEEP_MS
+    assert not one.trust.past(claim, later, KEEP_MS)  # nobody has shown it since: it may have moved
+    made.window(A, {U1: None})
+    one = made.by_serial("S0001")
+    (claim,) = one.trust.claims
+    assert one.trust.past(claim, later, KEEP_MS)
+    assert not one.trust.past(claim, NOW + DAY_MS, KEEP_MS)
+    decided = replace(claim, verdict=Verdict.DISPUTED)
+    assert not one.trust.past(decided, later, KEEP_MS)
 
 
 def replace_trust(one, **changed):

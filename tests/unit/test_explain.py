@@ -219,7 +219,7 @@ def test_a_false_claim_and_one_that_is_history_are_nobodys_business_now():
     (false,) = of(AssetTrust(claims=(claim(verdict=Verdict.FALSE, why="both"),))).held
     (past,) = of(AssetTrust(claims=(claim(last_ms=NOW - 1),), held_since_ms=NOW)).held
     assert (amiss(false), amiss(past), past.over) == (False, False, True)
-    assert past.means == "Told late, of the time before its host had it."
+    assert past.means == "Of the past: its holder has shown it since."
 
 
 def test_a_transition_is_said_while_it_lasts_and_after():

@@ -11,7 +11,7 @@ import msgspec
 
 from assay_core.instants import format_instant
 from assay_valuer.asset_rows import AssetRow
-from assay_valuer.policy import ValuerPolicy
+from assay_valuer.policy import ValuerPolicy, ms
 from assay_valuer.standing.assurance import strength_of
 from assay_valuer.standing.holding import WORDS
 from assay_valuer.standing.stand import DECIDE
@@ -77,7 +77,7 @@ def held_against(row: AssetRow, policy: ValuerPolicy, now_ms: int) -> tuple[Held
     return (
         *(_frozen(FROZEN, one, None) for one in row.trust.freezes),
         *(_frozen(HOST_FROZEN, one, row.host) for one in row.proofs.freezes),
-        *(_claimed(row, one, _holder(row, policy, now_ms)) for one in row.trust.claims),
+        *(_claimed(row, one, policy, now_ms) for one in row.trust.claims),
         *(_transition(one, now_ms) for one in row.trust.transitions),
     )
 
@@ -95,7 +95,7 @@ def _frozen(what: str, one: Freeze, host: str | None) -> Held:
     )
 
 
-def _claimed(row: AssetRow, one: Claim, holder: str) -> Held:
+def _claimed(row: AssetRow, one: Claim, policy: ValuerPolicy, now_ms: int) -> Held:
     since, last = format_instant(one.since_ms), format_instant(one.last_ms)
     rests_on = WORDS[one.strength]
     # Once decided, what each side had then is in its words.
@@ -103,7 +103,7 @@ def _claimed(row: AssetRow, one: Claim, holder: str) -> Held:
     against = [sentence(one.why or shown), f"{one.host_id} showed it last at {last}."]
     if one.proved_ms is not None:
         against.append(f"The device answered there at {format_instant(one.proved_ms)}.")
-    past = row.trust.past(one)
+    past = row.trust.past(one, now_ms, ms(policy.findings.keep_s))
     return Held(
         what=CLAIMED,
         code=one.verdict.value,
@@ -111,8 +111,8 @@ def _claimed(row: AssetRow, one: Claim, holder: str) -> Held:
         over=past,
         host=one.host_id,
         against=tuple(against),
-        in_favour=(holder,),
-        means="Told late, of the time before its host had it." if past else DECIDE[one.verdict],
+        in_favour=(_holder(row, policy, now_ms),),
+        means="Of the past: its holder has shown it since." if past else DECIDE[one.verdict],
     )
 
 

@@ -91,7 +91,7 @@ def few_gpus(book: Book) -> list[GaugeMetricFamily]:
         labels = gpu_labels(line, book)
         for code in sorted({one.code.value for one in trust.freezes}):
             frozen.add_metric([*labels, code], 1)
-        for verdict, count in sorted(_verdicts(line).items()):
+        for verdict, count in sorted(_verdicts(line, book).items()):
             claims.add_metric([*labels, verdict.value], count)
         if transition is not None:
             told = [*labels, transition.kind, _awaited(line, transition, book)]
@@ -99,9 +99,9 @@ def few_gpus(book: Book) -> list[GaugeMetricFamily]:
     return [frozen, claims, ends]
 
 
-def _verdicts(line: Line) -> Counter[Verdict]:
-    trust = line.asset.trust
-    return Counter(one.verdict for one in trust.claims if not trust.past(one))
+def _verdicts(line: Line, book: Book) -> Counter[Verdict]:
+    trust, keep_ms = line.asset.trust, ms(book.policy.findings.keep_s)
+    return Counter(one.verdict for one in trust.claims if not trust.past(one, book.at_ms, keep_ms))
 
 
 def _awaited(line: Line, transition: Transition, book: Book) -> str:
@@ -166,7 +166,7 @@ def _host(
     for code in sorted({one.code.value for one in proofs.freezes}):
         frozen.add_metric([*labels, code], 1)
     frozen_gpus.add_metric(labels, sum(bool(line.asset.trust.freezes) for line in lines))
-    verdicts = sum((_verdicts(line) for line in lines), Counter[Verdict]())
+    verdicts = sum((_verdicts(line, book) for line in lines), Counter[Verdict]())
     for verdict in Verdict:
         claims.add_metric([*labels, verdict.value], verdicts[verdict])
 

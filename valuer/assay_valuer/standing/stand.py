@@ -116,7 +116,12 @@ def stand(asset: Asset, around: Scene) -> Standing:
     if notes:
         notes = _standing_notes(notes, policy, around.now_ms)
         findings += [_said(note) for note in notes]
-    findings += [_claimed(claim) for claim in asset.trust.claims if not asset.trust.past(claim)]
+    keep_ms = ms(policy.findings.keep_s)
+    findings += [
+        _claimed(claim)
+        for claim in asset.trust.claims
+        if not asset.trust.past(claim, around.now_ms, keep_ms)
+    ]
     return Standing(
         presence=where.presence,
         cause=where.cause,

@@ -158,10 +158,16 @@ class AssetTrust(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     held_since_ms: int | None = None
     """Since when its present host has shown it."""
 
-    def past(self, claim: Claim) -> bool:
-        """Whether a claim is history: its host had the asset before, and told of it late."""
+    def past(self, claim: Claim, now_ms: int, keep_ms: int) -> bool:
+        """Whether a claim that nobody decided is history: its host had the asset before and told of
+        it late, or showed it for a while, and its holder has shown it for `keep_ms` since.
+        """
+        if claim.verdict is not Verdict.OPEN:
+            return False
         since_ms = self.held_since_ms
-        return claim.verdict is Verdict.OPEN and since_ms is not None and claim.last_ms < since_ms
+        told_late = since_ms is not None and claim.last_ms < since_ms
+        gone_back = claim.holder_after_ms is not None and now_ms - claim.last_ms > keep_ms
+        return told_late or gone_back
 
 
 class HostProofs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
