@@ -2,13 +2,15 @@
 
 The devices' nonce names the challenge, the TPM's attestation key and the newest window that was
 sent; the TPM's quote names the same and the devices' reports. One challenge at a time is answered: a
-newer one takes the place of one that waits.
+newer one takes the place of one that waits. However many a valuer sends, TPM and devices are at it for
+a small share of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from assay_agent.evidence.collector import Collected, Collector
     from assay_agent.tpm.kept import HostTpm
 
+RESTS: Final = 9
+"""How many times as long as it answered it rests: its devices are at work for somebody."""
+REST_MAX_S: Final = 60.0
+"""A challenge is open for minutes, and the next may be due at any time."""
 _NONE_ON: Final = "no collector of device evidence is switched on"
 
 
@@ -77,12 +83,16 @@ class Answerer:
         source: Source,
         line: Line,
         clock: Callable[[], int],
+        *,
+        rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`rest` waits for so many seconds."""
         self._keys = keys
         self._ways = ways
         self._source = source
         self._line = line
         self._clock = clock
+        self._rest = rest
         self._asked: Asked | None = None
         self._came = asyncio.Event()
         self._log = structlog.get_logger("evidence")
@@ -101,10 +111,12 @@ class Answerer:
             head = self._line.sent
             if asked is None or head is None:
                 continue
+            began_s = time.monotonic()
             try:
                 await self._line.answer(await self._answer(asked, head))
             except AssayError as error:
                 self._log.error("not_answered", detail=str(error))
+            await self._rest(min(REST_MAX_S, RESTS * (time.monotonic() - began_s)))
 
     async def _answer(self, asked: Asked, head: Head) -> SealedEvidence:
         """The evidence that is asked for. Raises AssayError."""
