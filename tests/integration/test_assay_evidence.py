@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,10 @@ def test_a_nonce_is_held_against_a_real_report(samples, capsys):
     report, pem = samples / "hopper_a.report.hex", samples / "hopper_a.chain.pem"
     nonce = report.read_text()[8:72]
     assert as_json(capsys, "--report", report, "--chain", pem, "--nonce", nonce)[0] == 0
+    _, printed = run(capsys, "--report", report, "--chain", pem, "--nonce", nonce)
+    assert printed.err == ""
+    _, printed = run(capsys, "--report", report, "--chain", pem)
+    assert "No --nonce was given" in printed.err
     status, found = as_json(capsys, "--report", report, "--chain", pem, "--nonce", "00" * 32)
     assert (status, found["verified"]) == (1, False)
     assert "another nonce" in found["reason"]
@@ -158,6 +163,30 @@ def test_whatever_a_file_holds_the_answer_is_a_plain_no(tmp_path, capsys, data):
         assert status == 1
         assert found["verified"] is False
         assert found["reason"]
+
+
+@pytest.mark.parametrize(("nonce", "why"), [("xyz", "not hexadecimal"), ("00" * 31, "31 bytes")])
+def test_a_nonce_that_is_none_is_a_wrong_argument_and_no_verdict(tmp_path, capsys, nonce, why):
+    (tmp_path / "report").write_bytes(b"zz")
+    status, printed = run(capsys, "--report", tmp_path / "report", "--nonce", nonce)
+    assert (status, printed.out) == (2, "")
+    assert "--nonce" in printed.err
+    assert why in printed.err
+
+
+def test_what_is_no_manifest_is_not_excused_by_the_time(samples, capsys):
+    report, pem = samples / "hopper_b.report.hex", samples / "hopper_b.chain.pem"
+    status, printed = run(capsys, "--report", report, "--chain", pem, "--rim", pem)
+    assert status == 2
+    assert "manifest" in printed.err
+    assert "--at" not in printed.err
+
+
+def test_the_command_says_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"assay {version('gpu-assay')}\n"
 
 
 def test_a_file_that_is_not_there_is_another_status(tmp_path, capsys):

@@ -132,3 +132,20 @@ sys.exit(cli.main(["--version"]))
     done = python(wheel, code)
     assert done.returncode == 3
     assert f"not installed: {absent}; install {extra}" in done.stderr
+
+
+def test_an_auditor_without_the_manifests_extra_is_told_so(wheel, tmp_path):
+    """Not by a traceback: a report is checked all the same, a manifest cannot be."""
+    (tmp_path / "any").write_bytes(b"")
+    code = """
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("lxml", "signxml"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Absent())
+from assay_audit import cli
+sys.exit(cli.main(["evidence", "verify", "--report", sys.argv[1], "--rim", sys.argv[1]]))
+"""
+    done = python(wheel, code, str(tmp_path / "any"))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("assay: --rim needs the extra `rim`")

@@ -29,7 +29,12 @@ examples:
 Without --nonce a report may be an old one, or one from the web: what holds is that a genuine device
 signed it once. Nothing in it says where the device is or who owns it.
 
-exit status: 0 everything verified, 1 something did not, 2 a file cannot be read
+what is printed: identity is the SHA-256 of the device's identity key; pdi the number in its
+certificate by which NVML knows it too; topology how GPUs and switches name each other, and only a
+whole baseboard's is a proof.
+
+exit status: 0 everything verified, 1 something did not, 2 a wrong argument or file, 3 --rim without
+the extra `rim`
 """
 
 
@@ -44,8 +49,12 @@ class _Result:
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
-    evidence = verbs.add_parser("evidence", help="evidence that hardware signed")
-    things = evidence.add_subparsers(dest="thing", required=True)
+    evidence = verbs.add_parser(
+        "evidence",
+        help="check what NVIDIA's devices signed, as it came from them",
+        description="Checks reports as they come from a GPU or a switch, with no valuer in between.",
+    )
+    things = evidence.add_subparsers(dest="thing", required=True, metavar="WHAT")
     verify = things.add_parser(
         "verify",
         help="a GPU's or switch's attestation report",
@@ -69,7 +78,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a reference manifest that the device must have measured; again for more",
+        help="a reference manifest that the device must have measured; again for more; needs the "
+        "extra `rim`",
     )
     verify.add_argument("--at", metavar="TIME", help="check as of then, RFC 3339; now if left out")
     verify.add_argument("--json", action="store_true", help="print for machines")
@@ -79,7 +89,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit status. Raises FileError."""
     now_ms = time.time_ns() // 1_000_000 if args.at is None else parse_instant(args.at)
-    results = _results(args.report, args.chain, args.nonce, now_ms)
+    asked = None if args.nonce is None else _nonce(args.nonce)
+    results = _results(args.report, args.chain, asked, now_ms)
     if args.rim:
         held = manifests.read(args.rim, now_ms)
         results = [_measured(result, held) for result in results]
@@ -90,19 +101,25 @@ def run(args: argparse.Namespace) -> int:
         found = [_as_json(result, board) for result in results]
         print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
     else:
-        _print(results, board)
+        _print(results, board, asked=asked is not None)
     return 0 if len(proofs) == len(results) else 1
 
 
+def _nonce(text: str) -> bytes:
+    try:
+        return forms.nonce_bytes(text)
+    except nvidia.BadEvidence as error:
+        raise FileError(f"--nonce: {error}") from error
+
+
 def _results(
-    reports: Sequence[Path], chain: Path | None, nonce: str | None, now_ms: int
+    reports: Sequence[Path], chain: Path | None, asked: bytes | None, now_ms: int
 ) -> list[_Result]:
     pem = None if chain is None else _read(chain)
     results: list[_Result] = []
     for path in reports:
         data = _read(path)
         try:
-            asked = None if nonce is None else forms.nonce_bytes(nonce)
             named = forms.read(data, pem)
         except nvidia.BadEvidence as error:
             results.append(_Result(None, str(error)))
@@ -171,7 +188,7 @@ def _as_json(result: _Result, board: nvidia.Topology | None) -> _Json:
     return found
 
 
-def _print(results: Sequence[_Result], board: nvidia.Topology | None) -> None:
+def _print(results: Sequence[_Result], board: nvidia.Topology | None, *, asked: bool) -> None:
     for result in results:
         proof = result.proof
         if proof is None:
@@ -187,9 +204,17 @@ def _print(results: Sequence[_Result], board: nvidia.Topology | None) -> None:
             of = result.measured
             print(f"  measured    {of.matched} of {of.matched} as {of.product} {of.version} should")
         if not proof.firmware_bound:
-            print("  firmware    the report does not name it: older firmware")
+            print("  firmware    not named in the report, as older firmware does not")
     if board is not None:
         whole = "one whole baseboard" if board.whole else "not one whole baseboard"
         print(f"topology: {whole}: {board.why}")
-    if any(result.proof is None for result in results):
+    good = sum(result.proof is not None for result in results)
+    if len(results) > 1:
+        print(f"{good} of {len(results)} verified")
+    if good and not asked:  # people read this as a verdict: what was not asked is said
+        print(
+            "No --nonce was given: what holds may be an old report, or one from the web.",
+            file=sys.stderr,
+        )
+    if good < len(results):
         print("Not everything verified: do not rely on what did not.", file=sys.stderr)

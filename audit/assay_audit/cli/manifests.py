@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from assay_core.errors import AssayError, FileError
 from assay_core.evidence.nvidia import BadEvidence, Proof
 
 if TYPE_CHECKING:
     from assay_core.evidence.rim import Manifest
+
+_EXPIRED: Final = ". A manifest's signer expires: --at checks as of the evidence's time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ def read(paths: Sequence[Path], at_ms: int) -> tuple[Manifest, ...]:
         from assay_core.evidence import rim  # noqa: PLC0415 - needs the extra `rim`
     except ModuleNotFoundError as error:
         raise AssayError(
-            f"--rim needs the extra `rim` ({error.name} is not installed): "
-            "pip install 'gpu-assay[rim]'"
+            f"--rim needs the extra `rim` ({error.name} is not installed): in a clone of this "
+            "project, pip install '.[rim]'"
         ) from error
     found = []
     for path in paths:
@@ -44,9 +46,8 @@ def read(paths: Sequence[Path], at_ms: int) -> tuple[Manifest, ...]:
         except OSError as error:
             raise FileError(f"{path}: cannot be read: {error.strerror}") from error
         except BadEvidence as error:
-            raise FileError(
-                f"{path}: {error}. A manifest's signer expires: --at checks as of the evidence's time"
-            ) from error
+            hint = "" if "not valid at that time" not in str(error) else _EXPIRED
+            raise FileError(f"{path}: {error}{hint}") from error
     return tuple(found)
 
 
