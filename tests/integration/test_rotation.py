@@ -167,7 +167,9 @@ def test_who_may_not_rotate(valuer: FakeValuer) -> None:
         await refused(proving.rotate_request(client, new), "wrong_incarnation")
         client.host.incarnation = 0
         await proving.rotate(valuer, client, proving.rotate_request(client, new))
-        await refused(proving.rotate_request(client, new_key()), "rotation_open")
+        # Not a host that is not let in: the agent must not advise its operator to enrol anew.
+        again = proving.rotate(valuer, client, proving.rotate_request(client, new_key()))
+        await denied(again, "rotation_open", grpc.StatusCode.FAILED_PRECONDITION)
         client.host.signer = new
         async with client.stream() as stream:
             await stream.window(client.host.seal())

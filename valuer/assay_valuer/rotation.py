@@ -101,7 +101,8 @@ def _take(
     if len(host.trust.keys) >= KEYS_MAX:
         raise Denied(
             Denial.ROTATION_OPEN,
-            "the newest key has sealed nothing yet; seal a window with it, or enrol the host anew",
+            "no window of the key before this one has come yet: rotate again once one has; a host "
+            "that cannot seal with it is enrolled anew",
         )
     bound = _bound(connection, registrar, rotation, host, now_ms)
     before = keep(connection, host.key, bound, now_ms)

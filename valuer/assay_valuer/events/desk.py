@@ -202,9 +202,15 @@ def _signed(
 
 
 def _said(
-    connection: Connection, envelope: Envelope, scope: Scope, roles: set[Role], now_ms: int
+    connection: Connection,
+    envelope: Envelope,
+    scope: Scope,
+    roles: set[Role],
+    now_ms: int,
+    *,
+    act: str = "sign",
 ) -> Signed:
-    """The envelope's one signature, by somebody whose word it is. Raises EventError."""
+    """The envelope's one signature, by somebody whose word it is to `act`. Raises EventError."""
     (signature,) = envelope.signatures
     who = signatory(connection, signature.keyid, scope)
     if not signed_by(envelope, [who]):
@@ -212,7 +218,7 @@ def _said(
     if who.role not in roles:
         raise EventError(
             f"{who.who} is {who.role}; this {scope.event.kind} is for {' and '.join(sorted(roles))} "
-            "to sign"
+            f"to {act}"
         )
     return Signed(
         who=who.who,
@@ -290,7 +296,8 @@ def _end(
     decision = decode_decision(envelope.payload)
     if decision.event_sha256 != one.sha256 or decision.verdict is not verdict:
         raise EventError(f"the decision is of another event than {one.id}, or another verdict")
-    said = _said(connection, envelope, scope_of(connection, one.event), roles, now_ms)
+    act = "refuse" if verdict is Verdict.REFUSED else "withdraw"
+    said = _said(connection, envelope, scope_of(connection, one.event), roles, now_ms, act=act)
     state = State(verdict.value)
     detail = f"{state} by {said.who} ({said.role}): {decision.why}"
     one = replace(one, state=state, decided_ms=now_ms, detail=detail)

@@ -31,6 +31,7 @@ _T = TypeVar("_T")
 _STATUS: Final = {
     Denial.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
     Denial.BAD_CSR: grpc.StatusCode.INVALID_ARGUMENT,
+    Denial.ROTATION_OPEN: grpc.StatusCode.FAILED_PRECONDITION,
     Denial.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Denial.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
