@@ -222,6 +222,23 @@ def test_a_move_that_was_agreed_goes_over_with_its_first_window():
     assert made.fleet.known.of_host(A) == frozenset()
 
 
+def test_a_move_there_and_one_back_let_no_two_hosts_show_it_in_turns():
+    """Both were agreed, and both are under way: the later one stands."""
+    made = story(proofs={A: tpm()})
+    there, back = move_to("host-2"), replace(move_to("host-1"), event_id=2)
+    one = made.by_serial("S0001")
+    made.fleet.known.put(replace_trust(one, transitions=(there,)))
+    made.window(B, {U2: "S0001"})
+    one = made.by_serial("S0001")
+    made.fleet.known.put(replace_trust(one, transitions=(there, back)))
+    for _ in range(3):
+        made.window(A, {U1: "S0001"})
+        made.window(B, {U2: "S0001"})
+    one = made.by_serial("S0001")
+    assert one.host_key == A
+    assert verdicts(one) == {B: Verdict.FALSE}
+
+
 def test_a_move_that_is_agreed_late_goes_over_without_waiting_for_another_identity():
     made = story(proofs={A: tpm()})
     made.window(B, {U2: "S0001"})  # identity travels at boot, and then not for a day

@@ -162,20 +162,24 @@ class Fleet:
     def _may_show(self, asset: Asset, shown: Shown) -> bool:
         """Whether a host may show an asset: it has it, may be the first to, or it was moved there.
 
-        What has come to a site is moved no further by the same event: there, too, one host has it.
+        Of several moves the one proposed last stands. What has come to a site is moved no further by
+        the same event: there, too, one host has it.
         """
         host = self.known.hosts[shown.host_key]
         if asset.host_key == host.key:
             return True
         if asset.host_key is None:
             return not self.known.reserved(asset.id).excludes(host.host_id, host.site)
-        holder = self.known.hosts.get(asset.host_key)
-        return any(
-            one.begin_ms <= shown.end_ms <= one.until_ms
-            and one.leads_to(host.host_id, host.site)
-            and not (holder and one.leads_to(holder.host_id, holder.site))
+        moves = [
+            one
             for one in asset.trust.transitions
-        )
+            if one.begin_ms <= shown.end_ms <= one.until_ms and (one.to_host or one.to_site)
+        ]
+        last = max(moves, key=lambda one: one.event_id, default=None)
+        holder = self.known.hosts.get(asset.host_key)
+        if last is None or not last.leads_to(host.host_id, host.site):
+            return False
+        return holder is None or not last.leads_to(holder.host_id, holder.site)
 
     def _weak_claim(self, shown: Shown, uuid: bytes) -> None:
         """By UUID alone, to what another host shows: it binds nobody but the claimant, and where
