@@ -19,13 +19,16 @@ GPU_MAKER = nvidia.Maker()
 
 
 def trusting(**changed: object) -> ValuerPolicy:
-    """A policy that names our makers' roots, and asks no OCSP unless told."""
+    """A policy that names our makers' roots and credits what they vouch for, and asks no OCSP unless
+    told.
+    """
     evidence = {
         "simulated_tpm_roots": (TPM_MAKER.sha256,),
         "device_roots": tuple(GPU_MAKER.roots),
         "ocsp": "waived",
     }
-    return ValuerPolicy(evidence=Evidence(**(evidence | changed)))  # type: ignore[arg-type]  # test data
+    chosen = Evidence(**(evidence | changed))  # type: ignore[arg-type]  # test data
+    return ValuerPolicy(evidence=chosen, credit_simulated=True)
 
 
 def new_tpm(maker: Maker = TPM_MAKER, *, ak_attributes: int = AK_ATTRIBUTES) -> FakeTpm:

@@ -23,9 +23,10 @@ from assay_valuer.standing.notes import CODES, Found, Note, noted
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.stand import INCIDENTS_SAID_MAX, scene, stand
 from assay_valuer.standing.track import observe
-from assay_valuer.standing.trust import Verdict
+from assay_valuer.standing.trust import AssetTrust, Verdict
 from assay_valuer.standing.types import Cause, Condition, Presence, Track
 from tests.fakes.collateral import NOW, asset, claimed, host, record, sight
+from tests.fakes.proofs import answers, device, tpm
 
 POLICY = ValuerPolicy()
 ALWAYS = merge([Span(NOW - 90 * DAY_MS, NOW + DAY_MS)])
@@ -143,6 +144,17 @@ def test_simulated_gpus_count_only_where_policy_says_so():
     assert one.counts
     assert one.simulated
     assert "assurance.simulated" in codes(one)
+
+
+@pytest.mark.parametrize(("made_up", "counts"), [(False, True), (True, False)])
+def test_what_a_made_up_device_proved_is_simulated_as_readings_are(made_up, counts):
+    real = asset()
+    proved = replace(real, trust=AssetTrust(proof=device(simulated=made_up)))
+    around = scene({1: host()}, ALWAYS, POLICY, NOW, proofs={1: tpm()}, revocations=answers())
+    one = stand(proved, around)
+    assert (one.assurance, one.simulated, one.counts) == (2, made_up, counts)
+    alone = stand(proved, replace(around, proofs={}))  # it is believed for nothing: L0
+    assert (alone.assurance, alone.simulated, alone.counts) == (0, False, True)
 
 
 def test_a_claim_by_another_host_disputes_and_still_counts():

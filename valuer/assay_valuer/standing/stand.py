@@ -16,7 +16,7 @@ from assay_core.instants import format_duration, format_instant
 from assay_core.leaves import Incident, IncidentKind, Severity
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy, ms
-from assay_valuer.standing.assurance import Known, Revocation, assure
+from assay_valuer.standing.assurance import CUSTODY, L2, Known, Revocation, assure
 from assay_valuer.standing.notes import Note
 from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
 from assay_valuer.standing.trust import (
@@ -105,7 +105,11 @@ def stand(asset: Asset, around: Scene) -> Standing:
     assurance = assure(known, policy, around.now_ms)
     if where.presence is not Presence.EXPECTED:
         findings += assurance.findings
-    if asset.simulated:
+    proof = asset.trust.proof
+    # Its readings may be real and its proof not: what rests on that is no less simulated.
+    proved = assurance.code & ~CUSTODY >= L2 and proof is not None and proof.simulated
+    simulated = asset.simulated or proved
+    if simulated:
         findings.append(_SIMULATED)
         if not policy.credit_simulated:
             counts = False
@@ -130,7 +134,7 @@ def stand(asset: Asset, around: Scene) -> Standing:
         cap_bps=assurance.cap_bps,
         severity=severity,
         counts=counts and not frozen,
-        simulated=asset.simulated,
+        simulated=simulated,
         disputed=any(claim.verdict is Verdict.DISPUTED for claim in asset.trust.claims),
         frozen=frozen,
         name=asset.name,
