@@ -6,6 +6,7 @@ Each step's book is the same from a valuer that starts anew (Lives.tick).
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text, update
 
 from assay_core.instants import HOUR_MS, MINUTE_MS
 from assay_core.leaves import Content, Group
@@ -13,6 +14,7 @@ from assay_valuer.hosts import revoke
 from assay_valuer.standing.assurance import L1, L2
 from assay_valuer.standing.trust import Verdict
 from assay_valuer.standing.types import Presence
+from assay_valuer.store.schema import ASSET_EVENT
 from tests.fakes.chassis import GPU_MAKER
 from tests.fakes.lives import Lives, frozen
 
@@ -116,3 +118,16 @@ def test_a_cheaper_card_vouches_for_no_dearer_one(books):
     assert line.asset.trust.proof is not None
     assert line.standing.assurance == L1
     assert "assurance.other_chip" in {one.code for one in line.standing.findings}
+
+
+def test_what_was_ever_proposed_is_not_read_at_the_next_proposal_nor_at_each_tick(books):
+    """Sixty-four a day, of hundreds of GPUs each, would be gigabytes in a year."""
+    host = books.machine()
+    books.live(host)
+    books.tick(host.now_ms)
+    books.sign("move", *host.serials, now_ms=host.now_ms, by=("olga",), to_site="far")
+    books.database.write(lambda c: c.execute(update(ASSET_EVENT).values(payload=b"unreadable")))
+    books.sign("move", *host.serials, now_ms=host.now_ms, by=("olga",), to_site="farther")
+    asked = "SELECT count(decided_ms), sum(decided_ms) FROM asset_event"
+    (plan,) = books.database.read(lambda c: c.execute(text(f"EXPLAIN QUERY PLAN {asked}")).all())
+    assert "COVERING INDEX" in plan.detail

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from assay_core import asset_events
 from assay_core.asset_events import AssetEvent
@@ -127,6 +127,8 @@ def keep(
             signatures=_dump(signed),
             proposed_ms=now_ms,
             detail="",
+            proposer=signed[0].who,
+            until_ms=event.until_ms,
         )
     ).inserted_primary_key
     if made is None:
@@ -151,25 +153,29 @@ def save(connection: Connection, one: Proposal) -> None:
 
 
 def check_room(connection: Connection, proposer: str, *, host: bool, now_ms: int) -> None:
-    """That one more proposal of this proposer is taken. Raises EventError."""
-    recent = select(ASSET_EVENT).where(
-        (ASSET_EVENT.c.state == State.PROPOSED.value)
-        | (ASSET_EVENT.c.proposed_ms > now_ms - DAY_MS)
+    """That one more proposal of this proposer is taken. Raises EventError.
+
+    None is read: what hosts ever proposed may be much.
+    """
+    table = ASSET_EVENT.c
+    is_open = (table.state == State.PROPOSED.value) & (
+        table.until_ms.is_(None) | (table.until_ms > now_ms)
     )
-    found = [_proposal(row) for row in connection.execute(recent)]
-    live = [one for one in found if one.state is State.PROPOSED and not one.lapsed(now_ms)]
-    mine = [one for one in live if one.signed[0].who == proposer]
-    if len(mine) >= OPEN_OF_ONE_MAX:
+    mine = _count(connection, is_open & (table.proposer == proposer))
+    if mine >= OPEN_OF_ONE_MAX:
         raise EventError(
-            f"{proposer} has {len(mine)} open proposals: have the lender decide them, or withdraw some"
+            f"{proposer} has {mine} open proposals: have the lender decide them, or withdraw some"
         )
-    today = [
-        one for one in found if one.proposed_ms > now_ms - DAY_MS and one.signed[0].who == proposer
-    ]
-    if host and len(today) >= DAY_OF_HOST_MAX:
-        raise EventError(f"{proposer} made {len(today)} proposals within a day: try again tomorrow")
-    if len(live) >= OPEN_MAX:
-        raise EventError(f"{len(live)} proposals are open: the lender must decide some first")
+    today = (table.proposer == proposer) & (table.proposed_ms > now_ms - DAY_MS)
+    if host and (made := _count(connection, today)) >= DAY_OF_HOST_MAX:
+        raise EventError(f"{proposer} made {made} proposals within a day: try again tomorrow")
+    if (live := _count(connection, is_open)) >= OPEN_MAX:
+        raise EventError(f"{live} proposals are open: the lender must decide some first")
+
+
+def _count(connection: Connection, where: ColumnElement[bool]) -> int:
+    counted = select(func.count()).select_from(ASSET_EVENT).where(where)
+    return connection.execute(counted).scalar() or 0
 
 
 def _dump(signed: tuple[Signed, ...]) -> str:

@@ -271,7 +271,14 @@ ASSET_EVENT: Final = Table(
     Column("proposed_ms", BigInteger, nullable=False),
     Column("decided_ms", BigInteger),
     Column("detail", Text, nullable=False),
+    # Who proposed it, and until when it can be decided (null: always): how many are open is asked
+    # of the indexes alone, however many there ever were.
+    Column("proposer", String(255), nullable=False),
+    Column("until_ms", BigInteger),
 )
+Index("asset_event_open", ASSET_EVENT.c.state, ASSET_EVENT.c.until_ms, ASSET_EVENT.c.proposer)
+Index("asset_event_by_proposer", ASSET_EVENT.c.proposer, ASSET_EVENT.c.proposed_ms)
+Index("asset_event_by_decision", ASSET_EVENT.c.decided_ms)
 
 VALUATION: Final = Table(
     "valuation",

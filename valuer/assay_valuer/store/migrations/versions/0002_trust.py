@@ -121,6 +121,11 @@ def _create_asset_event() -> None:
         sa.Column("proposed_ms", sa.BigInteger(), nullable=False),
         sa.Column("decided_ms", sa.BigInteger(), nullable=True),
         sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("proposer", sa.String(length=255), nullable=False),
+        sa.Column("until_ms", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("payload_sha256"),
     )
+    op.create_index("asset_event_open", "asset_event", ["state", "until_ms", "proposer"])
+    op.create_index("asset_event_by_proposer", "asset_event", ["proposer", "proposed_ms"])
+    op.create_index("asset_event_by_decision", "asset_event", ["decided_ms"])
