@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -13,6 +14,7 @@ from rich.text import Text
 from sqlalchemy import select
 
 from assay_core.money import Usd
+from assay_valuer.cli.common import flowing
 from assay_valuer.cli.gpu import assurance_of
 from assay_valuer.oracle.hub import Hub, HubRefused, Reading
 from assay_valuer.results import StoredLine, StoredPosition
@@ -38,6 +40,7 @@ BANNER = (
 SHORT_BANNER = (
     "[bold]DEMO.[/] [yellow]SIM[/]: no such GPU, loan or money exists. Prices are made up."
 )
+_HOST_ID = re.compile(r"spiffe://\S+/host/(\w+)")
 WIDE = 140
 """Columns of a terminal that the full tables need."""
 
@@ -148,7 +151,9 @@ def show(console: Console, view: View) -> None:
 
 def _frozen(view: View) -> list[Text]:
     """A line for each host that is frozen."""
-    return [Text(f"FROZEN {row.host}: {'; '.join(row.reasons)}", "red") for row in view.frozen]
+    return [
+        Text(_brief(f"FROZEN {row.host}: {'; '.join(row.reasons)}"), "red") for row in view.frozen
+    ]
 
 
 def _gpu_table(view: View, *, wide: bool, each: bool) -> Table:
@@ -235,7 +240,12 @@ def _why(line: StoredLine, *, short: bool) -> str:
     found = [one for one in line.findings if one.code.startswith(shown)]
     presence = [one for one in found if one.code.startswith("presence.")]
     reasons = [one.detail for one in (presence if short and presence else found)]
-    return " ".join(reasons) or "counts in full"
+    return _brief(flowing(reasons)) or "counts in full"
+
+
+def _brief(words: str) -> str:
+    """Words with hosts by the last part of their ids: a whole id fills a narrow column by itself."""
+    return _HOST_ID.sub(r"host \1", words)
 
 
 def _loan_table(view: View, *, wide: bool) -> Table:

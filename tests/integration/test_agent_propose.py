@@ -80,6 +80,10 @@ def test_what_the_valuer_refuses_is_said_and_what_is_no_event_is_not_sent(tmp_pa
             maintenance = ("maintenance", "--until", "4h", "--why")
             assert await propose(*maintenance, "x") == 1
             assert await propose("maintenance", "--until", "2d", "--why", "x") == 2
+            month = ("--until", "30d", "--why", "x")
+            gone = ("--serial", "A", "--part", "P")
+            assert await propose("gpu_replacement", *gone, *month) == 2
+            assert await propose("move", "--to-host", "gpu-7", *month) == 2
             reply = await asyncio.to_thread(
                 control.ask, agent.keys.state_dir, control.Request(proposal='{"kind":"move"}')
             )
@@ -92,6 +96,8 @@ def test_what_the_valuer_refuses_is_said_and_what_is_no_event_is_not_sent(tmp_pa
     said = capsys.readouterr().err
     assert "no such GPU" in said
     assert "until_ms" in said
+    assert "--new-serial" in said
+    assert "--to-host: gpu-7" in said
 
 
 def test_where_the_line_is_cut_before_the_answer_it_says_so_and_the_same_again_is_one(tmp_path):

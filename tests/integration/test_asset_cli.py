@@ -190,6 +190,8 @@ def test_what_is_typed_wrong_is_said_and_nothing_is_kept(valuer, parties):
         (("release", "--loan", "loan-1", "--why", "x", *key), 2, "assets"),
         (("custody", "--serial", "S1", "--part", PART, "--why", "x", *key), 2, "--inspector"),
         (("release", "--loan", "l", "--serial", "S1", "--part", PART, "--why", "x", *key), 1, "no loan l"),
+        (("gpu_replacement", "--serial", "S1", "--part", PART, "--why", "x", *key), 2, "--new-serial"),
+        (("re_enrol", "--holder", "S1", "--why", "x", *key), 2, "`assay-valuer host list`"),
         ((*key,), 2, "KIND"),
     ):  # fmt: skip
         found, out, err = valuer("asset", "propose", *words)

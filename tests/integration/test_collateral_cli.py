@@ -16,6 +16,7 @@ from assay_core.health.reconcile import Totals
 from assay_core.instants import format_instant
 from assay_core.leaves import Severity
 from assay_valuer.cli import main
+from assay_valuer.cli.common import flowing
 from assay_valuer.config import load
 from assay_valuer.desk import keep_the_book
 from assay_valuer.service import ServiceContext
@@ -206,4 +207,20 @@ def test_a_wrong_file_is_named_with_line_and_field_and_nothing_is_stored(
 def test_a_file_that_is_not_there_is_named(valuer):
     code, _, said = valuer("loan", "import", "/nonexistent/loan.yaml")
     assert code == 2
-    assert "/nonexistent/loan.yaml: cannot be read" in said
+    assert said == "/nonexistent/loan.yaml: cannot be read: No such file or directory\n"
+
+
+def test_what_check_says_is_a_line_each_where_nobody_looks(valuer, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, shown, _ = valuer("check")
+    assert code == 1, "nothing runs"
+    assert all(line.startswith(("ok ", "NO ")) for line in shown.splitlines())
+    (listener,) = (line for line in shown.splitlines() if "enrolment listener" in line)
+    assert listener.endswith("is `assay-valuer run` running?")
+
+
+def test_words_of_a_persons_do_not_run_into_the_next_sentence():
+    assert flowing(["It counts in full.", "Under way: new driver", "L0: by a key"]) == (
+        "It counts in full. Under way: new driver. L0: by a key"
+    )
+    assert flowing([]) == ""

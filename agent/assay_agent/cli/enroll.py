@@ -73,4 +73,5 @@ def _read(path: Path | None) -> str:
     try:
         return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{path}: cannot be read: {why}") from error

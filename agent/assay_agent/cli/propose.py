@@ -97,8 +97,12 @@ def event_of(args: argparse.Namespace, host_id: str, now_ms: int) -> AssetEvent:
     replacements = subjects(args.new_serial, args.new_part, "--new-part")
     if replacements and len(replacements) != len(assets):
         raise FileError("--new-serial: one for each --serial")
-    order = sorted(range(len(assets)), key=lambda at: assets[at])
     kind = Kind(args.kind)
+    if kind is Kind.GPU_REPLACEMENT and not replacements:
+        raise FileError("gpu_replacement: needs --new-serial and --new-part, what takes its place")
+    if args.to_host is not None and not args.to_host.startswith("spiffe://"):
+        raise FileError(f"--to-host: {args.to_host} is no host's id, which begins with spiffe://")
+    order = sorted(range(len(assets)), key=lambda at: assets[at])
     # A host's own swap or reinstallation names it; what is of some GPUs alone does not.
     of_host = kind in (Kind.BOARD_SWAP, Kind.HOST_SWAP, Kind.REINSTALL) or not assets
     begin_ms = now_ms if args.begin is None else parse_instant(args.begin)

@@ -74,7 +74,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{path}: cannot be read: {why}") from error
 
 
 def _print(inspection: disclosure.Inspection, *, show: bool) -> None:

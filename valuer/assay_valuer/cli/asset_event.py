@@ -247,6 +247,7 @@ def _drafted(args: argparse.Namespace, now: int) -> Envelope:
         raise FileError("say what is proposed: KIND with its options, or --file")
     if args.file is not None:
         return read_event(read_text(args.file), str(args.file))
+    _check_hosts(args)
     gpus = _gpus(args)
     begin = now if args.begin is None else parse_instant(args.begin)
     lasts = None if args.until is None else parse_duration(args.until)
@@ -270,11 +271,23 @@ def _drafted(args: argparse.Namespace, now: int) -> Envelope:
     return unsigned(event)
 
 
+def _check_hosts(args: argparse.Namespace) -> None:
+    for option in ("host", "to_host", "holder"):
+        named = getattr(args, option)
+        if named is not None and not named.startswith("spiffe://"):
+            raise FileError(
+                f"--{option.replace('_', '-')}: {named} is no host's id, which begins with "
+                "spiffe://; see `assay-valuer host list`"
+            )
+
+
 def _gpus(args: argparse.Namespace) -> _Gpus:
     assets = _subjects_of(args.serial, args.part, "--part")
     new = _subjects_of(args.new_serial, args.new_part, "--new-part")
     if new and len(new) != len(assets):
         raise FileError("--new-serial: one for each --serial, in the same order")
+    if args.kind == Kind.GPU_REPLACEMENT and not new:
+        raise FileError("gpu_replacement: needs --new-serial and --new-part, what takes its place")
     order = sorted(range(len(assets)), key=lambda at: assets[at])
     return _Gpus(tuple(assets[at] for at in order), tuple(new[at] for at in order) if new else ())
 

@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="assay-valuer",
         description="Takes what GPU hosts attest, values it as collateral, and publishes.",
-        epilog="example: assay-valuer init && assay-valuer run",
+        epilog="example: assay-valuer init && assay-valuer run. Exit status 0: well; 1: what was asked "
+        "about does not hold; 2: a wrong argument or file; 3: what is needed does not answer, or is not "
+        "installed. Each command: COMMAND --help.",
     )
     root.add_argument("--version", action="version", version=f"assay-valuer {version('gpu-assay')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")

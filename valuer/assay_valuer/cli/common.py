@@ -90,7 +90,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{path}: cannot be read: {why}") from error
 
 
 def write_file(path: Path, text: str) -> None:
@@ -135,6 +136,14 @@ def print_sentences(title: str, sentences: Sequence[str]) -> None:
     console.print(Text("\n".join(lines), overflow="fold"))
 
 
+def flowing(sentences: Sequence[str]) -> str:
+    """Sentences in one paragraph, each ended: some end in words of a person's, without a full stop."""
+    return " ".join(
+        text if text.endswith((".", "!", "?", ":")) or at == len(sentences) else f"{text}."
+        for at, text in enumerate(sentences, 1)
+    )
+
+
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(
         text,
@@ -156,6 +165,6 @@ def _paragraph(headings: Sequence[str], row: Sequence[str], prose: str | None, w
     sentences = cells.pop(prose, "") if prose is not None else ""
     named = (f"{name} {', '.join(cell.splitlines())}" for name, cell in cells.items() if cell)
     lines = [row[0]]
-    for text in ("; ".join(named), " ".join(sentences.splitlines())):
+    for text in ("; ".join(named), flowing(sentences.splitlines())):
         lines += _wrapped(text, width)
     return Text("\n".join(lines), overflow="fold")
