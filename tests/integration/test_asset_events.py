@@ -145,7 +145,7 @@ def test_nobody_signs_with_a_key_that_is_not_theirs(desk):
     with pytest.raises(EventError, match="payload type"):
         desk.propose_envelope(Envelope(sealed.payload, "other", sealed.signatures))
     carol = desk.party("carol", "custodian")
-    with pytest.raises(EventError, match="carol is custodian; .* to refuse"):
+    with pytest.raises(EventError, match="carol is custodian; .* to sign"):
         desk.propose(wanted, carol)
     assert desk.records() == []
 
