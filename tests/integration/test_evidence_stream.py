@@ -315,6 +315,23 @@ def test_when_devices_answer_is_not_their_hosts_choice(valuer: FakeValuer) -> No
     during(valuer, story)
 
 
+def test_a_host_that_is_enrolled_anew_is_asked_for_its_devices_soon(valuer: FakeValuer) -> None:
+    """It proved nothing yet, and people gave it its token: it need not wait for its next turn."""
+
+    async def story(client: HostClient, tpm: FakeTpm) -> None:
+        async with client.stream() as stream:
+            await begun(client, stream)
+            assert (await proving.asked(valuer, stream)).devices
+        token = valuer.token(host_id=client.host.host_id)
+        await proving.enroll(valuer, client, tpm, token)
+        client.host.sequence = 0
+        async with client.stream() as stream:
+            await begun(client, stream)
+            assert (await proving.asked(valuer, stream)).devices
+
+    during(valuer, story)
+
+
 def test_an_answer_that_failed_is_used_up_too(valuer: FakeValuer) -> None:
     """Nobody may try one challenge until something fits."""
 

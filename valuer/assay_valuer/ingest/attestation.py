@@ -85,7 +85,7 @@ class Attestation:
         )
         self._sessions: dict[int, Session] = {}
         self._challenges: dict[int, Challenges] = {}
-        self._examinations: dict[int, Examination] = {}
+        self._examinations: dict[int, tuple[int, Examination]] = {}  # with the incarnation
         self._opening: Counter[str] = Counter()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -224,12 +224,17 @@ class Attestation:
                 Refused(Refusal.UNAVAILABLE, "a newer stream of this host replaced this one")
             )
         challenges = self._challenges.setdefault(host.key, {})
-        examination = self._examinations.setdefault(
-            host.key, Examination(self._config.policy.evidence)
-        )
-        session = Session(self._door, host, challenges, examination, expires_ms)
+        session = Session(self._door, host, challenges, self._examination(host), expires_ms)
         self._sessions[host.key] = session
         return session
+
+    def _examination(self, host: Host) -> Examination:
+        """What the host is asked; one that people enrolled anew begins anew."""
+        known = self._examinations.get(host.key)
+        if known is None or known[0] != host.trust.incarnation:
+            known = host.trust.incarnation, Examination(self._config.policy.evidence)
+            self._examinations[host.key] = known
+        return known[1]
 
     async def _load(self, host_id: str, serial: str, hello: wire.Hello) -> Host:
         def load(connection: Connection) -> tuple[Host | None, bool]:
