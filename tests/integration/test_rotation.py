@@ -26,6 +26,7 @@ from tests.fakes.tpm import FakeTpm, TpmSigner
 from tests.integration.test_enrolment import PERMISSION, denied
 
 MAKER = Maker()
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 Story = Callable[[HostClient], Awaitable[None]]
 
 
@@ -169,7 +170,7 @@ def test_who_may_not_rotate(valuer: FakeValuer) -> None:
         await proving.rotate(valuer, client, proving.rotate_request(client, new))
         # Not a host that is not let in: the agent must not advise its operator to enrol anew.
         again = proving.rotate(valuer, client, proving.rotate_request(client, new_key()))
-        await denied(again, "rotation_open", grpc.StatusCode.FAILED_PRECONDITION)
+        await denied(again, "rotation_open", PRECONDITION)
         client.host.signer = new
         async with client.stream() as stream:
             await stream.window(client.host.seal())
@@ -252,7 +253,7 @@ def test_a_tpms_key_follows_a_tpms_key_of_the_same_chip_only(valuer: FakeValuer)
 
     async def story(client: HostClient) -> None:
         downgrade = proving.rotate_request(client, new_key())
-        words = await denied(proving.rotate(valuer, client, downgrade), "tpm_needed", PERMISSION)
+        words = await denied(proving.rotate(valuer, client, downgrade), "tpm_needed", PRECONDITION)
         assert "make the key there" in words
         for chip, reason in ((other, "other_ek"), (tpm, "")):
             key = chip.signing_key()
@@ -298,7 +299,7 @@ def test_a_software_host_may_go_over_to_its_tpm_and_not_back(valuer: FakeValuer)
         assert host is not None
         assert host.has_tpm
         back = proving.rotate_request(client, new_key())
-        await denied(proving.rotate(valuer, client, back), "tpm_needed", PERMISSION)
+        await denied(proving.rotate(valuer, client, back), "tpm_needed", PRECONDITION)
 
     during(valuer, story)
 

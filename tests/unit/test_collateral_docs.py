@@ -10,6 +10,7 @@ import pytest
 from assay_agent import config as agent_config
 from assay_agent.cli import main as agent
 from assay_agent.config import AgentConfig
+from assay_agent.telemetry import scenario, simulation
 from assay_core import asset_events
 from assay_core.asset_events import AssetEvent, Kind
 from assay_core.errors import FileError
@@ -40,6 +41,20 @@ def test_the_configuration_that_a_newcomer_begins_with(tmp_path):
     file = tmp_path / "valuer.yaml"
     file.write_text(settings)
     assert config.load(file).enrolment.public == "valuer.example.com:8443"
+
+
+def test_what_the_runbook_says_of_trying_it_on_one_machine(tmp_path):
+    text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    _, section = text.split("### Try everything on one machine\n")
+    fleet, agents, valuers = blocks("yaml", section.split("\n### ")[0])
+    assert len(simulation.gpus_of(scenario.parse(fleet, "scenario.yaml"))) == 2
+    file = tmp_path / "one.yaml"
+    file.write_text(agents)
+    assert agent_config.load(file).source.kind == "simulated"
+    file.write_text(valuers)
+    trial = config.load(file)
+    assert "simulated" in trial.sources
+    assert trial.policy.credit_simulated
 
 
 def test_an_agent_needs_an_empty_file_and_no_more(tmp_path):

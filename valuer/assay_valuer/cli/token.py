@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
                 now_ms=now,
             )
         )
-    say(f"good for {terms.hosts_max} until {format_instant(terms.expires_ms)}")
+    hosts = "1 host" if terms.hosts_max == 1 else f"{terms.hosts_max} hosts"
+    say(f"good for {hosts} until {format_instant(terms.expires_ms)}")
     print(token)
     return OK
 

@@ -31,7 +31,9 @@ _T = TypeVar("_T")
 _STATUS: Final = {
     Denial.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
     Denial.BAD_CSR: grpc.StatusCode.INVALID_ARGUMENT,
+    # Of a host that is let in: its agent advises nobody to enrol it anew.
     Denial.ROTATION_OPEN: grpc.StatusCode.FAILED_PRECONDITION,
+    Denial.TPM_NEEDED: grpc.StatusCode.FAILED_PRECONDITION,
     Denial.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Denial.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
