@@ -206,6 +206,8 @@ def test_what_is_typed_wrong_is_said_and_nothing_is_kept(valuer, parties):
 def test_custody_is_typed_with_the_inspections_document(valuer, parties):
     _, public, _ = valuer("party", "key", valuer.folder / "carol.key")
     valuer("party", "add", "carol", "--role", "custodian", "--public", public.strip())
+    (valuer.folder / "loan.yaml").write_text(loan_text(["S1", "S2"], extra="site: lab\n"))
+    assert valuer("loan", "import", valuer.folder / "loan.yaml")[0] == 0
     inspected = format_instant(time.time_ns() // 1_000_000 - DAY_MS)
     code, _, _ = valuer(
         *("asset", "propose", "custody", "--serial", "S1", "--part", PART, "--until", "90d"),

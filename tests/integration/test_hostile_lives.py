@@ -10,8 +10,9 @@ from sqlalchemy import text, update
 
 from assay_core.instants import HOUR_MS, MINUTE_MS
 from assay_core.leaves import Content, Group
+from assay_valuer.events import EventError
 from assay_valuer.hosts import revoke
-from assay_valuer.standing.assurance import L1, L2
+from assay_valuer.standing.assurance import CUSTODY, L1, L2
 from assay_valuer.standing.trust import Verdict
 from assay_valuer.standing.types import Presence
 from assay_valuer.store.schema import ASSET_EVENT
@@ -131,3 +132,22 @@ def test_what_was_ever_proposed_is_not_read_at_the_next_proposal_nor_at_each_tic
     asked = "SELECT count(decided_ms), sum(decided_ms) FROM asset_event"
     (plan,) = books.database.read(lambda c: c.execute(text(f"EXPLAIN QUERY PLAN {asked}")).all())
     assert "COVERING INDEX" in plan.detail
+
+
+def test_an_inspection_goes_to_nobody_who_shows_the_serial_first(books):
+    """It was made somewhere; whoever shows the GPU then might be anywhere."""
+    host = books.machine()
+    books.lend(*host.serials)
+    with pytest.raises(EventError, match="nobody has shown"):
+        books.inspect(*host.serials, now_ms=host.now_ms)
+    books.lend(*host.serials, reserve="site: lab")
+    books.inspect(*host.serials, now_ms=host.now_ms)
+    liar = books.machine(seed=9, site="far")
+    for gpu, serial in zip(liar.host.gpus, host.serials, strict=True):
+        gpu.serial = serial
+    books.live(liar)
+    books.live(host)
+    for serial in host.serials:
+        line = books.line(serial, host.now_ms)
+        assert line.asset.host_key == books.found(host).key
+        assert line.standing.assurance == L1 | CUSTODY

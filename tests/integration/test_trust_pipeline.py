@@ -451,6 +451,7 @@ def test_the_ledger_alone_gives_the_same_trust(books):
     other = clone(books, host)
     for _ in range(2):
         books.live(other, host)
+    books.tick(host.now_ms)
     books.inspect(host.serials[1], now_ms=host.now_ms)
     host.tpm.clock_ms -= 500_000
     books.live(host)

@@ -33,6 +33,9 @@ def check(connection: Connection, scope: Scope) -> None:
             _check_release(connection, target, event.loan)
     for target, new in zip(scope.targets, event.replacements, strict=False):
         _check_replacement(connection, target, new)
+    if event.kind is Kind.CUSTODY:
+        for target in scope.targets:
+            _check_placed(target)
     if event.to_site is not None and scope.sites == {event.to_site}:
         raise EventError(f"to_site: it is at {event.to_site} already")
 
@@ -109,6 +112,16 @@ def _check_replacement(connection: Connection, target: Target, new: Subject) -> 
         raise EventError(
             f"replacements: {new} is pledged to loan {held.loan_id} already; a GPU secures one loan "
             "at a time: release it there first, or name another"
+        )
+
+
+def _check_placed(target: Target) -> None:
+    """An inspection holds where it was made: of a GPU that may turn up anywhere it would go along."""
+    reserved = target.pledge is not None and (target.pledge.site or target.pledge.host_id)
+    if target.host is None and not reserved:
+        raise EventError(
+            f"assets: nobody has shown {target.name}, and its loan reserves it for no site: let its "
+            "host show it first, or reserve it"
         )
 
 
