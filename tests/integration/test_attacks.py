@@ -25,6 +25,13 @@ to the files. Those of this file have no path.
 | another card under the same serial | unit/test_proving.py::test_the_same_serial_with_another_device_freezes_the_gpu |
 | a freeze washed off by a move | test_a_freeze_is_not_washed_off_by_a_swap |
 | silence excused again and again | integration/test_trust_pipeline.py::test_maintenance_again_and_again_excuses_a_day_and_no_more |
+| maintenance to keep a revoked host's GPUs | integration/test_hostile_lives.py::test_no_maintenance_keeps_a_revoked_hosts_gpus_counted |
+| a GPU on two hosts in turns, while it moves | integration/test_hostile_lives.py::test_a_move_to_a_site_gives_a_gpu_to_one_host_there_and_not_to_the_next, unit/test_claims.py::test_a_move_there_and_one_back_let_no_two_hosts_show_it_in_turns |
+| a cheaper card vouches for a dearer one | integration/test_hostile_lives.py::test_a_cheaper_card_vouches_for_no_dearer_one |
+| a device that is rented for the occasion | integration/test_evidence_stream.py::test_when_devices_answer_is_not_their_hosts_choice, unit/test_examination.py::test_who_hangs_up_does_not_choose_when_devices_are_asked |
+| somebody else's inspection | integration/test_hostile_lives.py::test_an_inspection_goes_to_nobody_who_shows_the_serial_first |
+| a retired key's certificate | integration/test_rotation.py::test_what_a_key_renews_while_another_takes_its_place_ends_with_it, integration/test_rotation.py::test_a_token_that_was_used_is_no_way_back_for_a_retired_key |
+| proposals without end | integration/test_evidence_stream.py::test_one_host_cannot_fill_the_desk_with_proposals, integration/test_hostile_lives.py::test_what_was_ever_proposed_is_not_read_at_the_next_proposal_nor_at_each_tick |
 | billion laughs, XML too large | unit/test_evidence_rim.py::test_entities_are_refused_before_they_are_read, unit/test_evidence_rim.py::test_too_long_too_deep_and_too_many_are_refused |
 """
 
