@@ -222,7 +222,9 @@ def test_check_without_a_driver_names_each_fix(tmp_path: Path) -> None:
     done = agent(BARE_ENV, "check", "--json", "--config", settings)
     assert (done.returncode, done.stderr) == (1, "")
     findings = found(done)
+    assert findings["configuration"]["what"] == settings
     assert set(findings) == {
+        "configuration",
         "driver library",
         "driver",
         "device files",

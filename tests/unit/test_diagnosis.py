@@ -49,6 +49,7 @@ CODES = {
     "clock-unsynchronised",
     "confidential-computing",
     "confidential-computing-devtools",
+    "configuration-read",
     "configuration-refused",
     "container-with-some",
     "container-without-devices",

@@ -111,7 +111,7 @@ def _open(context: ServiceContext) -> Publishes:
     except ModuleNotFoundError as error:
         raise AssayError(
             f"oracle.enabled needs the extra `oracle` ({error.name} is not installed): "
-            "pip install 'gpu-assay[valuer,oracle]', or switch it off"
+            "in a clone of this project, pip install '.[valuer,oracle]', or switch it off"
         ) from error
     state = context.state
     return open_oracle(state.config.oracle, state.database, state.config.policy)

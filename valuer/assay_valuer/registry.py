@@ -44,7 +44,7 @@ def feed_key(loan: LoanFile) -> FeedKey:
     except ModuleNotFoundError as error:
         raise ServiceError(
             f"a loan's feed needs the extra `oracle` ({error.name} is not installed): "
-            "pip install 'gpu-assay[valuer,oracle]'"
+            "in a clone of this project, pip install '.[valuer,oracle]'"
         ) from error
     return FeedKey(loan.chain_id, loan.collateral_token, loan.collateral_token_ids[0])
 

@@ -67,12 +67,18 @@ def run(args: argparse.Namespace) -> int:
             )
         ]
     else:
-        findings = asyncio.run(look(settings))
+        findings = [configuration(args.config), *asyncio.run(look(settings))]
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         _print(findings)
     return 1 if any(finding.state is State.FAILED for finding in findings) else 0
+
+
+def configuration(path: Path | None) -> Finding:
+    """Which file was read: by hand it may be another than the service's."""
+    words = f"every default: there is no {config.USUAL}" if path is None else str(path)
+    return Finding(State.OK, "configuration-read", "configuration", words)
 
 
 async def look(settings: AgentConfig) -> list[Finding]:

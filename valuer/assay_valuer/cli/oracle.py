@@ -142,7 +142,7 @@ def _extra() -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ServiceError(
             f"this command needs the extra `oracle` ({error.name} is not installed): "
-            "pip install 'gpu-assay[valuer,oracle]'"
+            "in a clone of this project, pip install '.[valuer,oracle]'"
         ) from error
 
 
