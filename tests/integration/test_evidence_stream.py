@@ -15,6 +15,7 @@ import pytest
 from assay_core import codec
 from assay_core.evidence import bundle
 from assay_core.evidence import sealed as sealed_evidence
+from assay_core.evidence.spdm import REPORT_BYTES_MAX
 from assay_core.evidence.statement import Statement
 from assay_core.header import Source
 from assay_core.seal import (
@@ -232,6 +233,11 @@ async def _large(valuer, stream, client, tpm, challenge):
     return bundle.SealedEvidence(envelope, ())
 
 
+async def _large_report(valuer, stream, client, tpm, challenge):
+    good = proving.answer(client.host, challenge, tpm=tpm, devices=[DEVICES.device(1)])
+    return bundle.SealedEvidence(good.envelope, (bytes(REPORT_BYTES_MAX + 1), good.blobs[1]))
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -252,6 +258,7 @@ async def _large(valuer, stream, client, tpm, challenge):
         (_other_blobs, "blob_mismatch"),
         (_malformed, "malformed"),
         (_large, "too_large"),
+        (_large_report, "too_large"),
     ],
 )
 def test_an_answer_that_does_not_hold_is_refused_by_name(valuer, make, expected) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -191,7 +192,8 @@ def read(sealed: SealedEvidence, keys: Keys) -> tuple[Statement, SealingKey]:
         raise EvidenceRefused(
             Outcome.TOO_LARGE, f"the statement is over {STATEMENT_BYTES_MAX} bytes"
         )
-    if any(len(b) > max(REPORT_BYTES_MAX, chains.CHAIN_BYTES_MAX) for b in sealed.blobs):
+    bounds = itertools.cycle((REPORT_BYTES_MAX, chains.CHAIN_BYTES_MAX))
+    if any(len(blob) > most for blob, most in zip(sealed.blobs, bounds, strict=False)):
         raise EvidenceRefused(Outcome.TOO_LARGE, "a report or a chain is longer than any is")
     if envelope.payload_type != EVIDENCE_TYPE or len(envelope.signatures) != 1:
         raise EvidenceRefused(Outcome.MALFORMED, f"not one signature over {EVIDENCE_TYPE}")
