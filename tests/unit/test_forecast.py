@@ -242,11 +242,11 @@ def test_a_level_is_found_and_one_quote_in_error_does_not_move_it():
     wrong = fit([*quotes, Priced(("liar", *names[0][1:]), 1000, math.log(16.0))], 1000)
     assert clean is not None
     assert wrong is not None
-    assert math.exp(clean.predict(wanted)[0][0]) == pytest.approx(2.0, rel=0.01)
-    assert math.exp(wrong.predict(wanted)[0][0]) == pytest.approx(2.0, rel=0.05)
+    assert math.exp(clean.predict(wanted)[0]) == pytest.approx(2.0, rel=0.01)
+    assert math.exp(wrong.predict(wanted)[0]) == pytest.approx(2.0, rel=0.05)
     # A model that nobody quotes has a wide error, and one that nine quote a narrow one.
     unseen = [("new", "Z900", "", "", "on_demand", "eu")]
-    assert clean.predict(unseen)[1][0] > 3 * clean.predict(wanted)[1][0]
+    assert clean.errors(unseen)[0] > 3 * clean.errors(wanted)[0]
     assert fit([], 1000) is None
 
 

@@ -100,7 +100,7 @@ def _without(quotes: Sequence[Priced], seller: str, day: int) -> list[Guess]:
     model = fit(others, day)
     if model is None or not left_out:
         return []
-    logs, _ = model.predict([quote.names for quote in left_out])
+    logs = model.predict([quote.names for quote in left_out])
     guesses = []
     for quote, log in zip(left_out, logs.tolist(), strict=True):
         sellers = prices[quote.names[1], quote.names[4]].values()

@@ -46,6 +46,10 @@ NOISE: Final = 0.15
 FREEDOM: Final = 4.0
 HALF_LIFE_DAYS: Final = 60.0
 ROUNDS: Final = 8
+SETTLED: Final = 1e-3
+"""Of a price, in logs: less than this from one round to the next is as good as none."""
+QUOTES_MAX: Final = 400
+"""The newest count. A fit's time grows with the cube: at 400 it is some hundredths of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +77,28 @@ class Fit:
     """How many times the stated variance the effect of each quote's seller has."""
     solved: Floats
     """(K + D)⁻¹(y − level)."""
-    inverse: Floats
+    total: Floats
+    """K + D: the covariance of what was quoted."""
     level: float
 
-    def predict(self, wanted: Sequence[tuple[str, ...]]) -> tuple[Floats, Floats]:
-        """(log price, its standard error without a new quote's own noise) of each set of names."""
+    def predict(self, wanted: Sequence[tuple[str, ...]]) -> Floats:
+        """The log price of each set of names."""
+        across, _ = self._across(wanted)
+        return self.level + across @ self.solved
+
+    def errors(self, wanted: Sequence[tuple[str, ...]]) -> Floats:
+        """The standard error of each, without a new quote's own noise."""
+        across, counts = self._across(wanted)
+        own = sum(deviation**2 for _, deviation in EFFECTS) + LEVEL_DEVIATION**2
+        known = (across * np.linalg.solve(self.total, across.T).T).sum(axis=1)
+        variance: Floats = own + (COUNT_DEVIATION * counts) ** 2 - known
+        return np.sqrt(np.maximum(variance, 0.0))
+
+    def _across(self, wanted: Sequence[tuple[str, ...]]) -> tuple[Floats, Floats]:
+        """The covariance with what was quoted, and the counts."""
         design, counts = _design(wanted), _counts(wanted)
         across = _covariance(design, counts, self.design, self.counts)
-        across += _sellers(design, self.design) * (self.apart - 1)
-        own = sum(deviation**2 for _, deviation in EFFECTS) + LEVEL_DEVIATION**2
-        variance = own + (COUNT_DEVIATION * counts) ** 2
-        variance -= np.einsum("ij,jk,ik->i", across, self.inverse, across)
-        return self.level + across @ self.solved, np.sqrt(np.maximum(variance, 0.0))
+        return across + _sellers(design, self.design) * (self.apart - 1), counts
 
 
 def fit(quotes: Sequence[Priced], day: int) -> Fit | None:
@@ -92,7 +106,7 @@ def fit(quotes: Sequence[Priced], day: int) -> Fit | None:
     if not quotes:
         return None
     # The order of rows is no fact about prices, nor may it be one about rounding.
-    quotes = sorted(quotes, key=lambda quote: (quote.names, quote.day, quote.log))
+    quotes = sorted(quotes, key=lambda quote: (-quote.day, quote.names, quote.log))[:QUOTES_MAX]
     names = [quote.names for quote in quotes]
     design, counts = _design(names), _counts(names)
     logs = np.array([quote.log for quote in quotes])
@@ -101,18 +115,20 @@ def fit(quotes: Sequence[Priced], day: int) -> Fit | None:
     sellers = _sellers(design, design)
     weight = _weights(quotes, day)
     trust, apart = np.ones(len(quotes)), np.ones(len(quotes))
-    inverse: Floats = np.zeros((0, 0))
-    solved: Floats = np.zeros(0)
+    total: Floats = covariance
+    solved: Floats = np.zeros(len(quotes))
     for _ in range(ROUNDS):
         noise = NOISE**2 / (weight * trust)
+        before = covariance @ solved
         total = covariance + sellers * (apart - 1) + np.diag(noise)
-        inverse = np.asarray(np.linalg.inv(total), dtype=np.float64)
-        solved = inverse @ (logs - level)
+        solved = np.asarray(np.linalg.solve(total, logs - level), dtype=np.float64)
         misses = noise * solved / NOISE
         trust = (FREEDOM + 1) / (FREEDOM + misses**2)
         effects = (sellers * apart) @ solved / SELLER_DEVIATION
         apart = np.maximum((FREEDOM + effects**2) / (FREEDOM + 1), 1.0)
-    return Fit(design, counts, apart, solved, inverse, level)
+        if np.abs(covariance @ solved - before).max() < SETTLED:
+            break
+    return Fit(design, counts, apart, solved, total, level)
 
 
 def _weights(quotes: Sequence[Priced], day: int) -> Floats:

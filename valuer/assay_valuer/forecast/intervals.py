@@ -6,8 +6,9 @@ class, feed and pace, these by those of its seller, these by its own, each as fa
 outcomes: n/(n + k), where n counts recent ones (half-life 400 d) and overlapping windows once. No
 seller outweighs another in its class, however many configurations it lists. Quantiles are asymmetric
 and hold the mass at no change. The share outside, α, is then moved after each month by what was missed
-(γ per miss too many), per feed and horizon, within bounds: adaptive conformal inference (Gibbs and
-Candès, NeurIPS 2021), bounded since a price that stands still is always inside.
+(γ per miss too many), pooled by horizon and by class of rentals or feed of hardware, within bounds:
+adaptive conformal inference (Gibbs and Candès, NeurIPS 2021), bounded since a price that stands still
+is always inside.
 """
 
 from __future__ import annotations
@@ -32,17 +33,21 @@ PACES: Final = (0.03, 0.08, 0.2, 0.5)
 """Moves a month, that part lists which stand still from those that follow demand."""
 OUTCOMES_FOR_GROUPS: Final = {Market.RENTAL: (10.0, 6.0, 3.0), Market.RESALE: (30.0, 30.0, 30.0)}
 """k: how many outcomes of the class, the seller or model, the series weigh as much as what is below."""
-MIRRORED: Final = {Market.RENTAL: (0.0, 0.3, 0.3), Market.RESALE: (0.0, 0.0, 0.0)}
+MIRRORED: Final = {Market.RENTAL: (0.0, 0.15, 0.15), Market.RESALE: (0.0, 0.0, 0.0)}
 """The share of past errors that is turned about, by horizon: that all of a season's moves went one way
 says less about the next season's the further off it is. Hardware's direction is in its centre."""
 SELLERS_WORTH: Final = 2.0
 """In its class a seller counts as so many outcomes at most: prices of one list move together."""
 GAMMA: Final = 0.05
-ALPHA_SPAN: Final = 0.25
-"""α stays within ±25% of its nominal value."""
+ALPHA_SPAN: Final = {Market.RENTAL: 0.5, Market.RESALE: 0.25}
+"""α stays within ±50% or ±25% of its nominal value."""
+ALPHA_POOL: Final = {Market.RENTAL: "asset_class", Market.RESALE: "feed"}
+"""Whose misses are counted together."""
 MONTH_CASES: Final = 8.0
 """From so many outcomes a month on, a month's misses count in full."""
 POOL_MIN: Final = 20
+POOL_MAX: Final = 4_000
+"""The newest outcomes count: a file ten times as long takes ten times as long, not a hundred."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told (done, all)."""
@@ -106,10 +111,10 @@ class Walk:
         self._scale = np.ones(len(cases)) if rental else np.sqrt(variance(cases) * cases.horizon)
         self._errors = (cases.change - self.centre) / self._scale
         self._prior = prior(cases)
-        self._feeds = cases.of_series("feed")
+        self._pools = cases.of_series(ALPHA_POOL[cases.market])
         sellers, names = cases.of_series("seller"), cases.of_series("name")
         pace = np.digitize(move_rate(cases), PACES) if rental else np.zeros(len(cases), np.int64)
-        behaviour = [f"{feed}|{at}" for feed, at in zip(self._feeds, pace, strict=True)]
+        behaviour = _joined(cases.of_series("feed"), pace.astype(np.str_).tolist())
         whose = sellers if rental else cases.of_series("accelerator")
         self._units = _codes(sellers if rental else names)
         self._groups = (
@@ -132,13 +137,14 @@ class Walk:
         """Every case of a month and a horizon: its mixture's quantiles."""
         cases = self.cases
         pool = np.flatnonzero((cases.outcome < month) & (cases.horizon == horizon))
+        pool = pool[np.argsort(-cases.outcome[pool], kind="stable")[:POOL_MAX]]
         pool = pool[np.lexsort((cases.index[pool], cases.origin[pool], self._errors[pool]))]
         weight = 2.0 ** (-(month - cases.outcome[pool]) / HALF_LIFE_DAYS)
         even = weight / _sums(self._units[pool], weight) if len(pool) else weight
         for case in which.tolist():
             values, cumulated = self._mixture(case, pool, weight, even)
             for at, level in enumerate(LEVELS):
-                alpha = self._alphas.get((self._feeds[case], horizon, at), 1 - level)
+                alpha = self._alphas.get((self._pools[case], horizon, at), 1 - level)
                 for side, share in enumerate((alpha / 2, 1 - alpha / 2)):
                     place = int(np.searchsorted(cumulated, share - 1e-9))
                     edge = values[min(place, len(values) - 1)]
@@ -182,18 +188,18 @@ class Walk:
         self._updated_to = month
         inside = within(cases.change, self.edges)
         for horizon in HORIZONS:
-            for feed in np.unique(self._feeds[fresh & (cases.horizon == horizon)]):
-                mine = fresh & (cases.horizon == horizon) & (self._feeds == feed)
+            for pool in np.unique(self._pools[fresh & (cases.horizon == horizon)]):
+                mine = fresh & (cases.horizon == horizon) & (self._pools == pool)
                 trust = min(1.0, float(mine.sum()) / MONTH_CASES)
                 for at, level in enumerate(LEVELS):
                     nominal = 1 - level
-                    alpha = self._alphas.get((feed, float(horizon), at), nominal)
+                    alpha = self._alphas.get((pool, float(horizon), at), nominal)
                     missed = 1.0 - float(inside[mine, at].mean())
                     # γ is for the 80% interval; the 95% one moves in proportion.
                     alpha += GAMMA * nominal / 0.2 * (nominal - missed) * trust
-                    span = ALPHA_SPAN * nominal
+                    span = ALPHA_SPAN[cases.market] * nominal
                     bounded = float(np.clip(alpha, nominal - span, nominal + span))
-                    self._alphas[feed, float(horizon), at] = bounded
+                    self._alphas[pool, float(horizon), at] = bounded
 
 
 def within(change: Floats, edges: Floats) -> Bools:

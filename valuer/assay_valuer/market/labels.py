@@ -8,6 +8,7 @@ narrower than it should be, which the backtest sees; it never makes a price.
 from __future__ import annotations
 
 import re
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -53,6 +54,7 @@ def asset_class(accelerator: str) -> str:
     return OTHER
 
 
+@cache
 def seller(provider: str) -> str:
     """One name for one seller: `lambda`, `lambda_labs` and `lambdalabs` are not three sources."""
     name = re.sub(r"[^a-z0-9]", "", provider.lower())
