@@ -30,6 +30,7 @@ EVIDENCE_TYPE: Final = "application/vnd.assay.evidence.v1+protobuf"
 ENTRY_TYPE: Final = "application/vnd.assay.entry.v1+json"
 ASSET_EVENT_TYPE: Final = "application/vnd.assay.asset-event.v1+json"
 ASSET_DECISION_TYPE: Final = "application/vnd.assay.asset-decision.v1+json"
+COVENANT_TYPE: Final = "application/vnd.assay.covenant.v1+json"
 """A party's word that an asset event is refused or withdrawn."""
 
 ED25519: Final = "ed25519"

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assay_core import merkle
+from assay_core.covenant import Covenant
 from assay_core.leaves import Severity
+from assay_core.money import ZERO
+from assay_valuer.credit.covenant import CovenantState
+from assay_valuer.credit.covenant_position import CovenantPosition, covenant_position
 from assay_valuer.credit.loan import LoanFile
-from assay_valuer.credit.position import Pledge, Position, Remembered, position
+from assay_valuer.credit.position import AWAY, Pledge, Position, Remembered, position
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.silence import Uptime
 from assay_valuer.standing.stand import scene, stand
 from assay_valuer.standing.trust import HostProofs
-from assay_valuer.standing.types import Asset, Host, Standing
+from assay_valuer.standing.types import Asset, Host, Presence, Standing
 from assay_valuer.valuation.value import METHOD, Valuation, value
 
 
@@ -54,9 +58,11 @@ class Loan:
 class BookSnapshot:
     """What is known at one instant.
 
-    `remembered` is what assets were worth when last counted; `hashes` names, for each asset that
+    `remembered` is what assets were worth when last heard; `hashes` names, for each asset that
     was seen, the newest window that saw it; `proofs` what hosts have proved, by their keys, and
-    `revocations` what was answered about certificates, by their SHA-256.
+    `revocations` what was answered about certificates, by their SHA-256. `covenants` are the signed
+    files of each loan that has any, in the order of their versions, and `covenant_states` the states
+    that they had come to.
     """
 
     hosts: Mapping[int, Host]
@@ -68,6 +74,8 @@ class BookSnapshot:
     hashes: Mapping[int, bytes]
     proofs: Mapping[int, HostProofs] = field(default_factory=dict)
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
+    covenants: Mapping[str, Sequence[Covenant]] = field(default_factory=dict)
+    covenant_states: Mapping[str, CovenantState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """Everything, at `at_ms`. `methodology` is the hash of policy, method and prices, 32 bytes."""
+    """Everything, at `at_ms`. `methodology` is the hash of policy, method and prices, 32 bytes.
+
+    `positions` are the house's risk view of every loan, `covenants` the position of each loan that
+    has a covenant file in force.
+    """
 
     at_ms: int
     policy: ValuerPolicy
@@ -121,6 +133,7 @@ class Book:
     remembered: Mapping[int, Remembered]
     hashes: Mapping[int, bytes]
     revocations: Mapping[str, Revocation]
+    covenants: Mapping[str, CovenantPosition] = field(default_factory=dict)
 
     def evidence_root(self, loan_id: str) -> bytes:
         """RFC 6962 root over the hashes of the windows that what counts rests on, each once,
@@ -162,13 +175,27 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         lines[asset_id] = Line(asset, standing, valuation, pledged_to.get(asset_id))
         if worth is not None and standing.counts:
             remembered[asset_id] = worth
+        elif _heard_and_out(standing):
+            remembered[asset_id] = Remembered(ZERO, ZERO, now_ms, ZERO)
     loans = [loan.standing_in(snapshot.assets) for loan in snapshot.loans]
-    positions = {
-        loan.file.id: position(
-            loan.file, [_pledge(lines[one], remembered) for one in loan.asset_ids], policy, now_ms
-        )
-        for loan in loans
-    }
+    positions: dict[str, Position] = {}
+    covenants: dict[str, CovenantPosition] = {}
+    for loan in loans:
+        pledges = [_pledge(lines[one], remembered) for one in loan.asset_ids]
+        name, covenant = loan.file.id, _in_force(snapshot.covenants.get(loan.file.id, ()), now_ms)
+        risk = position(loan.file, pledges, policy, now_ms, covenanted=covenant is not None)
+        positions[name] = risk
+        if covenant is not None:
+            state = snapshot.covenant_states.get(name)
+            covenants[name] = covenant_position(
+                loan.file,
+                pledges,
+                risk,
+                covenant,
+                state=state,
+                uptime=snapshot.uptime,
+                now_ms=now_ms,
+            )
     return Book(
         at_ms=now_ms,
         policy=policy,
@@ -182,7 +209,20 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         remembered=remembered,
         hashes=dict(snapshot.hashes),
         revocations=snapshot.revocations,
+        covenants=covenants,
     )
+
+
+def _in_force(covenants: Sequence[Covenant], now_ms: int) -> Covenant | None:
+    """The latest version that has taken effect."""
+    effective = [one for one in covenants if one.effective_from_ms <= now_ms]
+    return max(effective, key=lambda one: one.version, default=None)
+
+
+def _heard_and_out(standing: Standing) -> bool:
+    """Whether it is heard and does not count: going silent afterwards makes it worth no more."""
+    away = standing.presence in AWAY or standing.presence is Presence.EXPECTED
+    return not standing.counts and not away
 
 
 def methodology(policy: ValuerPolicy, prices: PriceSnapshot | None) -> bytes:
@@ -200,7 +240,9 @@ _NO_PRICES: Final = "-"
 
 def _remember(valuation: Valuation, now_ms: int) -> Remembered | None:
     values = valuation.values
-    return None if values is None else Remembered(values.olv.mid, values.nolv.mid, now_ms)
+    if values is None:
+        return None
+    return Remembered(values.olv.mid, values.nolv.mid, now_ms, values.fmv.mid)
 
 
 def _pledge(line: Line, remembered: Mapping[int, Remembered]) -> Pledge:

@@ -33,6 +33,7 @@ from assay_valuer.standing.types import (
 from assay_valuer.store.schema import (
     ASSET,
     ASSET_EVENT,
+    COVENANT,
     HOST,
     HOST_TRUST,
     LEDGER_ENTRY,
@@ -295,8 +296,8 @@ def load_prices(connection: Connection) -> PriceSnapshot | None:
 
 
 def registry_version(connection: Connection) -> tuple[object, ...]:
-    """Changes whenever somebody else registers a loan, a pledge or a price table, or decides an event:
-    two of one millisecond are two.
+    """Changes whenever somebody else registers a loan, a covenant, a pledge or a price table, or
+    decides an event: two of one millisecond are two.
     """
     return (
         connection.execute(select(func.count(), func.max(ASSET.c.id)).select_from(ASSET)).one(),
@@ -311,6 +312,7 @@ def registry_version(connection: Connection) -> tuple[object, ...]:
         connection.execute(
             select(func.count(), func.sum(LOAN.c.imported_ms)).select_from(LOAN)
         ).one(),
+        connection.execute(select(func.count()).select_from(COVENANT)).one(),
         connection.execute(
             select(func.count(), func.sum(PRICE_SNAPSHOT.c.imported_ms)).select_from(PRICE_SNAPSHOT)
         ).one(),
@@ -334,7 +336,10 @@ def load_remembered(connection: Connection) -> dict[int, Remembered]:
         memory = msgspec.json.decode(text, type=StoredLine).remembered
         if memory is not None:
             found[asset_id] = Remembered(
-                Usd(memory.olv_micros), Usd(memory.nolv_micros), memory.at_ms
+                Usd(memory.olv_micros),
+                Usd(memory.nolv_micros),
+                memory.at_ms,
+                None if memory.fmv_micros is None else Usd(memory.fmv_micros),
             )
     return found
 

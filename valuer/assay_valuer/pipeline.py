@@ -17,13 +17,15 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from assay_core.covenant import Covenant
 from assay_core.errors import AssayError
 from assay_core.evidence.bundle import Keys
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Signer
-from assay_valuer import book_store
+from assay_valuer import book_store, covenants
 from assay_valuer.assets import Binding, Registry
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
+from assay_valuer.credit.covenant import CovenantState, Record
 from assay_valuer.credit.position import Position, Remembered
 from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
 from assay_valuer.following import follow
@@ -32,7 +34,13 @@ from assay_valuer.ledger.append import append_record, next_position, to_json
 from assay_valuer.ledger.read import entry, followed_from
 from assay_valuer.market.prices import PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
-from assay_valuer.results import StoredLine, StoredPosition, stored_line, stored_position
+from assay_valuer.results import (
+    StoredLine,
+    StoredPosition,
+    stored_covenant,
+    stored_line,
+    stored_position,
+)
 from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.types import Host
@@ -66,6 +74,8 @@ class _Memory:
     spans: list[Span]
     revocations: dict[str, Revocation]
     remembered: dict[int, Remembered]
+    covenants: dict[str, tuple[Covenant, ...]]
+    covenant_states: dict[str, CovenantState]
     version: tuple[object, ...]
 
 
@@ -80,6 +90,7 @@ class Pipeline:
         self._policy_told = False
         self._kept_lines: dict[int, tuple[object, ...]] = {}
         self._kept_positions: dict[str, tuple[tuple[object, ...], int]] = {}
+        self._kept_covenants: dict[str, int] = {}
         self.book: Book | None = None
         """The newest book; None before the first tick."""
         self.lag: int = 0
@@ -107,6 +118,7 @@ class Pipeline:
             self._forget()
             raise
         memory.remembered = dict(book.remembered)
+        memory.covenant_states |= {name: one.state for name, one in book.covenants.items()}
         self.book = book
         return book
 
@@ -142,6 +154,8 @@ class Pipeline:
             prices=book_store.load_prices(connection),
             spans=book_store.load_uptime(connection),
             remembered=remembered,
+            covenants=covenants.load_covenants(connection),
+            covenant_states=covenants.load_states(connection),
             version=book_store.registry_version(connection),
         )
 
@@ -193,6 +207,8 @@ class Pipeline:
             hashes=memory.fleet.hashes,
             proofs=memory.fleet.known.proofs,
             revocations=memory.revocations,
+            covenants=memory.covenants,
+            covenant_states=memory.covenant_states,
         )
 
     # ------------------------------------------------------------------ keeping
@@ -216,7 +232,13 @@ class Pipeline:
             if self._kept_lines.get(asset_id) != line.key
         }
         told, written = self._changed_positions(book)
-        if not lines and not written:
+        stepped = [
+            name
+            for name, one in book.covenants.items()
+            if one.transitions
+            or book.at_ms - self._kept_covenants.get(name, 0) >= POSITION_EVERY_MS
+        ]
+        if not lines and not written and not stepped:
             return
 
         def job(connection: Connection) -> None:
@@ -230,12 +252,31 @@ class Pipeline:
                 record = _record(book, {one: written[one] for one in told})
                 append_record(connection, POSITION, record, self._key, book.at_ms)
             book_store.save_positions(connection, written, book.at_ms)
+            self._keep_covenants(connection, book, stepped)
 
         self._database.write(job)
         self._kept_lines |= {one: book.lines[one].key for one in lines}
         for loan_id in written:
             key = position_key(book.positions[loan_id])
             self._kept_positions[loan_id] = (key, book.at_ms)
+        self._kept_covenants |= dict.fromkeys(stepped, book.at_ms)
+
+    def _keep_covenants(self, connection: Connection, book: Book, loans: Sequence[str]) -> None:
+        """Writes where covenants stand; each step that changed something is a signed record."""
+        for name in loans:
+            one = book.covenants[name]
+            if one.transitions:
+                record = Record(
+                    loan=name,
+                    covenant_sha256=one.state.covenant_sha256,
+                    methodology=book.methodology.hex(),
+                    at_ms=book.at_ms,
+                    inputs=one.inputs,
+                    state=one.state,
+                    transitions=one.transitions,
+                )
+                covenants.tell_step(connection, record, self._key)
+            covenants.save_state(connection, name, one.state, stored_covenant(one), book.at_ms)
 
     def _changed_positions(self, book: Book) -> tuple[list[str], dict[str, StoredPosition]]:
         """The loans whose position is worth a record, and all those worth writing."""

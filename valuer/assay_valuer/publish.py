@@ -16,6 +16,7 @@ from assay_core.money import ZERO, Usd
 from assay_core.units import LTV_BPS_MAX
 from assay_valuer.book import Book, Loan
 from assay_valuer.config import OracleConfig
+from assay_valuer.credit.covenant_position import CovenantPosition
 from assay_valuer.credit.position import Position, State
 from assay_valuer.feeds import Feed, PostNews, Round
 from assay_valuer.oracle.hub import Hub, HubRefused
@@ -81,7 +82,7 @@ class Oracle:
         """What was decided for a loan's feed, and the round that was planned for it."""
         loan, position = book.loans[loan_id], book.positions[loan_id]
         newest = self._outbox.newest(self.hub.domain, loan.feed_id)
-        candidate = content(position, self._policy, book.at_ms)
+        candidate = content(position, self._policy, book.at_ms, book.covenants.get(loan_id))
         decision = self._decide(loan, position, candidate, newest, now_ms)
         if not decision.publish:
             return decision, None
@@ -211,12 +212,20 @@ def open_oracle(config: OracleConfig, database: Database, policy: ValuerPolicy) 
     return Failover(oracles, database)
 
 
-def content(position: Position, policy: ValuerPolicy, now_ms: int) -> Content:
+def content(
+    position: Position,
+    policy: ValuerPolicy,
+    now_ms: int,
+    covenant: CovenantPosition | None = None,
+) -> Content:
     """What a round made of the position would say.
 
-    Where nothing counts, it says so as of now, with no value and no cover.
+    The LTV is the covenant position's where a covenant file is in force, and else the risk
+    position's; the value is of what counts, either way. Where nothing counts, it says so as of now,
+    with no value, and no cover unless a covenant goes on with what fell silent.
     """
     values, valid_s = position.values, policy.publishing.valid_s
+    ltv = position if covenant is None else covenant
     flags = Flag(0)
     flags |= Flag.STALE if position.stale else Flag(0)
     flags |= Flag.SIMULATED if position.simulated else Flag(0)
@@ -228,8 +237,8 @@ def content(position: Position, policy: ValuerPolicy, now_ms: int) -> Content:
         nolv=ZERO if values is None else values.nolv.mid,
         p10=ZERO if values is None else values.olv.low,
         p90=ZERO if values is None else values.olv.high,
-        ltv_gross_bps=min(_or(position.ltv_gross_bps, uncovered), LTV_BPS_MAX),
-        ltv_net_bps=min(_or(position.ltv_net_bps, uncovered), LTV_BPS_MAX),
+        ltv_gross_bps=min(_or(ltv.ltv_gross_bps, uncovered), LTV_BPS_MAX),
+        ltv_net_bps=min(_or(ltv.ltv_net_bps, uncovered), LTV_BPS_MAX),
         coverage_bps=position.coverage_bps,
         assurance=position.assurance,
         flags=int(flags),

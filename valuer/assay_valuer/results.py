@@ -10,7 +10,10 @@ from collections.abc import Iterable
 import msgspec
 
 from assay_valuer.book import Book, Line
+from assay_valuer.credit.covenant import Inputs
+from assay_valuer.credit.covenant_position import CovenantPosition
 from assay_valuer.credit.position import Position, Remembered
+from assay_valuer.credit.tranches import TrancheCover
 from assay_valuer.findings import Finding
 from assay_valuer.valuation.value import Range, Values
 
@@ -41,11 +44,12 @@ class StoredValues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """What it was worth when it last counted."""
+    """What it was worth when it was last heard and weighed; see credit's Remembered."""
 
     olv_micros: int
     nolv_micros: int
     at_ms: int
+    fmv_micros: int | None = None
 
 
 class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +73,37 @@ class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
     frozen: bool = False
 
 
+class StoredTranche(msgspec.Struct, frozen=True, kw_only=True):
+    """One tranche against its position's value; see credit's TrancheCover."""
+
+    lender: str
+    owed_micros: int
+    attaches_bps: int | None
+    detaches_bps: int | None
+    covered_bps: int | None
+
+
+class StoredCovenant(msgspec.Struct, frozen=True, kw_only=True):
+    """One loan's newest covenant position: the only one that reaches CALL or DEFAULT."""
+
+    version: int
+    sha256: str
+    premise: str
+    ltv_basis: str
+    level: str
+    since_ms: int
+    stale: bool
+    disputed: bool
+    notice: bool
+    called_ms: int | None
+    ltv_gross_bps: int | None
+    ltv_net_bps: int | None
+    coverage_bps: int
+    inputs: Inputs
+    tranches: tuple[StoredTranche, ...]
+    findings: tuple[StoredFinding, ...]
+
+
 class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     """One loan's newest recorded position. A ratio of None is unknown."""
 
@@ -90,6 +125,8 @@ class StoredPosition(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     methodology: str
     findings: tuple[StoredFinding, ...]
+    tranches: tuple[StoredTranche, ...] = ()
+    """Against OLV."""
 
 
 def stored_line(line: Line, remembered: Remembered | None) -> StoredLine:
@@ -101,6 +138,7 @@ def stored_line(line: Line, remembered: Remembered | None) -> StoredLine:
             olv_micros=remembered.olv.micros,
             nolv_micros=remembered.nolv.micros,
             at_ms=remembered.at_ms,
+            fmv_micros=None if remembered.fmv is None else remembered.fmv.micros,
         )
     return StoredLine(
         gpu=line.asset.label,
@@ -142,6 +180,43 @@ def stored_position(position: Position, book: Book) -> StoredPosition:
         policy=book.policy.name,
         methodology=book.methodology.hex(),
         findings=_findings(position.findings),
+        tranches=_tranches(position.tranches),
+    )
+
+
+def stored_covenant(position: CovenantPosition) -> StoredCovenant:
+    """A covenant position as it is kept."""
+    state = position.state
+    return StoredCovenant(
+        version=position.covenant.version,
+        sha256=state.covenant_sha256,
+        premise=position.covenant.premise.value,
+        ltv_basis=position.covenant.ltv_basis.value,
+        level=state.level.value,
+        since_ms=state.since_ms,
+        stale=state.stale,
+        disputed=state.disputed,
+        notice=state.notice,
+        called_ms=state.called_ms,
+        ltv_gross_bps=position.ltv_gross_bps,
+        ltv_net_bps=position.ltv_net_bps,
+        coverage_bps=position.coverage_bps,
+        inputs=position.inputs,
+        tranches=_tranches(position.tranches),
+        findings=_findings(position.findings),
+    )
+
+
+def _tranches(covers: Iterable[TrancheCover]) -> tuple[StoredTranche, ...]:
+    return tuple(
+        StoredTranche(
+            lender=one.lender,
+            owed_micros=one.owed.micros,
+            attaches_bps=one.attaches_bps,
+            detaches_bps=one.detaches_bps,
+            covered_bps=one.covered_bps,
+        )
+        for one in covers
     )
 
 

@@ -8,11 +8,12 @@ from sqlalchemy import Connection, RowMapping, func, select
 from assay_core.health import Record, rule_for, unpack
 from assay_core.health.reconcile import Totals
 from assay_core.money import Usd
-from assay_valuer.results import StoredLine, StoredPosition
+from assay_valuer.results import StoredCovenant, StoredLine, StoredPosition
 from assay_valuer.standing.notes import NOTHING, Note, Notes
 from assay_valuer.standing.stand import name_of
 from assay_valuer.store.schema import (
     ASSET,
+    COVENANT_STATE,
     HOST,
     LOAN,
     LOAN_POSITION,
@@ -69,12 +70,17 @@ class RoundRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoanRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One loan: its feed, its newest position, and the newest round of each hub."""
+    """One loan: its feed, its newest two positions apart, and the newest round of each hub.
+
+    `position` is the house's risk view; `covenant` is by the loan's own file, None where none is in
+    force.
+    """
 
     id: str
     feed_id: str
     at_ms: int | None
     position: StoredPosition | None
+    covenant: StoredCovenant | None
     rounds: tuple[RoundRow, ...]
 
 
@@ -137,8 +143,14 @@ def _incident_row(record: Record) -> IncidentRow:
 def loan_rows(connection: Connection) -> list[LoanRow]:
     """Every loan, by id."""
     statement = (
-        select(LOAN, LOAN_POSITION.c.at_ms, LOAN_POSITION.c.result)
+        select(
+            LOAN,
+            LOAN_POSITION.c.at_ms,
+            LOAN_POSITION.c.result,
+            COVENANT_STATE.c.result.label("covenant"),
+        )
         .outerjoin(LOAN_POSITION, LOAN_POSITION.c.loan_id == LOAN.c.id)
+        .outerjoin(COVENANT_STATE, COVENANT_STATE.c.loan_id == LOAN.c.id)
         .order_by(LOAN.c.id)
     )
     rounds = _rounds(connection)
@@ -150,6 +162,9 @@ def loan_rows(connection: Connection) -> list[LoanRow]:
             position=None
             if row["result"] is None
             else msgspec.json.decode(row["result"], type=StoredPosition),
+            covenant=None
+            if row["covenant"] is None
+            else msgspec.json.decode(row["covenant"], type=StoredCovenant),
             rounds=rounds.get(row["feed_id"], ()),
         )
         for row in connection.execute(statement).mappings()

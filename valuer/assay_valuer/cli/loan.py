@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from assay_valuer.cli.common import OK, Commands, add_command, now_ms, opened, read_text, say
+from assay_valuer.covenants import load_covenants
 from assay_valuer.credit.loan import read_loan
 from assay_valuer.registry import import_loan
 
@@ -34,10 +35,16 @@ def run_import(args: argparse.Namespace) -> int:
     with opened(args) as state:
         now = now_ms()
         done = state.database.write(lambda c: import_loan(c, loan, name, state.ledger_key, now))
+        with_covenant = loan.id in state.database.read(load_covenants)
     say(
         f"loan {loan.id} is registered: feed 0x{done.feed_id.hex()}, {done.pledged} GPUs pledged, "
         f"{done.expected} of them not seen yet"
     )
+    if not with_covenant:
+        say(
+            "it has no covenant file: its position is the house's risk view alone, which can call no "
+            "loan; see `assay-valuer covenant import`"
+        )
     if done.released:
         say(
             f"{done.released} that the file names were released and are not pledged again; see "

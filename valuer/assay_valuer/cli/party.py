@@ -1,4 +1,4 @@
-"""`assay-valuer party`: who may sign asset events, and their keys."""
+"""`assay-valuer party`: who may sign asset events and covenants, and their keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from assay_core import envelope_json
 from assay_core.instants import format_instant
+from assay_core.seal import ASSET_EVENT_TYPE
 from assay_core.signatories import Role
 from assay_valuer.cli.common import (
     FALSE,
@@ -21,7 +22,8 @@ from assay_valuer.cli.common import (
     say,
     write_file,
 )
-from assay_valuer.events.draft import countersign, read_event
+from assay_valuer.covenant_draft import read_statement
+from assay_valuer.events.draft import countersign
 from assay_valuer.parties import (
     Party,
     add_party,
@@ -82,10 +84,12 @@ def add_parser(commands: Commands) -> None:
     signing = add_command(
         group,
         "sign",
-        "sign an asset event in a file, where the party is; needs no state folder",
+        "sign an asset event or a covenant in a file, where the party is; needs no state folder",
         "assay-valuer party sign event.json --key bob.key --out signed.json",
     )
-    signing.add_argument("file", metavar="FILE", type=Path, help="an event, or one signed before")
+    signing.add_argument(
+        "file", metavar="FILE", type=Path, help="an event or a covenant, or one signed before"
+    )
     signing.add_argument("--key", required=True, type=Path, metavar="FILE")
     signing.add_argument("--out", required=True, type=Path, metavar="FILE")
     signing.set_defaults(run=run_sign)
@@ -151,10 +155,12 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_sign(args: argparse.Namespace) -> int:
-    """Adds a signature to the file's event, and writes the envelope."""
-    event = read_event(read_text(args.file), str(args.file))
-    write_file(args.out, envelope_json.dump(countersign(event, read_key(args.key))))
-    say(f"signed; hand {args.out} on, or keep it with: assay-valuer asset propose --file")
+    """Adds a signature to the file's event or covenant, and writes the envelope."""
+    statement = read_statement(read_text(args.file), str(args.file))
+    write_file(args.out, envelope_json.dump(countersign(statement, read_key(args.key))))
+    event = statement.payload_type == ASSET_EVENT_TYPE
+    keep = "asset propose --file" if event else "covenant import"
+    say(f"signed; hand {args.out} on, or keep it with: assay-valuer {keep}")
     return OK
 
 

@@ -50,17 +50,20 @@ def run(args: argparse.Namespace) -> int:
         print_table(
             (
                 "loan",
-                "state",
+                "covenant",
+                "covenant LTV",
+                "risk",
                 "at",
                 "debt",
                 "OLV",
-                "LTV gross / net",
+                "risk LTV gross / net",
                 "counts",
                 "lendable",
                 "round",
             ),
             [_loan_cells(loan) for loan in loans],
         )
+        say("the covenant alone calls a loan; risk is the house's view, and advises")
     say(f"automated valuation under policy {policy.name!r}; haircuts are judgement, see the policy")
     if any(gpu.result is not None for gpu in gpus):
         return OK
@@ -94,9 +97,10 @@ def _loan_cells(loan: LoanRow) -> tuple[str, ...]:
     position = loan.position
     rounds = "\n".join(f"{one.round} {one.state}" for one in loan.rounds) or "none"
     if position is None:
-        return (loan.id, "not valued yet", "", "", "", "", "", "", rounds)
+        return (loan.id, *_covenant_cells(loan), "not valued yet", "", "", "", "", "", "", rounds)
     return (
         loan.id,
+        *_covenant_cells(loan),
         position.state + (", SIMULATED" if position.simulated else ""),
         "" if loan.at_ms is None else format_instant(loan.at_ms),
         usd(position.debt_micros),
@@ -106,6 +110,20 @@ def _loan_cells(loan: LoanRow) -> tuple[str, ...]:
         usd(position.lendable_micros),
         rounds,
     )
+
+
+def _covenant_cells(loan: LoanRow) -> tuple[str, str]:
+    covenant = loan.covenant
+    if covenant is None:
+        return ("no file", "")
+    beside = {
+        "STALE": covenant.stale,
+        "DISPUTED": covenant.disputed,
+        "reporting notice": covenant.notice,
+    }
+    marks = [covenant.level, *(mark for mark, stands in beside.items() if stands)]
+    ltv = f"{_ratio(covenant.inputs.ltv_bps)} of {covenant.premise}"
+    return (", ".join(marks), ltv)
 
 
 def _ratio(bps: int | None) -> str:

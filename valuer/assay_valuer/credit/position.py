@@ -1,7 +1,7 @@
 """A loan's position in the house's view: debt against the value of what counts.
 
 This is the risk position, which only advises. The covenant position, which alone may call a loan,
-needs that loan's own signed covenant file and is not worked out here; each position says so.
+needs that loan's own signed covenant file and stands beside it (`covenant_position`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from assay_core.money import ZERO, Usd, total
 from assay_core.units import BPS, ratio_bps_down, ratio_bps_up
 from assay_valuer.credit.loan import LoanFile, LoanStatus
 from assay_valuer.credit.schedule import arrears, debt_at
+from assay_valuer.credit.tranches import TrancheCover, tranche_covers
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.assurance import CUSTODY
@@ -26,6 +27,9 @@ from assay_valuer.valuation.value import Valuation, Values
 
 _ADVISES: Final = Finding(
     "covenant.none", "No covenant file: this is the house's risk view, and can call no loan."
+)
+_BESIDE: Final = Finding(
+    "covenant.apart", "The house's risk view, which only advises: the covenant stands beside it."
 )
 
 
@@ -40,11 +44,15 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What a GPU was worth when it last counted: for covenants, never for what is published."""
+    """What a GPU was worth when it was last heard and weighed: nothing, if it did not count then.
+
+    For covenants, never for the value that is published. `fmv` is None in what older versions kept.
+    """
 
     olv: Usd
     nolv: Usd
     at_ms: int
+    fmv: Usd | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,13 @@ class Pledge:
     @property
     def fell_silent(self) -> bool:
         """Whether it was seen once and silence took it out of the count."""
-        return self.standing.presence in _AWAY and not self.standing.counts
+        return self.standing.presence in AWAY and not self.standing.counts
 
 
-_AWAY: Final = frozenset(
+AWAY: Final = frozenset(
     {Presence.SILENT, Presence.MISSING, Presence.PASSED_THROUGH, Presence.UNKNOWN}
 )
+"""Where nobody hears of a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +106,27 @@ class Position:
     causes: tuple[Cause, ...]
     uncounted_olv: Usd
     findings: tuple[Finding, ...]
+    tranches: tuple[TrancheCover, ...] = ()
+    """Against OLV."""
 
 
 def position(
-    loan: LoanFile, pledges: Sequence[Pledge], policy: ValuerPolicy, now_ms: int
+    loan: LoanFile,
+    pledges: Sequence[Pledge],
+    policy: ValuerPolicy,
+    now_ms: int,
+    *,
+    covenanted: bool = False,
 ) -> Position:
-    """The loan's position. The order of the pledges changes nothing."""
+    """The loan's position. The order of the pledges changes nothing.
+
+    `covenanted`: a covenant file is in force, and its position stands beside this one.
+    """
     counted = [(one, values) for one in pledges if (values := one.counted) is not None]
     groups = _groups(counted)
     values = reduce(add, (values.times(count) for values, _, count in groups)) if groups else None
-    debt = debt_at(loan, now_ms).owed
+    owing = debt_at(loan, now_ms)
+    debt = owing.owed
     lent = [
         values.nolv.mid.times_down(cap_bps, BPS).times_down(count, 1)
         for values, cap_bps, count in groups
@@ -118,7 +138,7 @@ def position(
     findings = [
         *_loan_findings(loan, debt, now_ms),
         *_cover_findings(pledges, gross, policy),
-        _ADVISES,
+        _BESIDE if covenanted else _ADVISES,
     ]
     return Position(
         loan_id=loan.id,
@@ -138,6 +158,7 @@ def position(
         causes=causes,
         uncounted_olv=total([one.remembered.olv for one in silent if one.remembered]),
         findings=tuple(findings),
+        tranches=tranche_covers(loan, owing, None if values is None else values.olv.mid),
     )
 
 

@@ -298,6 +298,37 @@ LOAN_POSITION: Final = Table(
     Column("result", Text, nullable=False),  # JSON
 )
 
+COVENANT: Final = Table(
+    "covenant",
+    METADATA,
+    # Every covenant file that was taken; the latest version that took effect is in force.
+    Column("loan_id", ForeignKey("loan.id"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), nullable=False),  # of the payload
+    Column("payload", LargeBinary, nullable=False),  # the exact bytes that were signed
+    Column("signatures", Text, nullable=False),  # JSON list: who signed, as what
+    Column("imported_ms", BigInteger, nullable=False),
+)
+
+COVENANT_STATE: Final = Table(
+    "covenant_state",
+    METADATA,
+    # The newest of each loan; history is in the ledger.
+    Column("loan_id", ForeignKey("loan.id"), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # JSON: what the next step goes on from
+    Column("result", Text, nullable=False),  # JSON: the covenant position
+)
+
+COVENANT_STEP: Final = Table(
+    "covenant_step",
+    METADATA,
+    # Where in the ledger each step stands that changed a loan's covenant state.
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("loan_id", ForeignKey("loan.id"), nullable=False),
+)
+Index("covenant_step_by_loan", COVENANT_STEP.c.loan_id)
+
 OUTBOX: Final = Table(
     "outbox",
     METADATA,
