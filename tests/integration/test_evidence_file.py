@@ -165,6 +165,17 @@ def test_files_that_cannot_be_read_are_said_so(exported, capsys) -> None:
     assert "ak_public" in capsys.readouterr().err
 
 
+def test_two_files_that_were_swapped_are_told_apart(exported: Exported, capsys) -> None:
+    evidence, trust = str(exported.evidence), str(exported.trust)
+    for command, mine in (("evidence", evidence), ("window", evidence)):
+        assert assay(["verify", command, trust, "--trust", mine]) == 2
+        said = capsys.readouterr().err
+        assert said.endswith(f"Is it what `assay-valuer export {command}` wrote?\n")
+        assert trust in said
+    assert assay(["verify", "evidence", evidence, "--trust", evidence]) == 2
+    assert "Is it what `assay-valuer export trust` wrote?" in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_not_exported(exported: Exported, capsys) -> None:
     host = ("--host", exported.client.host.host_id)
     out = ("--out", str(exported.folder / "other.json"))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from assay_audit.cli.window import DOES_NOT_HOLD, HOLDS, read_text
+from assay_audit.cli.window import DOES_NOT_HOLD, HOLDS, read_as
 from assay_core import disclosure
 from assay_core.evidence import file
 from assay_core.instants import format_instant
@@ -35,7 +35,11 @@ def add(things: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     evidence.add_argument("file", type=Path, metavar="FILE", help="the evidence file")
     evidence.add_argument(
-        "--trust", type=Path, required=True, metavar="FILE", help="which key speaks for which host"
+        "--trust",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="which key speaks for which host, as `assay-valuer export trust` writes it",
     )
     evidence.add_argument(
         "--simulated-root",
@@ -50,8 +54,8 @@ def add(things: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit status. Raises FileError."""
-    found = file.load(read_text(args.file), str(args.file))
-    trust = disclosure.load_trust(read_text(args.trust), str(args.trust))
+    found = read_as(file.load, args.file, "evidence")
+    trust = read_as(disclosure.load_trust, args.trust, "trust")
     examined = file.examine(found, trust, simulated=frozenset(args.simulated_root))
     if args.json:
         print(json.dumps(_as_json(found, examined), indent=1))

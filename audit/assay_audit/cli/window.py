@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from assay_core import disclosure
 from assay_core.errors import FileError
@@ -24,6 +24,7 @@ from assay_core.leaves import (
 
 Item = int | str | bytes | Event | Incident | MigInstance
 """What a list of a leaf may hold."""
+_T = TypeVar("_T")
 HOLDS: Final = 0
 DOES_NOT_HOLD: Final = 1
 
@@ -50,7 +51,11 @@ def add(things: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     window.add_argument("file", type=Path, metavar="FILE", help="the window file")
     window.add_argument(
-        "--trust", type=Path, required=True, metavar="FILE", help="which key speaks for which host"
+        "--trust",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="which key speaks for which host, as `assay-valuer export trust` writes it",
     )
     window.add_argument("--show", action="store_true", help="print every disclosed field too")
     window.add_argument("--json", action="store_true", help="print for machines")
@@ -59,14 +64,23 @@ def add(things: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit status. Raises FileError."""
-    window = disclosure.load(read_text(args.file), str(args.file))
-    trust = disclosure.load_trust(read_text(args.trust), str(args.trust))
+    window = read_as(disclosure.load, args.file, "window")
+    trust = read_as(disclosure.load_trust, args.trust, "trust")
     inspection = disclosure.inspect(window, trust)
     if args.json:
         print(json.dumps(_as_json(inspection), indent=1))
     else:
         _print(inspection, show=args.show)
     return HOLDS if inspection.holds else DOES_NOT_HOLD
+
+
+def read_as(load: Callable[[str, str], _T], path: Path, what: str) -> _T:
+    """A file that `assay-valuer export WHAT` wrote. Raises FileError: two may have been swapped."""
+    text = read_text(path)
+    try:
+        return load(text, str(path))
+    except FileError as error:
+        raise FileError(f"{error}. Is it what `assay-valuer export {what}` wrote?") from error
 
 
 def read_text(path: Path) -> str:
