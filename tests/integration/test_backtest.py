@@ -195,6 +195,20 @@ def test_series_of_names_that_nobody_has_seen_are_scored(tmp_path):
     assert {row["asset_class"] for row in report["rows"]} == {"other"}
 
 
+def test_a_trend_through_two_days_is_absurd_and_neither_breaks_the_json_nor_the_table(
+    tmp_path, capsys
+):
+    days = {"2024-01-31": 2, "2024-02-01": 8, "2024-07-30": 2, "2024-08-01": 2}
+    code, report = backtest(
+        tmp_path, rental_file(rental_row(day, usd) for day, usd in days.items()), RESALE_HEAD
+    )
+    assert code == 0
+    errors = {r["model"]: r["mape_pct"] for r in report["rows"] if r["horizon_days"] == 180}
+    assert 1e50 < errors["trend_180d"] < math.inf
+    assert errors["assay"] == errors["no_change"] < 200
+    assert max(map(len, capsys.readouterr().out.splitlines()[:6])) <= 90
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

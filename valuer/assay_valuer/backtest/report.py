@@ -235,7 +235,7 @@ def point_cells(report: Report, kind: str) -> list[tuple[str, ...]]:
     for (market, asset_class, horizon), models in table(report.summaries).items():
         if market == kind:
             names = [model for model in MODELS if model != "conformal_no_change"]
-            errors = [f"{models[model].mape_pct:.2f}" for model in names]
+            errors = [_percent(models[model].mape_pct) for model in names]
             n = models["assay"].n
             lines.append((_name(report, kind, asset_class), str(horizon), str(n), *errors))
     return lines
@@ -294,8 +294,13 @@ def significance_cells(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
+def _percent(error: float) -> str:
+    """A trend through two rows of one week can be off by more than a table is wide."""
+    return f"{error:.2f}" if error < 10_000 else f"{error:.0e}"
+
+
 def _better(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f}%"
+    return "" if share is None else f"{max(100 * share, -999):.0f}%"
 
 
 def _name(report: Report, kind: str, asset_class: str) -> str:
