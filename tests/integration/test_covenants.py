@@ -140,10 +140,11 @@ def test_an_older_file_takes_the_place_of_none_and_no_version_is_signed_twice(wo
     refused(CovenantRefusal.OLDER_VERSION, lambda: world.agree(version=3, hysteresis_bps=1))
 
 
-def test_a_party_that_ended_signs_no_more_and_what_it_signed_stands(world):
+@pytest.mark.parametrize("who", ["alice", "bob"])
+def test_a_party_that_ended_signs_no_more_and_what_it_signed_stands(world, who):
     world.agree()
     world.books.database.write(
-        lambda c: end_party(c, "bob", why="left", signer=world.books.key, now_ms=START_MS)
+        lambda c: end_party(c, who, why="left", signer=world.books.key, now_ms=START_MS)
     )
     refused(CovenantRefusal.UNKNOWN_PARTY, lambda: world.agree(version=2))
     assert world.speak(START_MS + HOUR_MS).covenants["loan-1"].state.level is Level.CURRENT

@@ -188,26 +188,38 @@ def test_the_cure_clock_stops_while_we_were_down():
 
 def test_what_was_heard_and_does_not_count_is_worth_nothing_and_going_silent_makes_it_no_more():
     loan = Measured()
-    bad = asset(1, incidents=(record(Severity.IMPAIRED),))
-    loan.gpus[0] = bad
-    first = heard(loan, NOW)
+    assert heard(loan, NOW).inputs.ltv_bps == 8_000
+    loan.gpus[0] = asset(1, incidents=(record(Severity.IMPAIRED),))
+    bad = heard(loan, NOW + HOUR_MS)
     # 80% over three of four
-    assert (first.inputs.ltv_bps, first.inputs.complete) == (10_667, True)
-    silent = heard(loan, NOW + 2 * HOUR_MS, away={1})
+    assert (bad.inputs.ltv_bps, bad.inputs.complete) == (10_667, True)
+    silent = heard(loan, NOW + 3 * HOUR_MS, away={1})
     assert (silent.inputs.silent, silent.inputs.silent_micros) == (1, 0)
-    assert silent.inputs.ltv_bps == 10_667
+    assert (silent.inputs.ltv_bps, silent.inputs.complete) == (10_667, True)
 
 
-def test_a_frozen_gpu_is_worth_nothing_and_disputes_the_loan():
+@pytest.mark.parametrize("away", [set(), {1}])
+def test_a_frozen_gpu_is_worth_nothing_silent_or_not_and_disputes_the_loan(away):
     loan = Measured()
     heard(loan, NOW)
     reason = Freeze(code=FreezeCode.FORK, detail="two", since_ms=NOW, position=3)
     frozen = replace(loan.gpus[0], trust=replace_struct(loan.gpus[0].trust, freezes=(reason,)))
     loan.gpus[0] = frozen
-    position = heard(loan, NOW + HOUR_MS)
+    position = heard(loan, NOW + HOUR_MS, away=away)
     assert position.state.disputed
     assert "disputed.begun" in codes(position)
-    assert position.inputs.ltv_bps == 10_667
+    assert (position.inputs.ltv_bps, position.inputs.silent_micros) == (10_667, 0)
+
+
+def test_a_call_is_not_uncured_while_nobody_knows_what_the_ltv_is():
+    loan = called()
+    known = loan.gpus[3]
+    loan.gpus[3] = asset(4, name="NVIDIA H999")
+    late = NOW + 30 * DAY_MS
+    ceiling = heard(loan, late)
+    assert (ceiling.inputs.complete, ceiling.state.level) == (False, Level.CALL)
+    loan.gpus[3] = known
+    assert heard(loan, late + HOUR_MS).state.level is Level.DEFAULT
 
 
 # ---------------------------------------------------------------------------- silence
