@@ -220,6 +220,18 @@ def test_a_file_is_in_force_from_the_next_tick_and_nothing_is_told_twice(world):
     assert len(world.records()) == told == 1
 
 
+def test_a_state_that_did_not_change_is_not_written_at_every_tick(world):
+    world.agree()
+
+    def written(now_ms):
+        world.books.tick(now_ms)
+        read = select(COVENANT_STATE.c.at_ms)
+        return world.books.database.read(lambda c: c.execute(read).scalar_one())
+
+    at = world.speak(START_MS + HOUR_MS).at_ms
+    assert [written(at + seconds * 1_000) - at for seconds in (10, 20, 59, 60)] == [0, 0, 0, 60_000]
+
+
 def test_a_step_that_could_not_be_kept_is_taken_again(world):
     """State, record and position are one transaction: nothing of it is there without the rest."""
     world.agree()

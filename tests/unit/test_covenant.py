@@ -58,7 +58,7 @@ def heard(loan, now_ms, *, away=(), **changed):
         for one in loan.gpus
     }  # fmt: skip
     hosts = {1: replace(host(), observed_ms=now_ms)}
-    return loan.position(now_ms, assets=assets, hosts=hosts, uptime=WHOLE, **changed)
+    return loan.position(now_ms, assets=assets, hosts=hosts, **{"uptime": WHOLE, **changed})
 
 
 # ---------------------------------------------------------------------------- a new loan
@@ -83,7 +83,7 @@ def test_a_new_80_percent_loan_on_l1_and_custody_is_current_with_risk_findings()
         NOW,
     )
     assert risk.state is State.WATCH
-    assert {"watch.ltv", "covenant.apart"} <= {one.code for one in risk.findings}
+    assert {"watch.ltv", "lendable.short", "covenant.apart"} <= {one.code for one in risk.findings}
     # L1 and custody lend 40% of NOLV, which is 70% of OLV: 28% of what the covenant measures by.
     assert risk.lendable == Usd(OLV_MICROS * 4 * 28 // 100)
 
@@ -245,6 +245,22 @@ def test_a_silent_gpu_goes_on_at_its_value_and_in_the_end_is_a_notice_and_nothin
         assert (after.state.level, codes(after)) == (Level.CURRENT, [])
     back = heard(loan, NOW + 61 * DAY_MS)
     assert codes(back) == ["stale.ended", "reporting.restored"]
+
+
+def test_the_reporting_clock_stops_while_we_were_down():
+    loan = Measured()
+    heard(loan, NOW)
+    down_ms = 5 * DAY_MS
+    up = merge(
+        [
+            Span(NOW - DAY_MS, NOW + HOUR_MS),
+            Span(NOW + HOUR_MS + down_ms, NOW + 90 * DAY_MS),
+        ]
+    )
+    due = NOW + down_ms + 72 * HOUR_MS
+    assert heard(loan, NOW + HOUR_MS, away={1}, uptime=up).state.stale
+    assert not heard(loan, due - 1, away={1}, uptime=up).state.notice
+    assert heard(loan, due, away={1}, uptime=up).state.notice
 
 
 def test_the_whole_fleet_silent_is_a_notice_too():

@@ -170,7 +170,26 @@ def test_a_small_paid_up_debt_is_current():
     loan = loan_file(SERIALS, amount=20_000_000_000, payments=PAID)
     position = of(GPUS, loan=loan)
     assert position.state is State.CURRENT
-    assert [finding.code for finding in position.findings] == ["covenant.none"]
+    assert [finding.code for finding in position.findings] == [
+        "haircut.sale",
+        "haircut.assurance",
+        "lendable.short",
+        "covenant.none",
+    ]
+
+
+def test_each_haircut_on_the_way_to_what_is_lendable_is_named():
+    position = of(GPUS, loan=loan_file(SERIALS, amount=5_000_000_000, payments=PAID))
+    found = {one.code: one for one in position.findings}
+    # 30% of OLV for the sale; of the rest, L0 leaves a tenth: 5,236.12, and 3,000 odd are owed.
+    assert (found["haircut.sale"].effect_bps, found["haircut.assurance"].effect_bps) == (
+        7_000,
+        1_000,
+    )
+    assert "$22,440.51 of $74,801.70" in found["haircut.sale"].detail
+    assert "lendable.short" not in found
+    short = of(GPUS, loan=loan_file(SERIALS, amount=8_000_000_000, payments=PAID))
+    assert "lendable.short" in {one.code for one in short.findings}
 
 
 def test_a_gpu_that_fell_silent_is_in_no_number_but_the_memory_and_the_loan_is_stale():

@@ -135,9 +135,11 @@ def position(
     causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
     gross = None if values is None else ratio_bps_up(debt.micros, values.olv.mid.micros)
     net = None if values is None else ratio_bps_up(debt.micros, values.nolv.mid.micros)
+    lendable = total(lent)
     findings = [
         *_loan_findings(loan, debt, now_ms),
         *_cover_findings(pledges, gross, policy),
+        *_haircut_findings(values, lendable, debt),
         _BESIDE if covenanted else _ADVISES,
     ]
     return Position(
@@ -145,7 +147,7 @@ def position(
         state=_state(pledges, bool(silent), findings),
         debt=debt,
         values=values,
-        lendable=total(lent),
+        lendable=lendable,
         ltv_gross_bps=gross,
         ltv_net_bps=net,
         coverage_bps=_coverage_bps(len(counted), len(pledges)),
@@ -236,6 +238,23 @@ def _cover_findings(
     unpriced = sum(one.standing.counts and one.valuation.values is None for one in pledges)
     if unpriced:
         found.append(Finding("value.unknown", f"The value of {unpriced} is unknown."))
+    return found
+
+
+def _haircut_findings(values: Values | None, lendable: Usd, debt: Usd) -> list[Finding]:
+    """What is taken off OLV on the way to what the house would lend, each step by its name."""
+    if values is None:
+        return []
+    olv, nolv = values.olv.mid, values.nolv.mid
+    cost = f"{olv - nolv} of {olv} is taken off for the cost of a sale."
+    trust = f"{nolv - lendable} of {nolv} is taken off for how far the evidence can be trusted."
+    found = [
+        Finding("haircut.sale", cost, ratio_bps_down(nolv.micros, max(olv.micros, 1))),
+        Finding("haircut.assurance", trust, ratio_bps_down(lendable.micros, max(nolv.micros, 1))),
+    ]
+    if debt > lendable:
+        detail = f"{debt} is owed, {debt - lendable} more than the house would lend on this."
+        found.append(Finding("lendable.short", detail))
     return found
 
 
