@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from assay_core.instants import HOUR_MS
+from assay_core.instants import DAY_MS, HOUR_MS
 from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_valuer.feeds import Feed, Round
 from assay_valuer.standing.notes import CODES, Note, Notes
+from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.trust import AssetTrust, Freeze, FreezeCode
 from assay_valuer.watch import GPU_SERIES_MAX, SERIES_PER_GPU, BookCollector
 from tests.fakes.collateral import NOW, asset, book, host, loan_file, record
+from tests.fakes.covenant import Measured
 from tests.fakes.proofs import device
 
 LOAN = {"loan": "loan-1", "simulated": "false"}
@@ -56,6 +58,22 @@ def test_values_are_dollars_and_ratios_are_from_nought_to_one():
     assert value("assay_book_duration_seconds") == 0.012
     assert value("assay_projection_lag_entries") == 3
     assert value("assay_price_rows") == 3
+
+
+def test_a_covenant_is_seen_apart_from_the_risk_and_only_where_there_is_one():
+    loan = Measured()
+    loan.appraise()
+    value = scraped(loan.appraise()).get_sample_value
+    assert value("assay_loan_covenant_state", {**LOAN, "state": "CURRENT"}) == 1
+    assert value("assay_loan_state", {**LOAN, "state": "WATCH"}) == 1
+    assert value("assay_loan_covenant_ltv_ratio", {**LOAN, "premise": "OLV"}) == 0.8
+    assert value("assay_loan_covenant_mark", {**LOAN, "mark": "reporting_notice"}) == 0
+    silent = loan.appraise(NOW + 30 * DAY_MS, uptime=merge([Span(NOW, NOW + 30 * DAY_MS)]))
+    value = scraped(silent).get_sample_value
+    for mark in ("stale", "reporting_notice"):
+        assert value("assay_loan_covenant_mark", {**LOAN, "mark": mark}) == 1
+    without = generate_latest(scraped(loan.appraise(covenants={}))).decode()
+    assert "assay_loan_covenant_state{" not in without
 
 
 def test_what_is_unknown_has_no_sample():

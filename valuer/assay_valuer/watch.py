@@ -23,6 +23,7 @@ from assay_valuer.book import Book, Line
 from assay_valuer.feeds import Feed
 from assay_valuer.standing.notes import CODES
 from assay_valuer.valuation.value import Range, Values
+from assay_valuer.watch_covenant import covenant_metrics
 from assay_valuer.watch_labels import GPU, HOST, family, flag, gpu_labels, host_labels
 from assay_valuer.watch_trust import LEVEL_HELP, custody_of, level_of
 
@@ -71,6 +72,7 @@ class BookCollector(Collector):
             yield from watch_trust.evidence(view.book)
             yield _findings(view.book)
             yield from _loans(view.book)
+            yield from covenant_metrics(view.book)
             yield from _service(view.book, view.duration_ms, view.lag)
         if view.feeds is not None:
             yield from _feeds(view.feeds)
