@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from assay_core.evidence.ek import TPM_ROOTS
 from assay_core.health import START, HealthState, Record
 from assay_core.instants import DAY_MS, MINUTE_MS, parse_instant
 from assay_core.leaves import IncidentKind, Severity
@@ -14,7 +15,15 @@ from assay_valuer.credit.loan import Currency, LoanFile, Pledged, Repayment, Tra
 from assay_valuer.market.models import PRODUCTS
 from assay_valuer.market.prices import COLUMNS, PriceSnapshot, read_prices
 from assay_valuer.policy import DEFAULT
+from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.silence import Span, merge
+from assay_valuer.standing.trust import (
+    NO_TRUST,
+    AssetTrust,
+    DeviceProof,
+    HostProofs,
+    TpmProof,
+)
 from assay_valuer.standing.types import Asset, Host, Track
 from bench.row import Context, Measurement, MeasurementFailed, Row
 
@@ -28,10 +37,13 @@ SICK_ONE_IN: Final = 40
 """One GPU in so many has a degraded incident."""
 SILENT_ONE_IN: Final = 100
 """One host in so many has been silent for a day."""
+PROVED_ONE_IN: Final = 2
+"""One host in so many has a TPM that was quoted, and GPUs that answered for themselves."""
 
 _NOW_MS: Final = parse_instant("2026-11-01T12:00:00Z")
 _MODELS: Final = ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA B200", "NVIDIA L40S")
 _ADDRESS: Final = "0x" + "11" * 20
+_CERTIFICATES: Final = ("ik", "ica", "identity")
 
 
 def measure(context: Context) -> Sequence[Row]:
@@ -83,7 +95,46 @@ def _snapshot(count: int, prices: PriceSnapshot) -> BookSnapshot:
         for first in range(0, count, GPUS_OF_LOAN)
     )
     uptime = merge([Span(_NOW_MS - 365 * DAY_MS, _NOW_MS)])
-    return BookSnapshot(hosts, assets, loans, prices, uptime, {}, {})
+    proofs = {key: _tpm() for key in hosts if key % PROVED_ONE_IN == 0}
+    answers = dict.fromkeys(_CERTIFICATES, Revocation(True, _NOW_MS, _NOW_MS + DAY_MS))
+    return BookSnapshot(
+        hosts, assets, loans, prices, uptime, {}, {}, proofs=proofs, revocations=answers
+    )
+
+
+def _tpm() -> HostProofs:
+    """A TPM of a listed maker, quoted two and a half hours ago: it decays."""
+    at_ms = _NOW_MS - 150 * MINUTE_MS
+    quoted = TpmProof(
+        at_ms=at_ms,
+        received_ms=at_ms,
+        position=1,
+        ak_name="ak",
+        clock_ms=1,
+        reset_count=1,
+        restart_count=0,
+        pcr_digest="",
+    )
+    return HostProofs(ak_name="ak", ek_sha256="ek", root_sha256=next(iter(TPM_ROOTS)), tpm=quoted)
+
+
+def _device(host_key: int) -> AssetTrust:
+    """A GPU that answered an hour ago."""
+    return AssetTrust(
+        proof=DeviceProof(
+            at_ms=_NOW_MS - 60 * MINUTE_MS,
+            position=1,
+            host_key=host_key,
+            chip="GH100",
+            driver="590.48.01",
+            vbios="96.00.9F.00.01",
+            feature="multi_gpu",
+            origin="in_band_nvml",
+            certificates=_CERTIFICATES,
+            whole=False,
+            simulated=False,
+        )
+    )
 
 
 def _asset(number: int, host: Host) -> Asset:
@@ -115,6 +166,7 @@ def _asset(number: int, host: Host) -> Asset:
             position=number,
             health=HealthState(records=(sick,)) if number % SICK_ONE_IN == 0 else START,
         ),
+        trust=_device(host.key) if host.key % PROVED_ONE_IN == 0 else NO_TRUST,
     )
 
 

@@ -86,18 +86,28 @@ class Known:
     name: str | None = None
 
 
-def assure(known: Known, policy: ValuerPolicy, now_ms: int) -> Assurance:
-    """The assurance of one GPU at `now_ms`."""
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the proof of a host's TPM is worth now, to every GPU of it: BPS in full."""
+
+    worth_bps: int
+    findings: tuple[Finding, ...]
+
+
+def assure(
+    known: Known, policy: ValuerPolicy, now_ms: int, shared: Machine | None = None
+) -> Assurance:
+    """The assurance of one GPU at `now_ms`. `shared`: its host's, where that is worked out already."""
     freezes = (*known.host.freezes, *known.asset.freezes)
     if freezes:
         return Assurance(L0, 0, tuple(_frozen(one) for one in freezes))
-    evidence, caps = policy.evidence, policy.assurance
-    if known.seen_ms is None or now_ms - known.seen_ms >= ms(evidence.silence_zero_s):
+    caps = policy.assurance
+    if not vouched(known.seen_ms, policy, now_ms):
         return Assurance(
             L0, 0, (Finding("assurance.silent", "Nothing has vouched for it lately."),)
         )
-    said: list[Finding] = []
-    machine_bps = _machine_bps(known.host, policy, now_ms, said)
+    host = shared or machine(known.host, policy, now_ms)
+    said, machine_bps = [*host.findings], host.worth_bps
     level, device_bps = L0, 0
     if machine_bps:
         level = L1
@@ -132,6 +142,11 @@ def _frozen(one: Freeze) -> Finding:
     return Finding(f"frozen.{one.code.value}", f"Frozen: {one.detail}")
 
 
+def vouched(seen_ms: int | None, policy: ValuerPolicy, now_ms: int) -> bool:
+    """Whether anything has vouched for a GPU lately that was last seen at `seen_ms`."""
+    return seen_ms is not None and now_ms - seen_ms < ms(policy.evidence.silence_zero_s)
+
+
 def strength_of(host: HostProofs, proved_ms: int | None, policy: ValuerPolicy, now_ms: int) -> int:
     """How well a host is proved to have a GPU: 0 its word, 1 its TPM's, 2 the device's own report.
 
@@ -142,7 +157,7 @@ def strength_of(host: HostProofs, proved_ms: int | None, policy: ValuerPolicy, n
         age_ms = max(0, now_ms - proved_ms)
         if worth_bps(age_ms, policy.evidence.device_interval_s, policy):
             return 2
-    return 1 if _machine_bps(host, policy, now_ms, []) else 0
+    return 1 if machine(host, policy, now_ms).worth_bps else 0
 
 
 def tpm_state(host: HostProofs, policy: ValuerPolicy) -> TpmState:
@@ -176,29 +191,28 @@ def worth_bps(age_ms: int, interval_s: int, policy: ValuerPolicy) -> int:
     return max(0, (end_ms - age_ms) * BPS // (end_ms - full_ms))
 
 
-def _machine_bps(host: HostProofs, policy: ValuerPolicy, now_ms: int, said: list[Finding]) -> int:
-    """What the proof of its host's TPM is worth now; says what it is, or why there is none."""
+def machine(host: HostProofs, policy: ValuerPolicy, now_ms: int) -> Machine:
+    """What the proof of a host's TPM is worth now; says what it is, or why there is none."""
     state = tpm_state(host, policy)
     if state is TpmState.NONE:
-        return 0
+        return Machine(0, ())
     if state is TpmState.UNKNOWN:
-        detail = host.ek_detail or "its certificates lead to no maker that is listed"
-        said.append(
-            Finding("assurance.tpm_unknown", f"Its host's TPM counts for nothing: {detail}.")
-        )
-        return 0
+        why = host.ek_detail or "its certificates lead to no maker that is listed"
+        detail = f"Its host's TPM counts for nothing: {why}."
+        return Machine(0, (Finding("assurance.tpm_unknown", detail),))
+    said: list[Finding] = []
     if state is TpmState.SIMULATED:
         detail = "A simulated TPM, which this policy names: no proof of real hardware."
         said.append(Finding("assurance.simulated_tpm", detail))
     proof = host.tpm
     if proof is None or proof.ak_name != host.ak_name:
         said.append(Finding("assurance.no_quote", "Its host's TPM has not been quoted yet."))
-        return 0
+        return Machine(0, tuple(said))
     age_ms = max(0, now_ms - proof.at_ms)
     worth = worth_bps(age_ms, policy.evidence.tpm_interval_s, policy)
     if worth < BPS:
         said.append(_aged("assurance.tpm_old", "Its host's TPM was quoted", age_ms, worth))
-    return worth
+    return Machine(worth, tuple(said))
 
 
 def _device_bps(known: Known, policy: ValuerPolicy, now_ms: int, said: list[Finding]) -> int:

@@ -16,7 +16,17 @@ from assay_core.instants import format_duration, format_instant
 from assay_core.leaves import Incident, IncidentKind, Severity
 from assay_valuer.findings import Finding
 from assay_valuer.policy import ValuerPolicy, ms
-from assay_valuer.standing.assurance import CUSTODY, L2, Known, Revocation, assure
+from assay_valuer.standing.assurance import (
+    CUSTODY,
+    L2,
+    Assurance,
+    Known,
+    Machine,
+    Revocation,
+    assure,
+    machine,
+    vouched,
+)
 from assay_valuer.standing.notes import Note
 from assay_valuer.standing.silence import HostVoice, Uptime, Voice, voices
 from assay_valuer.standing.trust import (
@@ -43,6 +53,14 @@ _SIMULATED: Final = Finding("assurance.simulated", "Simulated or replayed: no re
 
 
 @dataclass(frozen=True, slots=True)
+class _Shared:
+    """What GPUs of one host have in common, by its key; `_assurance` alone touches it."""
+
+    machines: dict[int | None, Machine] = field(default_factory=dict)
+    bare: dict[int | None, Assurance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """Everything around the GPUs at one instant: hosts, voices and proofs by the host's key, answers
     about certificates by their SHA-256.
@@ -55,6 +73,7 @@ class Scene:
     now_ms: int
     proofs: Mapping[int, HostProofs] = field(default_factory=dict)
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
+    shared: _Shared = field(default_factory=_Shared, compare=False)
 
 
 def scene(
@@ -99,10 +118,7 @@ def stand(asset: Asset, around: Scene) -> Standing:
         counts = False
         findings.append(Finding("count.impaired", "Impaired: not eligible, and not counted."))
     frozen = bool(proofs.freezes or asset.trust.freezes)
-    known = Known(
-        asset.trust, proofs, asset.host_key, asset.track.seen_ms, around.revocations, asset.name
-    )
-    assurance = assure(known, policy, around.now_ms)
+    assurance = _assurance(asset, proofs, around)
     if where.presence is not Presence.EXPECTED:
         findings += assurance.findings
     proof = asset.trust.proof
@@ -120,12 +136,8 @@ def stand(asset: Asset, around: Scene) -> Standing:
     if notes:
         notes = _standing_notes(notes, policy, around.now_ms)
         findings += [_said(note) for note in notes]
-    keep_ms = ms(policy.findings.keep_s)
-    findings += [
-        _claimed(claim)
-        for claim in asset.trust.claims
-        if not asset.trust.past(claim, around.now_ms, keep_ms)
-    ]
+    if asset.trust.claims:
+        findings += _claims(asset, around)
     return Standing(
         presence=where.presence,
         cause=where.cause,
@@ -155,6 +167,8 @@ def _under_way(asset: Asset, proofs: HostProofs, around: Scene) -> Transition | 
     seen_ms = asset.track.seen_ms
     if seen_ms is None:
         return None
+    if not (proofs.transitions or asset.trust.transitions):
+        return None
     told = (*proofs.transitions, *asset.trust.transitions)
     host = around.hosts.get(asset.host_key) if asset.host_key is not None else None
     if host is None or host.revoked:
@@ -175,6 +189,32 @@ def _in_transition(where: _Where, under_way: Transition | None) -> _Where:
     )
     finding = Finding("presence.in_transition", detail)
     return _Where(Presence.IN_TRANSITION, where.cause, True, finding)
+
+
+def _assurance(asset: Asset, proofs: HostProofs, around: Scene) -> Assurance:
+    """How far it can be trusted. What its host's TPM is worth is worked out once for all of it, and so
+    is everything for GPUs that have proved nothing of their own.
+    """
+    policy, now_ms, seen_ms = around.policy, around.now_ms, asset.track.seen_ms
+    trust, shared, key = asset.trust, around.shared, asset.host_key
+    bare = trust.proof is None and not (trust.custody or trust.freezes)
+    vouches = bare and vouched(seen_ms, policy, now_ms)
+    if vouches and key in shared.bare:
+        return shared.bare[key]
+    host = shared.machines.get(key)
+    if host is None:
+        host = shared.machines[key] = machine(proofs, policy, now_ms)
+    known = Known(trust, proofs, key, seen_ms, around.revocations, asset.name)
+    found = assure(known, policy, now_ms, host)
+    if vouches:
+        shared.bare[key] = found
+    return found
+
+
+def _claims(asset: Asset, around: Scene) -> list[Finding]:
+    """What others' claims to it mean, but for those that are history."""
+    trust, keep_ms = asset.trust, ms(around.policy.findings.keep_s)
+    return [_claimed(one) for one in trust.claims if not trust.past(one, around.now_ms, keep_ms)]
 
 
 def _claimed(claim: Claim) -> Finding:
