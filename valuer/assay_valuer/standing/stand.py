@@ -73,7 +73,7 @@ class Scene:
     now_ms: int
     proofs: Mapping[int, HostProofs] = field(default_factory=dict)
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
-    shared: _Shared = field(default_factory=_Shared, compare=False)
+    shared: _Shared = field(default_factory=_Shared, init=False, compare=False)
 
 
 def scene(
