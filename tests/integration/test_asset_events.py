@@ -145,7 +145,7 @@ def test_nobody_signs_with_a_key_that_is_not_theirs(desk):
     with pytest.raises(EventError, match="payload type"):
         desk.propose_envelope(Envelope(sealed.payload, "other", sealed.signatures))
     carol = desk.party("carol", "custodian")
-    with pytest.raises(EventError, match="carol is custodian; .* to sign"):
+    with pytest.raises(EventError, match=r"carol is custodian; .* to sign"):
         desk.propose(wanted, carol)
     assert desk.records() == []
 
@@ -305,9 +305,9 @@ def test_nothing_goes_to_a_host_that_is_not_there_or_was_revoked(desk):
 def test_a_proposal_is_refused_or_withdrawn_by_a_signed_word_of_those_it_is_for(desk):
     desk.loan("A")
     one, two = desk.propose(replacement(), desk.bob), desk.propose(replacement("A", "C"), desk.bob)
-    with pytest.raises(EventError, match="alice is lender; .* is for operator to withdraw"):
+    with pytest.raises(EventError, match=r"alice is lender; .* is for operator to withdraw"):
         desk.withdraw(one, desk.alice)
-    with pytest.raises(EventError, match="carol is custodian; .* to refuse"):
+    with pytest.raises(EventError, match=r"carol is custodian; .* to refuse"):
         desk.refuse(one, desk.party("carol", "custodian"))
     with pytest.raises(EventError, match="is of another event"):
         desk.refuse(one, desk.alice, of=two)
