@@ -43,7 +43,7 @@ def test_it_waits_for_the_other_party_and_takes_effect_with_its_signature(desk):
     old, new = desk.asset("A"), desk.asset("B")
     assert (record.id, record.accepted, record.event, record.decided_ms) == (
         one.id, True, one.event, desk.now)  # fmt: skip
-    assert (record.asset_ids, record.new_asset_id) == ((old,), new)
+    assert (record.asset_ids, record.replaced_by) == ((old,), {old: new})
     assert set(record.signers) == {("bob", Role.OPERATOR), ("alice", Role.LENDER)}
     pledge = desk.pledge("B")
     assert (pledge.loan_id, pledge.successor_of) == ("loan-1", old)

@@ -21,7 +21,7 @@ from assay_core.covenant import (
     decode,
 )
 from assay_core.errors import ServiceError
-from assay_core.seal import COVENANT_TYPE, Envelope, Signature, Signer
+from assay_core.seal import COVENANT_TYPE, Envelope, Signer
 from assay_valuer.credit import loan as loan_file
 from assay_valuer.credit.covenant import CovenantState, Record
 from assay_valuer.credit.loan import LoanFile
@@ -138,17 +138,6 @@ def history(connection: Connection, loan: str) -> tuple[Record, ...]:
     where = COVENANT_STEP.c.loan_id == loan
     positions = select(COVENANT_STEP.c.position).where(where).order_by(COVENANT_STEP.c.position)
     return tuple(_step_at(connection, at) for at in connection.execute(positions).scalars().all())
-
-
-def envelope_of(connection: Connection, loan: str, version: int) -> Envelope | None:
-    """A covenant file as it was signed."""
-    where = (COVENANT.c.loan_id == loan) & (COVENANT.c.version == version)
-    row = connection.execute(select(COVENANT).where(where)).one_or_none()
-    if row is None:
-        return None
-    signed = msgspec.json.decode(row.signatures, type=tuple[Signed, ...])
-    signatures = tuple(Signature(one.sig, one.fingerprint) for one in signed)
-    return Envelope(row.payload, COVENANT_TYPE, signatures)
 
 
 def _step_at(connection: Connection, position: int) -> Record:

@@ -12,8 +12,6 @@ import msgspec
 
 from assay_agent.evidence.why import Why
 
-SOCKET: Final = "/run/assay-corelib.sock"
-"""Where assay-corelib.socket listens."""
 GPUS_MAX: Final = 64
 ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
 """Room for so many GPUs' reports and certificates, in base64."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import enum
 import hashlib
 from dataclasses import dataclass
@@ -195,8 +194,3 @@ def _proposal(row: Row[tuple[object, ...]]) -> Proposal:
         decided_ms=found["decided_ms"],
         detail=found["detail"],
     )
-
-
-def base64_of(data: bytes) -> str:
-    """Bytes as JSON has them."""
-    return base64.b64encode(data).decode()

@@ -81,11 +81,6 @@ class DecidedEvent:
         """Whether it took effect."""
         return self.state is State.ACCEPTED
 
-    @property
-    def new_asset_id(self) -> int | None:
-        """The asset that takes another's place, where the event is of one."""
-        return next(iter(self.replaced_by.values()), None)
-
 
 def record_of(one: Proposal) -> Recorded:
     """The record of a proposal that is decided, without what taking effect or a refusal adds."""

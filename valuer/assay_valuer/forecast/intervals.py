@@ -26,8 +26,6 @@ from assay_valuer.forecast.prior import GRID, move_rate, prior
 from assay_valuer.market.observations import Market
 
 LEVELS: Final = (0.80, 0.95)
-EDGES: Final = ("low80", "high80", "low95", "high95")
-"""The columns of an array of intervals."""
 HALF_LIFE_DAYS: Final = 400.0
 PACES: Final = (0.03, 0.08, 0.2, 0.5)
 """Moves a month, that part lists which stand still from those that follow demand."""
