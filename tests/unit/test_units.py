@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from assay_agent.evidence import corelib_wire
-
 SYSTEMD = Path(__file__).resolve().parent.parent.parent / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service"))
 DAEMONS = ("assay-agent.service", "assay-valuer.service")
+MANUAL = SYSTEMD.parent / "docs" / "evidence-collectors.md"
 CORELIB, CORELIB_SOCKET = "assay-corelib@.service", "assay-corelib.socket"
 
 
@@ -131,7 +130,10 @@ def test_the_one_program_that_is_root_has_two_capabilities_no_network_and_one_ca
     assert "WantedBy" not in service
     assert (listens["SocketMode"], listens["SocketGroup"]) == (["0660"], ["assay-agent"])
     assert (listens["Accept"], listens["MaxConnections"]) == (["yes"], ["1"])
-    assert listens["ListenStream"] == [corelib_wire.SOCKET]
+    (socket,) = listens["ListenStream"]
+    assert (
+        f"evidence: {{corelib: {socket}}}" in MANUAL.read_text()
+    )  # where operators are told to look
 
 
 def test_the_exposure_of_the_program_that_is_root(requires_tool):
