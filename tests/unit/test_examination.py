@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from assay_valuer.ingest.examination import ASKED_MAX, SOON_MS, Examination
@@ -31,19 +31,30 @@ def asked_until(
 
 
 @given(st.integers(0, 2**32))
+@example(140093977)  # draws the last seconds of the last hour
 def test_a_tpm_is_asked_once_in_each_hour_at_times_that_nobody_can_know(seed: int) -> None:
     examination = Examination(POLICY, random.Random(seed).randrange)
     examination.opened(START_MS)
-    times = asked_until(examination, START_MS + 12 * HOUR_MS)
+    # A look beyond the last hour: what is drawn for its last seconds is sent at the next look.
+    times = asked_until(examination, START_MS + 12 * HOUR_MS + 20_000)
     assert START_MS + SECOND_MS <= times[0] <= START_MS + SECOND_MS + SOON_MS + 10_000
     # One in each hour that follows the first, and one more where devices were asked between.
     for hour in range(1, 12):
         begin_ms = START_MS + hour * HOUR_MS
-        inside = [at for at in times if begin_ms < at <= begin_ms + HOUR_MS + 10_000]
+        inside = [at for at in times if begin_ms <= at <= begin_ms + HOUR_MS + 10_000]
         assert 1 <= len(inside) <= 4
     other = Examination(POLICY, random.Random(seed + 1).randrange)
     other.opened(START_MS)
-    assert asked_until(other, START_MS + 12 * HOUR_MS) != times
+    assert asked_until(other, START_MS + 12 * HOUR_MS + 20_000) != times
+
+
+def test_the_hours_do_not_drift_with_how_late_we_come_to_ask() -> None:
+    late = Examination(POLICY, lambda below: below - 1)  # the last instant of each hour
+    late.opened(START_MS)
+    times = asked_until(late, START_MS + 12 * HOUR_MS, step_ms=7_000)
+    for hour in range(2, 12):
+        begin_ms = START_MS + hour * HOUR_MS
+        assert [at for at in times if begin_ms <= at < begin_ms + 7_000]
 
 
 def test_devices_are_asked_in_their_own_interval_and_a_quote_comes_along() -> None:

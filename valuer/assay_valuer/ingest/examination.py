@@ -46,8 +46,11 @@ class _Turns:
         return self.next_ms is not None and now_ms >= self.next_ms
 
     def passed(self, now_ms: int) -> None:
-        """Draws the time within the next interval, which begins where the last one ends."""
-        begin_ms = max(self.until_ms, now_ms)
+        """Draws the time within the next interval, which begins where the last one ends, however
+        late in it we came to ask; anew from now where a whole one went by without asking.
+        """
+        missed = now_ms >= self.until_ms + self.interval_ms
+        begin_ms = now_ms if missed else self.until_ms
         self.next_ms = begin_ms + self.below(self.interval_ms)
         self.until_ms = begin_ms + self.interval_ms
 
