@@ -72,6 +72,92 @@ class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     (April 2026), citing Stablewatch: about 30%."""
     price_age_max_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 180
     """An older price is no price: the value is unknown. Judgement."""
+    ask_to_sold_bps: Bps = 6_500
+    """Sold ÷ retail asking price where a class has no pairs of its own. Evidence for medians of .52
+    to .80 by model, on consumer cards; the middle is judgement."""
+    sold_min: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 3
+    """Sellers that a level needs before its approach is used for a product. Judgement."""
+
+
+class Income(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a GPU earns over its remaining time of use. Judgement, but where it says otherwise."""
+
+    months: Annotated[int, msgspec.Meta(ge=1, le=120)] = 36
+    """Evidence: loans amortise over about 36 months (USD.AI)."""
+    utilisation_bps: Bps = 7_000
+    """Hours sold ÷ hours: what the market clears at, so that an idle owner lowers no value and a busy
+    one raises none."""
+    platform_fee_bps: Bps = 1_000
+    pue_bps: Annotated[int, msgspec.Meta(ge=10_000, le=30_000)] = 13_000
+    """Power of the whole site ÷ power of the machines."""
+    energy_micros_per_kwh: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 80_000
+    hosting_micros_per_kw_month: Annotated[int, msgspec.Meta(ge=0, le=10**10)] = 130_000_000
+    host_share_bps: Annotated[int, msgspec.Meta(ge=10_000, le=40_000)] = 14_000
+    """Power of a server ÷ power of its GPUs."""
+    operation_micros_per_month: Annotated[int, msgspec.Meta(ge=0, le=10**10)] = 40_000_000
+    """People, network, spares and insurance for one GPU."""
+    discount_bps_per_year: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1_400
+    """Evidence for 7 to 15% on such loans (USD.AI); the point is judgement."""
+    hazard_bps_per_year: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 400
+    """Failures a year: a prior, for no public field data exists."""
+    committed_1y_bps: Bps = 6_500
+    """Committed ÷ on demand where the data have no pair. Evidence: GCP .63 to .69."""
+    committed_3y_bps: Bps = 4_200
+    """Evidence: GCP .35 to .45."""
+
+
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the same work would cost to buy today. Judgement."""
+
+    performance_power_bps: Annotated[int, msgspec.Meta(ge=0, le=20_000)] = 8_000
+    """β: a product of k times the performance is worth k^β times as much."""
+
+
+class Reconciliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the approaches become one value: each weighs by the inverse square of its error."""
+
+    market_error_e6: Annotated[int, msgspec.Meta(ge=10_000, le=3_000_000)] = 250_000
+    income_error_e6: Annotated[int, msgspec.Meta(ge=10_000, le=3_000_000)] = 400_000
+    cost_error_e6: Annotated[int, msgspec.Meta(ge=10_000, le=3_000_000)] = 450_000
+    """Standard errors of the logarithm, in millionths: judgement, used for every class that has
+    fewer than `sales_min` realised sales to test on."""
+    appraisal_error_e6: Annotated[int, msgspec.Meta(ge=10_000, le=3_000_000)] = 100_000
+    """Of a signed appraisal on its day; it grows as prices move. Judgement."""
+    appraisal_age_max_days: Annotated[int, msgspec.Meta(ge=1, le=3_660)] = 365
+    sales_min: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 30
+    """Realised sales that a class needs to count as validated."""
+    disagreement_sigmas_bps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 20_000
+    """How many standard errors an approach may lie off before they are said to disagree."""
+    daily_volatility_e6: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 12_000
+    """By which an error grows with the square root of age where none was fitted: 23% a year's
+    quarter. Judgement."""
+
+
+class Factors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Named factors on value, beside health. Judgement."""
+
+    board_partial_bps: Bps = 8_500
+    """A module for a baseboard whose other GPUs are not pledged with it: hard to sell alone."""
+    export_bps: Bps = 9_000
+    """A variant made for one country's export rules: fewer buyers."""
+    warranty_bps: Annotated[int, msgspec.Meta(ge=10_000, le=15_000)] = 10_300
+    """Under its maker's warranty for at least `warranty_days` more."""
+    warranty_days: Annotated[int, msgspec.Meta(ge=1, le=3_660)] = 180
+    lot_free: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 64
+    """A lot of so many sells as one does."""
+    lot_doubling_bps: Bps = 9_700
+    """Each doubling beyond it, on OLV and FLV alone."""
+    lot_least_bps: Bps = 7_500
+
+
+class Lending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """From values to what the house would lend on, beside assurance. It only advises."""
+
+    market_haircut_bps: Bps = 3_000
+    """Fall of prices while collateral is called, cured and sold, where none was fitted. Judgement:
+    on measured tails over 120 days a loan against hardware alone stands at about half of OLV."""
+    market_haircut_least_bps: Bps = 1_000
+    """No fit makes it less. Judgement."""
 
 
 class Assurance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +259,11 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     findings: Findings = msgspec.field(default_factory=Findings)
     health: Health = msgspec.field(default_factory=Health)
     market: Market = msgspec.field(default_factory=Market)
+    income: Income = msgspec.field(default_factory=Income)
+    cost: Cost = msgspec.field(default_factory=Cost)
+    reconciliation: Reconciliation = msgspec.field(default_factory=Reconciliation)
+    factors: Factors = msgspec.field(default_factory=Factors)
+    lending: Lending = msgspec.field(default_factory=Lending)
     assurance: Assurance = msgspec.field(default_factory=Assurance)
     evidence: Evidence = msgspec.field(default_factory=Evidence)
     lifecycle: Lifecycle = msgspec.field(default_factory=Lifecycle)
