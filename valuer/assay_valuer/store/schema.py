@@ -329,6 +329,128 @@ COVENANT_STEP: Final = Table(
 )
 Index("covenant_step_by_loan", COVENANT_STEP.c.loan_id)
 
+MARKET_FEED: Final = Table(
+    "market_feed",
+    METADATA,
+    # How each source of price rows was last found.
+    Column("name", String(64), primary_key=True),
+    Column("etag", Text),
+    Column("last_modified", Text),
+    Column("content_sha256", String(64)),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("answered_ms", BigInteger),  # the last time that it gave something that could be read
+    Column("changed_ms", BigInteger),  # the last time that what it gave was new
+    Column("error", Text),  # why the newest answer was none; null where it was one
+)
+
+MARKET_ROW: Final = Table(
+    "market_row",
+    METADATA,
+    # Every price row that any feed ever gave, once; never changed but for what the gate last said.
+    Column("id", _Key, primary_key=True),
+    Column("feed", String(64), nullable=False),
+    Column("market", String(16), nullable=False),  # rental, resale
+    Column("sha256", LargeBinary(32), nullable=False),  # of the body
+    Column("received_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),  # the row's cells as they came, canonical JSON
+    # Why the newest snapshot left it out; null where it counts, or was not judged yet.
+    Column("reason", String(32)),
+    Column("detail", Text),
+    UniqueConstraint("feed", "sha256", name="market_row_once"),
+)
+Index("market_row_by_reason", MARKET_ROW.c.reason)
+
+MARKET_SNAPSHOT: Final = Table(
+    "market_snapshot",
+    METADATA,
+    # What counted at one time: the rows up to `last_row`, as the gate judged them.
+    Column("sha256", String(64), primary_key=True),
+    Column("made_ms", BigInteger, nullable=False),
+    Column("last_row", BigInteger, nullable=False),
+    Column("summary", Text, nullable=False),  # JSON: day, counts by feed and by reason
+)
+
+MARKET_PARAMETERS: Final = Table(
+    "market_parameters",
+    METADATA,
+    # What was fitted to a snapshot; the newest is in use.
+    Column("sha256", String(64), primary_key=True),
+    Column("snapshot_sha256", String(64), nullable=False),
+    Column("made_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),  # canonical JSON: valuation.parameters.Parameters
+)
+Index("market_parameters_by_time", MARKET_PARAMETERS.c.made_ms)
+
+VALUATION_CASE: Final = Table(
+    "valuation_case",
+    METADATA,
+    # Everything that a value was worked out from, once for all GPUs that are alike.
+    Column("sha256", String(64), primary_key=True),
+    Column("made_ms", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of the ledger entry that has it
+)
+
+MARK: Final = Table(
+    "mark",
+    METADATA,
+    # What a product was worth, or a GPU-hour of it, on a day: what forecasts are scored by.
+    Column("product", String(256), primary_key=True),
+    Column("quantity", String(16), primary_key=True),  # value, rental, hardware
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("micros", BigInteger, nullable=False),
+    Column("parameters_sha256", String(64)),
+)
+
+MARK_FORECAST: Final = Table(
+    "mark_forecast",
+    METADATA,
+    # What was forecast of a mark on its own day, before anybody knew how it would come out.
+    Column("product", String(256), primary_key=True),
+    Column("quantity", String(16), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("horizon_days", Integer, primary_key=True, autoincrement=False),
+    Column("q025_micros", BigInteger, nullable=False),
+    Column("q10_micros", BigInteger, nullable=False),
+    Column("q50_micros", BigInteger, nullable=False),
+    Column("q90_micros", BigInteger, nullable=False),
+    Column("q975_micros", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of its ledger entry
+)
+
+APPRAISAL: Final = Table(
+    "appraisal",
+    METADATA,
+    # Every appraisal that a registered appraiser signed and that was taken.
+    Column("sha256", String(64), primary_key=True),  # of the payload
+    Column("appraiser", String(64), nullable=False),
+    Column("payload", LargeBinary, nullable=False),  # the exact bytes that were signed
+    Column("signatures", Text, nullable=False),  # JSON list: who signed, as what
+    Column("imported_ms", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # of its ledger entry
+)
+
+APPRAISED: Final = Table(
+    "appraised",
+    METADATA,
+    # What each appraisal says of each asset.
+    Column("appraisal_sha256", ForeignKey("appraisal.sha256"), primary_key=True),
+    Column("asset_id", ForeignKey("asset.id"), primary_key=True),
+    Column("micros", BigInteger, nullable=False),
+)
+Index("appraised_by_asset", APPRAISED.c.asset_id)
+
+VALUE_OVERRIDE: Final = Table(
+    "value_override",
+    METADATA,
+    # Values that two people signed in the place of the automated one; the newest of an asset holds.
+    Column("position", BigInteger, primary_key=True, autoincrement=False),  # of its decision
+    Column("asset_id", ForeignKey("asset.id"), primary_key=True),
+    Column("micros", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("signed_by", Text, nullable=False),  # JSON list of names
+)
+
 OUTBOX: Final = Table(
     "outbox",
     METADATA,
