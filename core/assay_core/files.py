@@ -68,6 +68,17 @@ def parse(text: str, type_: type[_T], name: str) -> _T:
         raise FileError(f"{name}:{lines.get(path, 1)}: {field}: {message}") from error
 
 
+def line_of(text: str, path: Path) -> int:
+    """The line of a field in a text that `parse` took, or of the nearest thing around it."""
+    lines: dict[Path, int] = {}
+    node = yaml.compose(text, Loader=_Loader)
+    if node is not None:
+        _tree(node, (), lines, "")
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's own, less aliases, and bounded before it recurses."""
 

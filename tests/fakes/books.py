@@ -12,7 +12,7 @@ from assay_core.header import Head, Source
 from assay_core.seal import Ed25519Signer, Sealed
 from assay_core.verify import Chain, HostTrust, Policy, VerifiedWindow, verify
 from assay_valuer.book import Book
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.ledger.append import Run, append_runs
 from assay_valuer.ledger.check import check_ledger
 from assay_valuer.market.prices import read_prices

@@ -24,7 +24,8 @@ from assay_core.leaves import (
     Tenancy,
 )
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
-from assay_valuer.credit.loan import LoanFile, read_loan
+from assay_valuer.credit.loan import LoanFile
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.market.prices import PriceSnapshot, read_prices
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.silence import Span, merge

@@ -20,7 +20,7 @@ from assay_core.instants import format_instant
 from assay_core.seal import COVENANT_TYPE, Ed25519Signer, Envelope, sign_envelope
 from assay_valuer.book import Book, BookSnapshot, appraise
 from assay_valuer.credit.covenant_position import CovenantPosition
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.policy import ValuerPolicy
 from tests.fakes.collateral import NOW, asset, loan_text, snapshot
 

@@ -12,7 +12,7 @@ from assay_core import asset_events
 from assay_core.asset_events import AssetEvent, Kind, Subject
 from assay_core.seal import ASSET_EVENT_TYPE, Ed25519Signer, Envelope, sign_envelope
 from assay_core.signatories import Role, Verdict
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.events import (
     RECORD,
     DecidedEvent,

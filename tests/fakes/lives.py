@@ -35,7 +35,7 @@ from assay_core.verify import AlreadyStored, Chain, Policy, verify, verify_gap
 from assay_proto.v1 import attestation_pb2 as stream_pb
 from assay_valuer.book import Book, Line
 from assay_valuer.ca import create_authority, load_authority, write_secret
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.credit.position import Position
 from assay_valuer.enrolment import EnrollStatement, Registrar, Secrets, enroll
 from assay_valuer.events import Proposal, propose

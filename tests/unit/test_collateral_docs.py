@@ -20,7 +20,7 @@ from assay_core.signatories import Role, needed
 from assay_valuer import config
 from assay_valuer.covenant_draft import read_covenant
 from assay_valuer.credit.covenant import Level
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.events.draft import read_event
 from assay_valuer.market.models import PRODUCTS
 from assay_valuer.market.prices import read_prices

@@ -17,7 +17,7 @@ from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_core.units import LTV_BPS_MAX
 from assay_valuer.credit.covenant import Level, Record, ReplayDiffers, replay, sha256_of, step
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.credit.position import State
 from assay_valuer.credit.schedule import Debt
 from assay_valuer.credit.tranches import tranche_covers

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
@@ -10,16 +12,31 @@ from assay_core.errors import FileError
 from assay_core.instants import DAY_MS, HOUR_MS, format_instant, parse_instant
 from assay_core.money import ZERO, Usd
 from assay_valuer.book import appraise
-from assay_valuer.credit.loan import LoanStatus, from_json, read_loan, to_json
+from assay_valuer.credit.loan import LoanStatus, from_json, to_json
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.credit.position import State
 from assay_valuer.credit.schedule import arrears, debt_at, due_dates, interest_wad, schedule
 from assay_valuer.policy import Assurance, ValuerPolicy
 from assay_valuer.standing.trust import AssetTrust, Transition, Verdict
 from assay_valuer.standing.types import Cause, Condition
-from tests.fakes.collateral import NOW, asset, book, claimed, host, loan_file, loan_text, snapshot
+from tests.fakes.collateral import (
+    NOW,
+    PART,
+    asset,
+    book,
+    claimed,
+    host,
+    loan_file,
+    loan_text,
+    snapshot,
+)
 
 SERIALS = ["S0001", "S0002", "S0003", "S0004"]
 GPUS = [asset(number) for number in range(1, 5)]
+CONTRACT = (
+    '{counterparty: Initech, usd_per_gpu_hour: "2.10", until: "2027-06-30", '
+    f'default_bps_per_year: 250, document_sha256: "{"ab" * 32}"}}'
+)
 PAID = '[{at: "2026-11-15T05:00:00Z", amount: 2000000000}]'
 
 
@@ -57,6 +74,36 @@ def test_a_loan_reads_back_from_what_is_stored_even_with_wide_numbers():
         ('"S0002"', '"S0001"', 15, "pledge.1.serial"),
         ('"S0002"', '""', 15, "serial"),
         ("payments: []", "payments: []\npayments: []", 13, "payments"),
+        ("payments: []", "sellers: [acme, '---']", 12, "sellers.1"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('2.10', '0')}]", 12, "usd_per_gpu_hour"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('2.10', '2.1234567')}]", 12, "2.1234567"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('2.10', '1000.01')}]", 12, "1000.01"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('2027', '2026')}]", 12, "until"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('06-30', '06-31')}]", 12, "06-31"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('250', '10001')}]", 12, "default_bps"),
+        ("payments: []", f"contracts: [{CONTRACT.replace('ab', 'AB', 1)}]", 12, "document_sha256"),
+        ("payments: []", f"contracts: [{CONTRACT}, {CONTRACT}]", 12, "contracts.1"),
+        ("payments: []", f"contracts: [{CONTRACT[:-1]}, gpus: [S0009]}}]", 12, "S0009"),
+        (
+            "payments: []",
+            f"contracts: [{CONTRACT.replace(chr(34) + '2.10' + chr(34), '2.10')}]",
+            12,
+            "usd_per",
+        ),
+        ("payments: []", 'reserves: [{usd: "-1", reason: landlord}]', 12, "reserves.0.usd"),
+        ("payments: []", 'reserves: [{usd: "1", reason: ""}]', 12, "reserves.0.reason"),
+        (
+            f'"S0002", board_part_number: "{PART}"',
+            f'"S0002", board_part_number: "{PART}", warranty_until: "2027-02-30"',
+            15,
+            "warranty_until",
+        ),
+        (
+            f'"S0002", board_part_number: "{PART}"',
+            f'"S0002", board_part_number: "{PART}", warranty_until: "soon"',
+            15,
+            "warranty_until",
+        ),
     ],
 )
 def test_a_wrong_loan_file_is_refused_with_its_line_and_field(old, new, line, field):
@@ -66,6 +113,41 @@ def test_a_wrong_loan_file_is_refused_with_its_line_and_field(old, new, line, fi
         read_loan(text.replace(old, new, 1), "loan.yaml")
     assert f"loan.yaml:{line}:" in str(caught.value)
     assert field in str(caught.value)
+
+
+def test_what_the_borrower_says_beside_the_terms_is_read_in_whole_numbers():
+    extra = (
+        "sellers: [Acme Cloud, acme.ai]\n"
+        f"contracts: [{CONTRACT[:-1]}, gpus: [S0001, S0003]}}]\n"
+        'reserves: [{usd: "1200.50", reason: landlord}, {usd: "3", reason: carrier}]\n'
+    )
+    text = loan_text(SERIALS, extra=extra).replace(
+        f'"S0002", board_part_number: "{PART}"',
+        f'"S0002", board_part_number: "{PART}", warranty_until: "2028-02-29"',
+    )
+    loan = read_loan(text, "loan.yaml")
+    assert loan.sellers == ("Acme Cloud", "acme.ai")
+    (contract,) = loan.contracts
+    assert (contract.micros_per_hour, contract.default_bps_per_year) == (2_100_000, 250)
+    assert contract.until_day == date(2027, 6, 30).toordinal()
+    assert loan.contracts_by_serial() == dict.fromkeys(("S0001", "S0003"), contract)
+    assert loan.reserved == Usd(1_203_500_000)
+    assert [one.warranty_day for one in loan.pledge[:2]] == [None, date(2028, 2, 29).toordinal()]
+    assert from_json(to_json(loan)) == loan
+
+
+def test_a_contract_that_names_no_gpus_is_of_all_of_them():
+    loan = loan_file(SERIALS, extra=f"contracts: [{CONTRACT}]\n")
+    assert set(loan.contracts_by_serial()) == set(SERIALS)
+
+
+def test_a_loan_that_an_older_version_stored_reads_back():
+    stored = json.loads(to_json(loan_file(SERIALS)))
+    for name in ("sellers", "contracts", "reserves", "schedule", "router"):
+        del stored[name]
+    for gpu in stored["pledge"]:
+        del gpu["warranty_until"]
+    assert from_json(json.dumps(stored)) == loan_file(SERIALS)
 
 
 # ---------------------------------------------------------------------------- schedule and debt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from assay_valuer.cli.common import OK, Commands, add_command, now_ms, opened, read_text, say
 from assay_valuer.covenants import load_covenants
-from assay_valuer.credit.loan import read_loan
+from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.registry import import_loan
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import enum
 import json
-import re
+from datetime import date
 from typing import Annotated, Final
 
 import msgspec
 
 from assay_core.asset_events import HostId, Site
 from assay_core.errors import FileError
-from assay_core.files import parse
 from assay_core.instants import DAY_MS, parse_instant
+from assay_core.money import Usd, total
 
 WAD: Final = 10**18
 RATE_MAX: Final = WAD
@@ -26,6 +26,10 @@ RATE_MAX: Final = WAD
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Address = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-fA-F]{40}$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Date = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+"""A day as ISO 8601 has it."""
+Dollars = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+"""Decimal text: what YAML takes for a number with a fraction may not be the one that was written."""
 
 
 class LoanStatus(enum.StrEnum):
@@ -75,6 +79,67 @@ class Pledged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     board_part_number: Text
     site: Site | None = None
     host: HostId | None = None
+    warranty_until: Date | None = None
+    """The last day of its maker's warranty; None where none is known."""
+
+    @property
+    def warranty_day(self) -> int | None:
+        """That day as an ordinal, as `datetime.date.toordinal` counts."""
+        return None if self.warranty_until is None else _ordinal(self.warranty_until)
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An offtake contract that pledged GPUs earn under, as the parties say.
+
+    `default_bps_per_year` is how likely they hold the counterparty to fail in a year; `gpus` are the
+    serials of those it rents, none named: every pledged one.
+    """
+
+    counterparty: Text
+    usd_per_gpu_hour: Dollars
+    until: Date
+    default_bps_per_year: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+    document_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    gpus: Annotated[tuple[Text, ...], msgspec.Meta(max_length=100_000)] = ()
+
+    @property
+    def micros_per_hour(self) -> int:
+        """Micro-dollars for one GPU and hour."""
+        return Usd.parse(self.usd_per_gpu_hour).micros
+
+    @property
+    def until_day(self) -> int:
+        """The last day as an ordinal."""
+        return _ordinal(self.until)
+
+
+class Reserve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What comes before the loan out of a sale: a prior lien, a landlord's claim, and why."""
+
+    usd: Dollars
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+    @property
+    def amount(self) -> Usd:
+        """In micro-dollars."""
+        return Usd.parse(self.usd)
+
+
+class Instalment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A payment as the parties' own schedule has it: on which day of the loan's own offset, in token
+    units.
+    """
+
+    due: Date
+    principal: int
+    interest: int
+
+
+class Router(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the loan lives on `chain_id`: a loan router V2, and the hash of the terms it knows."""
+
+    address: Address
+    loan_terms_hash: Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-fA-F]{64}$")]
 
 
 class LoanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +160,26 @@ class LoanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     host: HostId | None = None
     """Who alone may show its GPUs, unless a GPU says otherwise."""
     pledge: Annotated[tuple[Pledged, ...], msgspec.Meta(min_length=1, max_length=100_000)]
+    sellers: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
+    """Names under which the borrower and its affiliates quote prices: such quotes count for nobody."""
+    contracts: Annotated[tuple[Contract, ...], msgspec.Meta(max_length=256)] = ()
+    reserves: Annotated[tuple[Reserve, ...], msgspec.Meta(max_length=64)] = ()
+    schedule: Annotated[tuple[Instalment, ...], msgspec.Meta(max_length=400)] = ()
+    """As the parties wrote it; none: the level payments that the terms foresee."""
+    router: Router | None = None
+
+    def contracts_by_serial(self) -> dict[str, Contract]:
+        """The contract that each pledged GPU earns under, those that earn under none left out."""
+        return {
+            serial: contract
+            for contract in self.contracts
+            for serial in contract.gpus or [gpu.serial for gpu in self.pledge]
+        }
+
+    @property
+    def reserved(self) -> Usd:
+        """What comes before the loan, together."""
+        return total([one.amount for one in self.reserves])
 
     def reserved_for(self, gpu: Pledged) -> tuple[str | None, str | None]:
         """The site, or the host by its id, that alone may show a pledged GPU: its own, or the loan's."""
@@ -128,16 +213,6 @@ class LoanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return sum(tranche.amount * tranche.rate for tranche in self.tranches)
 
 
-def read_loan(text: str, name: str) -> LoanFile:
-    """The loan in a YAML or JSON file's text. Raises FileError with line and field."""
-    loan = parse(text, LoanFile, name)
-    problem = _problem(loan)
-    if problem is not None:
-        field, message = problem
-        raise FileError(f"{name}:{_line(text, field)}: {field}: {message}")
-    return loan
-
-
 def to_json(loan: LoanFile) -> str:
     """Canonical JSON: sorted keys, no spaces. Numbers may be wider than 64 bits."""
     return json.dumps(msgspec.to_builtins(loan), sort_keys=True, separators=(",", ":"))
@@ -151,60 +226,5 @@ def from_json(text: str) -> LoanFile:
         raise FileError(f"a stored loan does not read back: {error}") from error
 
 
-def _problem(loan: LoanFile) -> tuple[str, str] | None:
-    """The first rule between fields that does not hold: the field and what is wrong."""
-    if len(loan.collateral_token_ids) != 1:
-        return "collateral_token_ids", "exactly one token is taken: a feed values one token"
-    if not 0 <= loan.collateral_token_ids[0] < 2**256:
-        return "collateral_token_ids", "not a token id"
-    for index, tranche in enumerate(loan.tranches):
-        if tranche.amount <= 0:
-            return f"tranches.{index}.amount", "must be positive, in the token's own units"
-        if not 0 < tranche.rate <= RATE_MAX:
-            return f"tranches.{index}.rate", "must be per second, with 18 decimals, above zero"
-    last_ms, problem = _instant(loan.originated_at)
-    if problem is not None:
-        return "originated_at", problem
-    for index, payment in enumerate(loan.payments):
-        at_ms, problem = _instant(payment.at)
-        if problem is not None:
-            return f"payments.{index}.at", problem
-        if at_ms < last_ms:
-            return f"payments.{index}.at", "before the origination or the payment before it"
-        if payment.amount <= 0:
-            return f"payments.{index}.amount", "must be positive, in the token's own units"
-        last_ms = at_ms
-    if loan.site is not None and loan.host is not None:
-        return "host", "a site is named already: name one of them"
-    seen: set[tuple[str, str]] = set()
-    for index, gpu in enumerate(loan.pledge):
-        if gpu.site is not None and gpu.host is not None:
-            return f"pledge.{index}.host", "a site is named already: name one of them"
-        key = (gpu.serial, gpu.board_part_number)
-        if key in seen:
-            return f"pledge.{index}.serial", f"{gpu.serial} is pledged twice"
-        seen.add(key)
-    return None
-
-
-def _instant(text: str) -> tuple[int, str | None]:
-    try:
-        return parse_instant(text), None
-    except FileError as error:
-        return 0, str(error)
-
-
-def _line(text: str, field: str) -> int:
-    """The line of a field such as "payments.2.at", as nearly as the text shows it.
-
-    Counts the keys of the list's items, which every item has once.
-    """
-    name, _, rest = field.partition(".")
-    index, _, key = rest.partition(".")
-    lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if re.match(rf"\"?{name}\"?\s*:", line)), 0)
-    if not key:
-        return start + 1
-    pattern = re.compile(rf"[\s{{,\"-]{key}\"?\s*:")
-    hits = [i for i, line in enumerate(lines[start:], start) for _ in pattern.finditer(line)]
-    return hits[int(index)] + 1 if int(index) < len(hits) else start + 1
+def _ordinal(text: str) -> int:
+    return date.fromisoformat(text).toordinal()
