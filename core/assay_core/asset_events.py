@@ -24,6 +24,11 @@ TRANSITION_MAX_MS: Final = 30 * DAY_MS
 """The longest that an asset may be between two places. Judgement: an RMA takes weeks."""
 CUSTODY_MAX_MS: Final = 366 * DAY_MS
 """An inspection is looked at anew within a year. Judgement."""
+OVERRIDE_MAX_MS: Final = 30 * DAY_MS
+"""The longest that people's value stands in the place of the automated one. Judgement: then two of
+them look anew."""
+MICROS_MAX: Final = 10**15
+"""A billion dollars, for one GPU."""
 AHEAD_MAX_MS: Final = 30 * DAY_MS
 """How early an event may be proposed. Judgement."""
 ANNOUNCED_LATE_MAX_MS: Final = 15 * MINUTE_MS
@@ -60,6 +65,8 @@ class Kind(enum.StrEnum):
     REDEMPTION = "redemption"
     RE_ENROL = "re_enrol"
     CUSTODY = "custody"
+    VALUE_OVERRIDE = "value_override"
+    """For a while the GPUs are worth what two people of the lender's say, and not what is worked out."""
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,6 +90,13 @@ class Inspection(_Struct, frozen=True):
     inspected_ms: Instant
     document_sha256: Sha256
     valid_until_ms: Instant
+
+
+class StatedValue(_Struct, frozen=True):
+    """What each of the assets is worth, fair market value, and until when that stands."""
+
+    fmv_usd_micros: Annotated[int, msgspec.Meta(ge=1, le=MICROS_MAX)]
+    until_ms: Instant
 
 
 Assets = Annotated[tuple[Subject, ...], msgspec.Meta(max_length=ASSETS_MAX)]
@@ -111,6 +125,7 @@ class AssetEvent(_Struct, frozen=True, omit_defaults=True):
     lifts: Annotated[tuple[Word, ...], msgspec.Meta(max_length=16)] = ()
     """The freezes that are lifted, by name; empty: all there are. A dispute is one of them."""
     inspection: Inspection | None = None
+    value: StatedValue | None = None
 
 
 def encode(event: AssetEvent) -> bytes:
@@ -148,6 +163,7 @@ _MUST: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.REDEMPTION: ("loan",),
     Kind.RE_ENROL: (),
     Kind.CUSTODY: ("assets", "inspection"),
+    Kind.VALUE_OVERRIDE: ("assets", "value"),
 }
 _MAY: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.MAINTENANCE: ("assets", "host"),
@@ -196,6 +212,10 @@ def check_times(event: AssetEvent, now_ms: int) -> None:
             raise _wrong("inspection.inspected_ms", "yet to come")
         if event.inspection.valid_until_ms <= now_ms:
             raise _wrong("inspection.valid_until_ms", "is over: inspect anew")
+    if event.value is not None and not 0 < event.value.until_ms - now_ms <= OVERRIDE_MAX_MS:
+        raise _wrong(
+            "value.until_ms", f"to come, within {format_duration(OVERRIDE_MAX_MS)} from now"
+        )
     if event.begin_ms is None or event.until_ms is None:
         return
     if event.until_ms <= now_ms:

@@ -27,6 +27,8 @@ class Role(enum.StrEnum):
     LENDER = "lender"
     OPERATOR = "operator"
     CUSTODIAN = "custodian"
+    APPRAISER = "appraiser"
+    """Signs what collateral is worth, and no event."""
 
 
 class Verdict(enum.StrEnum):
@@ -64,6 +66,7 @@ _NEEDED: Final[Mapping[Kind, tuple[Role, ...]]] = {
     Kind.RELEASE: (Role.OPERATOR, Role.LENDER),
     Kind.REDEMPTION: (Role.LENDER,),
     Kind.RE_ENROL: (Role.LENDER, Role.LENDER),
+    Kind.VALUE_OVERRIDE: (Role.LENDER, Role.LENDER),
     Kind.CUSTODY: (Role.CUSTODIAN, Role.LENDER),
 }
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from assay_core import asset_events
-from assay_core.asset_events import AssetEvent, Inspection, Kind, Subject
+from assay_core.asset_events import AssetEvent, Inspection, Kind, StatedValue, Subject
 from assay_core.errors import FileError
 from assay_core.instants import DAY_MS, HOUR_MS, MINUTE_MS
 from assay_core.signatories import Role, needed
@@ -26,6 +26,7 @@ INSPECTION = Inspection(
     document_sha256="ab" * 32,
     valid_until_ms=NOW + 90 * DAY_MS,
 )
+STATED = StatedValue(fmv_usd_micros=17_500_000_000, until_ms=NOW + 14 * DAY_MS)
 # The least that each kind takes: issue 4, "Identity and lifecycle" and "Custody".
 LEAST = {
     "maintenance": {"host": HOST, **WINDOW},
@@ -38,6 +39,7 @@ LEAST = {
     "redemption": {"loan": "loan-1"},
     "re_enrol": {"assets": ONE, "holder": HOST},
     "custody": {"assets": ONE, "inspection": INSPECTION},
+    "value_override": {"assets": ONE, "value": STATED},
 }
 
 
@@ -72,6 +74,8 @@ def test_the_least_of_each_kind_is_taken_and_nothing_can_be_left_out(kind):
         ("reinstall", {"replacements": TWO}),
         ("move", {"inspection": INSPECTION}),
         ("board_swap", {"lifts": ("chain_fork",)}),
+        ("custody", {"value": STATED}),
+        ("value_override", {"until_ms": NOW + HOUR_MS}),
     ],
 )
 def test_what_a_kind_has_none_of_is_refused(kind, fields):
@@ -161,6 +165,8 @@ def test_it_is_told_of_in_time_and_decided_before_it_is_over():
         (swap, NOW + 9 * DAY_MS, "until_ms"),
         (event("custody"), NOW - 1, "inspection.inspected_ms"),
         (event("custody"), NOW + 90 * DAY_MS, "inspection.valid_until_ms"),
+        (event("value_override"), NOW + 14 * DAY_MS, "value.until_ms"),
+        (event("value_override"), NOW - 16 * DAY_MS - 1, "value.until_ms"),
     ):
         with pytest.raises(FileError, match=f"^the event: {field}: "):
             asset_events.check_proposed(late, at_ms)
@@ -184,7 +190,7 @@ def test_who_must_sign(kind):
     roles = needed(event(kind), accept_maintenance_ms=0)
     if kind is Kind.REDEMPTION:
         assert roles == (Role.LENDER,)
-    elif kind is Kind.RE_ENROL:
+    elif kind in {Kind.RE_ENROL, Kind.VALUE_OVERRIDE}:
         assert roles == (Role.LENDER, Role.LENDER)
     else:
         assert (set(roles), len(roles)) == (PARTIES[kind], 2)

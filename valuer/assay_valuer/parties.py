@@ -166,6 +166,8 @@ def _check(connection: Connection, party: Party, signer: Signer) -> None:
         raise PartyError("a party's name: letters, digits, dots, dashes, at most 64")
     if party.sites and party.role is Role.LENDER:
         raise PartyError("a lender signs for what it lent on, at whatever site: name none")
+    if party.sites and party.role is Role.APPRAISER:
+        raise PartyError("an appraiser signs what GPUs are worth, at whatever site: name none")
     if len(set(party.sites)) != len(party.sites) or len(party.sites) > SITES_MAX:
         raise PartyError(f"sites: at most {SITES_MAX}, none twice")
     for site in party.sites:

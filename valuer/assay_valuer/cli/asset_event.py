@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assay_core import envelope_json
-from assay_core.asset_events import AssetEvent, Inspection, Kind, Subject
+from assay_core.asset_events import AssetEvent, Inspection, Kind, StatedValue, Subject
 from assay_core.errors import FileError
 from assay_core.instants import format_instant, parse_duration, parse_instant
+from assay_core.money import Usd
 from assay_core.seal import Envelope, sign_envelope
 from assay_core.signatories import Verdict
 from assay_valuer.cli.common import (
@@ -117,10 +118,18 @@ def _add_propose(group: Commands) -> None:
         ("--holder", "HOST_ID", "re_enrol: which host rightly has the GPUs"),
         ("--loan", "ID", "release, redemption: of which loan"),
         ("--begin", "TIME", "when it begins, RFC 3339 (now)"),
-        ("--until", "24h", "how long it lasts; custody: how long the inspection is good"),
+        (
+            "--until",
+            "24h",
+            (
+                "how long it lasts; custody: how long the inspection is good; "
+                "value_override: how long it stands"
+            ),
+        ),
         ("--inspector", "NAME", "custody: who looked"),
         ("--inspected", "TIME", "custody: when, RFC 3339"),
         ("--document", "SHA256", "custody: of the inspection's document"),
+        ("--fmv", "USD", "value_override: what each of the GPUs is worth, fair market value"),
         ("--why", "WORDS", "kept in the ledger for ever"),
     ):
         proposing.add_argument(option, metavar=meta, help=what)
@@ -251,22 +260,24 @@ def _drafted(args: argparse.Namespace, now: int) -> Envelope:
     gpus = _gpus(args)
     begin = now if args.begin is None else parse_instant(args.begin)
     lasts = None if args.until is None else parse_duration(args.until)
-    custody = args.kind == Kind.CUSTODY
+    # Of these two, how long it lasts is said elsewhere in the event.
+    windowed = args.kind not in (Kind.CUSTODY, Kind.VALUE_OVERRIDE)
     event = AssetEvent(
         kind=Kind(args.kind),
         nonce=new_nonce(),
         why=args.why or "",
         assets=gpus.assets,
         host=args.host,
-        begin_ms=begin if lasts is not None and not custody else None,
-        until_ms=begin + lasts if lasts is not None and not custody else None,
+        begin_ms=begin if lasts is not None and windowed else None,
+        until_ms=begin + lasts if lasts is not None and windowed else None,
         replacements=gpus.replacements,
         to_host=args.to_host,
         to_site=args.to_site,
         loan=args.loan,
         holder=args.holder,
         lifts=tuple(sorted(args.lift)),
-        inspection=_inspection(args, lasts) if custody else None,
+        inspection=_inspection(args, lasts) if args.kind == Kind.CUSTODY else None,
+        value=_value(args, now, lasts) if args.kind == Kind.VALUE_OVERRIDE else None,
     )
     return unsigned(event)
 
@@ -311,6 +322,13 @@ def _inspection(args: argparse.Namespace, lasts: int | None) -> Inspection:
         document_sha256=args.document,
         valid_until_ms=inspected + lasts,
     )
+
+
+def _value(args: argparse.Namespace, now: int, lasts: int | None) -> StatedValue:
+    if args.fmv is None or lasts is None:
+        raise FileError("value_override: needs --fmv and --until")
+    micros = Usd.parse(args.fmv).micros
+    return StatedValue(fmv_usd_micros=micros, until_ms=now + lasts)
 
 
 def _subjects(event: AssetEvent) -> str:

@@ -45,6 +45,7 @@ from assay_valuer.events.record import (
 from assay_valuer.events.scope import Scope, scope_of, signatory
 from assay_valuer.hosts import Host
 from assay_valuer.ledger.append import append_record
+from assay_valuer.overrides import keep_override
 from assay_valuer.policy import ValuerPolicy, ms
 
 
@@ -259,7 +260,14 @@ def _settle(
     record = in_effect(record_of(_of(one, counting)), scope, replaced_by)
     if by_policy:
         record = msgspec.structs.replace(record, policy=policy.sha256)
-    append_record(connection, RECORD, to_record(record), signer, now_ms)
+    at = append_record(connection, RECORD, to_record(record), signer, now_ms)
+    keep_override(
+        connection,
+        one.event,
+        [target.id for target in scope.targets],
+        [who.who for who in counting],
+        at,
+    )
     return one
 
 

@@ -36,6 +36,9 @@ def check(connection: Connection, scope: Scope) -> None:
     if event.kind is Kind.CUSTODY:
         for target in scope.targets:
             _check_placed(target)
+    if event.kind is Kind.VALUE_OVERRIDE:
+        for target in scope.targets:
+            _check_newest(connection, target)
     if event.to_site is not None and scope.sites == {event.to_site}:
         raise EventError(f"to_site: it is at {event.to_site} already")
 
