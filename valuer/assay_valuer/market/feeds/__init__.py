@@ -1,0 +1,1 @@
+"""Where price rows come from: plug-ins behind one protocol (feed.Feed), each read within bounds."""

@@ -1,0 +1,79 @@
+"""A feed that is a file of this machine. Whoever writes it puts a whole one in its place (rename)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from assay_valuer.market.feeds import parquet, rows
+from assay_valuer.market.feeds.feed import (
+    BYTES_MAX,
+    Fault,
+    FeedMalformed,
+    FeedUnavailable,
+    Fetched,
+    Format,
+    Known,
+    Unchanged,
+)
+from assay_valuer.market.observations import Market
+
+SUFFIXES: Final = {".csv": Format.CSV, ".json": Format.JSON, ".parquet": Format.PARQUET}
+
+
+@dataclass(frozen=True, slots=True)
+class FileFeed:
+    """A local file of rows; it has changed when its bytes have."""
+
+    name: str
+    market: Market
+    path: Path
+    format: Format
+
+    async def fetch(self, known: Known) -> Fetched | Unchanged:
+        """The file's rows, unless its bytes are those known. Raises FeedUnavailable, FeedMalformed."""
+        data = await asyncio.to_thread(read_regular, self.path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 == known.content_sha256:
+            return Unchanged()
+        table = await read_table(data, self.format, self.market, str(self.path))
+        return Fetched(table.rows, table.unread, sha256)
+
+
+async def read_table(data: bytes, format_: Format, market: Market, name: str) -> rows.Table:
+    """The rows in bytes of any format, off the event loop. Raises FeedMalformed, FeedUnavailable."""
+    if format_ is Format.PARQUET:
+        return await parquet.read(data, market, name)
+    return await asyncio.to_thread(rows.parse, data, format_, market, name)
+
+
+def read_regular(path: Path) -> bytes:
+    """A regular file's bytes, all of one moment. It blocks. Raises FeedUnavailable, FeedMalformed."""
+    try:
+        # Without O_NONBLOCK the opening of a pipe waits for who writes it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unavailable(path, f"cannot be opened: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise _unavailable(path, "is no regular file")
+        if before.st_size > BYTES_MAX:
+            raise FeedMalformed(Fault.TOO_LARGE, f"{path}: more than {BYTES_MAX} bytes")
+        try:
+            data = file.read(BYTES_MAX + 1)
+        except OSError as error:
+            raise _unavailable(path, f"cannot be read: {error.strerror}") from error
+        after = os.fstat(descriptor)
+    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise _unavailable(path, "was written to while it was read; put a whole one in its place")
+    return data
+
+
+def _unavailable(path: Path, detail: str) -> FeedUnavailable:
+    return FeedUnavailable(Fault.FILE, f"{path}: {detail}")
