@@ -11,6 +11,7 @@ from assay_core.files import Path, line_of, parse
 from assay_core.instants import DAY_MS, parse_instant
 from assay_core.money import Usd
 from assay_valuer.credit.loan import RATE_MAX, Contract, LoanFile
+from assay_valuer.credit.written_schedule import schedule_problems
 from assay_valuer.market.labels import seller
 
 MICROS_PER_HOUR_MAX: Final = 10**9
@@ -131,6 +132,13 @@ def _reserves(loan: LoanFile) -> Iterable[_Problem]:
             yield ("reserves", index, "usd"), problem
 
 
+def _schedule(loan: LoanFile) -> Iterable[_Problem]:
+    for index, one in enumerate(loan.schedule):
+        if _day(one.due) is None:
+            yield ("schedule", index, "due"), f"{one.due} is no day"
+    yield from schedule_problems(loan)
+
+
 def _dollars(text: str) -> tuple[int, str | None]:
     try:
         return Usd.parse(text).micros, None
@@ -161,4 +169,5 @@ _RULES: Final[tuple[Callable[[LoanFile], Iterable[_Problem]], ...]] = (
     _sellers,
     _contracts,
     _reserves,
+    _schedule,
 )

@@ -3,7 +3,7 @@
 Due dates follow the rules of USD.AI's loan router V2: a day of each month, moved to the month's last
 day where it is shorter, at midnight of the loan's own offset from UTC; the first after origination,
 the last at or after the loan's duration; a first period that does not begin on a due day is a stub
-that pays interest only. Payments after it are level.
+that pays interest only. Payments after it are level, unless the parties wrote a schedule of their own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,21 @@ def due_dates(loan: LoanFile) -> tuple[bool, tuple[int, ...]]:
     return stub, tuple(dates)
 
 
+def due_days(loan: LoanFile) -> tuple[str, ...]:
+    """The due dates as days of the loan's own offset, ISO 8601."""
+    offset = timedelta(seconds=loan.repayment.timezone_offset_seconds)
+    _, dates = due_dates(loan)
+    return tuple(
+        (_EPOCH + timedelta(milliseconds=at_ms) + offset).date().isoformat() for at_ms in dates
+    )
+
+
 def schedule(loan: LoanFile) -> tuple[Due, ...]:
+    """What is due when: as the parties wrote it, or else as the terms foresee."""
+    return _written(loan) if loan.schedule else level_schedule(loan)
+
+
+def level_schedule(loan: LoanFile) -> tuple[Due, ...]:
     """The level payments that the terms foresee, the last of which clears the balance.
 
     The level payment is worked out for periods of equal length (the mean of the actual ones);
@@ -83,6 +97,17 @@ def schedule(loan: LoanFile) -> tuple[Due, ...]:
         balance -= principal
         dues.append(Due(at_ms, principal, interest, balance))
         last_ms = at_ms
+    return tuple(dues)
+
+
+def _written(loan: LoanFile) -> tuple[Due, ...]:
+    offset = timedelta(seconds=loan.repayment.timezone_offset_seconds)
+    balance, dues = loan.principal_wad, []
+    for one in loan.schedule:
+        since = datetime.fromisoformat(one.due).replace(tzinfo=UTC) - offset - _EPOCH
+        balance -= one.principal * loan.scale
+        at_ms = since // timedelta(milliseconds=1)
+        dues.append(Due(at_ms, one.principal * loan.scale, one.interest * loan.scale, balance))
     return tuple(dues)
 
 
