@@ -13,8 +13,10 @@ fits that follow the same previous fit. Then (forecast/steps.py, held by a prope
 - every outlook's quantile, drift, committed ratio and ask-to-sold ratio by at most 0.002 (2,000 e6);
 - `basis`, `sellers`, which levels there are, and which products are equivalents do not differ: the
   previous fit has decided them. They may for a product or a level that it had not.
-- `quotes`, `newest_day` and `references` differ freely: no switch may hang on them, but that a level
-  is never older than it was in the previous fit.
+- `quotes`, `newest_day` and `references` differ freely: they inform, and no number may hang on them.
+
+Levels are of their product's `day`, and their errors hold all that is not known on it, the age of
+rows too: what ages a value is the time since `day` alone. Where feeds are silent the fits go on.
 """
 
 from __future__ import annotations
@@ -51,13 +53,13 @@ class Level(_Struct, frozen=True, kw_only=True):
 
     log_e6: Log
     error_e6: Error
-    """Standard error of the level, without what may still happen after `newest_day`."""
+    """Standard error of the level on its product's `day`."""
     sellers: Count
     """Independent sellers of this very product (of hardware: markets) whose prices stand behind it;
     0 where nobody quotes it and it is estimated from others of its class."""
     quotes: Count
     newest_day: Day
-    """The day that the level is of: where no row is newer, what the hardware lost since is not in it."""
+    """Of the rows behind it."""
     basis: Annotated[str, msgspec.Meta(pattern=r"^(quotes|hedonic)$")]
     """`hedonic`: estimated from its specifications and its class, or drawn towards that, since fewer
     than three sellers (of hardware: no market) quote it."""
@@ -89,6 +91,8 @@ class ProductParameters(_Struct, frozen=True, kw_only=True):
 
     product: Name
     asset_class: Name
+    day: Day
+    """That its levels are of: when they were fitted."""
     rental: Level | None = None
     """US dollars per GPU-hour, on demand, of a neutral seller that is no hyperscaler."""
     committed_1y_log_e6: Log | None = None
