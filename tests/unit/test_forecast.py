@@ -105,22 +105,35 @@ def test_a_trend_needs_two_rows_within_180_days():
     assert slope(days, logs, 2, 180) == pytest.approx(0.01)
 
 
-def test_hardware_goes_half_way_with_its_class_and_a_fifth_a_year_down():
+def test_hardware_goes_with_its_class_for_a_while_and_down_by_the_year():
     rows = [
         resale_row(when, usd, f"auction|RTX 30{n}0|sold_avg|used")
         for n in range(1, 6)
         for when, usd in (("2025-01-01", 1000), ("2025-02-01", 1000 * math.exp(-0.031)),
-                          ("2025-03-03", 900))
+                          ("2025-03-03", 900), ("2025-05-02", 900))
     ]  # fmt: skip
     group = list(series(Market.RESALE, rows))
-    # Five series fall by 0.001 a day to February: half of it, by 5/(5 + 5).
+    # Five series fall by 0.001 a day to February: 5/(5 + 5) of it.
     drift = common_drift(group, day("2025-02-01"))
-    assert drift == pytest.approx(0.5 * 5 / 10 * -0.001)
+    assert drift == pytest.approx(5 / 10 * -0.001)
     cases = build_cases(group, Market.RESALE)
-    at = (cases.origin == day("2025-02-01")) & (cases.horizon == 30)
-    expected = 30 * (drift + math.log(0.8) / 365)
-    assert medians(cases)[at] == pytest.approx([expected] * 5)
-    assert (points(cases)[at] < expected).all()
+    for horizon in (30, 90):
+        at = (cases.origin == day("2025-02-01")) & (cases.horizon == horizon)
+        lasting = 45 * (1 - math.exp(-horizon / 45))
+        expected = drift * lasting + horizon * math.log(0.75) / 365
+        assert medians(cases)[at] == pytest.approx([expected] * 5)
+        assert (points(cases)[at] < expected).all()
+
+
+def test_what_is_asked_goes_part_of_the_way_back_to_where_it_just_stood():
+    prices = {"2024-09-30": 500, "2025-01-01": 1000, "2025-02-01": 800, "2025-03-01": 1000,
+              "2025-03-31": 1000}  # fmt: skip
+    rows = [resale_row(when, usd, "shop|L40S|asking|new") for when, usd in prices.items()]
+    cases = build_cases(series(Market.RESALE, rows), Market.RESALE)
+    at = (cases.origin == day("2025-03-01")) & (cases.horizon == 30)
+    # One series, level over 59 days: no drift. The 500 is older than 90 days, the 800 is not.
+    expected = 0.3 * math.log(0.8) + 30 * math.log(0.85) / 365
+    assert medians(cases)[at] == pytest.approx([expected])
 
 
 def test_an_interval_score_is_width_and_what_was_missed():

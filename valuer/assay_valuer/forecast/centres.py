@@ -1,18 +1,22 @@
 """Point forecasts: the baselines, and Assay's centre. All are log changes from the last price.
 
 Symbols: h the horizon in days, x the log change over it, s the 180-day slope of the series' log
-price, m the class's own drift, v the variance of its log price per day.
+price, m the class's own drift, l the lowest log price of the series' last 90 days less the last one,
+v the variance of its log price per day.
 
 Rental: x = 0. Momentum of spot and of marketplace prices was tried, and lost on every horizon before
 the scoring window (docs/valuation.md).
-Resale: x = w·m·h + h/365·ln(1 − d), w = 0.5·n/(n + 5), d = 20% a year. m is the median slope of the
-last 75 days over the n series of the same class and feed: what all cards of a class do together says
-more about one of them than its own past, which is mostly the noise of its listings.
+Resale: x = m·τ(1 − e^(−h/τ)) + b·l + h/365·ln(1 − d), τ = 45 days, b = 0.3, d by feed. m is the median
+slope of the last 75 days over the n series of the same class and feed, times n/(n + 5): what all cards
+of a class do together says more about one of them than its own past, which is mostly the noise of its
+listings. A trend dies away (Gardner and McKenzie's damped trend). l is there since a price that rose
+above where it just stood has mostly run out of cheap offers, not gained in value.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -23,16 +27,20 @@ from assay_valuer.market.observations import Market
 from assay_valuer.market.series import Series
 
 YEAR_DAYS: Final = 365.0
-DECAY_YEARLY: Final = 0.20
-"""Judgement: the middle of the 15 to 25% a year that hardware lost in the long run."""
-COMMON_WEIGHT: Final = 0.5
+DECAY_YEARLY: Final = MappingProxyType({"sold": 0.25, "asking": 0.15})
+"""Judgement, the two ends of the 15 to 25% a year that hardware lost in the long run: what is asked
+follows what is paid slowly. Chosen, like all that follow, on outcomes before 2024."""
+MAPE_SHARE: Final = MappingProxyType({"sold": 0.5, "asking": 0.25})
+FLOOR_WEIGHT: Final = 0.3
+FLOOR_DAYS: Final = 90
+TREND_LASTS_DAYS: Final = 45.0
+"""τ: what a trend of today adds in all is what it would in so many days."""
 COMMON_SERIES: Final = 5.0
 COMMON_DAYS: Final = 75
 COMMON_AGE_MAX: Final = 45
 COMMON_SPAN_MIN: Final = 25
 SLOPE_MAX: Final = 0.004
 """Log per day. No class of cards moved faster for long; a typing mistake does."""
-MAPE_SHARE: Final = 0.5
 MAPE_VARIANCE_MAX: Final = 0.0009
 """Per day. What a series of listings shows beyond it is which offers were up, not the market."""
 VARIANCE_DAILY: Final = 0.0006
@@ -70,24 +78,43 @@ def medians(cases: Cases) -> Floats:
     """Assay's median forecast of the log change."""
     if cases.market is Market.RENTAL:
         return np.zeros(len(cases))
-    decay = math.log(1 - DECAY_YEARLY) / YEAR_DAYS
-    return (_common(cases) + decay) * cases.horizon
+    decay = np.log1p(-_by_feed(cases, DECAY_YEARLY)) / YEAR_DAYS
+    lasting = TREND_LASTS_DAYS * -np.expm1(-cases.horizon / TREND_LASTS_DAYS)
+    return _common(cases) * lasting + decay * cases.horizon + FLOOR_WEIGHT * _floor(cases)
 
 
 def points(cases: Cases) -> Floats:
-    """The figure that is scored: for hardware the median less half its variance over h.
+    """The figure that is scored: for hardware the median less a share of its variance over h.
 
     What minimises the expected percentage error of a log-normal price is its median times e^−σ²: an
-    error above is unbounded, one below is not. Half of it, since σ² is itself uncertain.
+    error above is unbounded, one below is not. Less than all of it, since σ² is itself uncertain, and
+    least for asking prices, whose variance is mostly which offers were up.
     """
     centre = medians(cases)
     if cases.market is Market.RENTAL:
         return centre
-    return centre - MAPE_SHARE * np.minimum(variance(cases), MAPE_VARIANCE_MAX) * cases.horizon
+    spread = np.minimum(variance(cases), MAPE_VARIANCE_MAX) * cases.horizon
+    return centre - _by_feed(cases, MAPE_SHARE) * spread
+
+
+def _by_feed(cases: Cases, figures: Mapping[str, float]) -> Floats:
+    """Each case's own."""
+    return np.array([figures[one.feed] for one in cases.series], dtype=np.float64)[cases.index]
+
+
+def _floor(cases: Cases) -> Floats:
+    """l: how far the lowest price of a case's last 90 days lies below its last one, as a log change."""
+    below = np.zeros(len(cases))
+    for case, (number, day) in enumerate(zip(cases.index, cases.origin.tolist(), strict=True)):
+        one = cases.series[number]
+        end = int(np.searchsorted(one.days, day, side="right"))
+        start = int(np.searchsorted(one.days, day - FLOOR_DAYS))
+        below[case] = float(one.logs[start:end].min()) - float(one.logs[end - 1])
+    return below
 
 
 def _common(cases: Cases) -> Floats:
-    """w·m for each case: the drift per day of its class and feed at its origin, shrunk to none."""
+    """m for each case: the drift per day of its class and feed at its origin, shrunk to none."""
     groups: dict[tuple[str, str], list[Series]] = {}
     for one in cases.series:
         groups.setdefault((one.asset_class, one.feed), []).append(one)
@@ -116,4 +143,4 @@ def common_drift(group: list[Series], day: int) -> float:
     if not slopes:
         return 0.0
     median = float(np.clip(np.median(slopes), -SLOPE_MAX, SLOPE_MAX))
-    return COMMON_WEIGHT * len(slopes) / (len(slopes) + COMMON_SERIES) * median
+    return len(slopes) / (len(slopes) + COMMON_SERIES) * median
