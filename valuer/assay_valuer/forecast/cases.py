@@ -29,6 +29,8 @@ TREND_DAYS: Final = 180
 STILL: Final = 1e-6
 """A log change below it is none: prices are quoted to a few digits."""
 MONTH_DAYS: Final = 30.0
+NEVER: Final = date.max.toordinal()
+"""The day of an outcome that is still to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,17 @@ class Cases:
         return np.array([getattr(one, name) for one in self.series], dtype=np.str_)[self.index]
 
 
-def build_cases(series: Sequence[Series], market: Market) -> Cases:
-    """Every case of the series; each series must have at least one row."""
+def build_cases(series: Sequence[Series], market: Market, today: int | None = None) -> Cases:
+    """Every case of the series; each series must have at least one row.
+
+    With `today` also the forecasts that stand open: a case per horizon of each series from its last
+    row, with `today` as its origin and an outcome that is not known in any month.
+    """
     columns: list[tuple[float, ...]] = []
     for number, one in enumerate(series):
         columns += _of_series(number, one)
+        if today is not None:
+            columns += _open(number, one, today)
     columns.sort(key=lambda row: (row[2], row[0], row[1]))
     table = np.array(columns, dtype=np.float64).reshape(-1, 12)
     whole = table.astype(np.int64)
@@ -97,9 +105,7 @@ def build_cases(series: Sequence[Series], market: Market) -> Cases:
 
 def _of_series(number: int, series: Series) -> Iterator[tuple[float, ...]]:
     days, logs = series.days, series.logs
-    steps = np.diff(logs)
-    squares = np.concatenate(([0.0], np.cumsum(steps**2)))
-    moves = np.concatenate(([0.0], np.cumsum(np.abs(steps) > STILL)))
+    squares, moves = _history(logs)
     seen = 0
     for at, day in enumerate(days.tolist()):
         month = date.fromordinal(day).replace(day=1).toordinal()
@@ -115,6 +121,26 @@ def _of_series(number: int, series: Series) -> Iterator[tuple[float, ...]]:
             known = (trend, float(moves[at]), months, float(squares[at]), float(at))
             change = float(logs[found] - logs[at])
             yield (number, horizon, day, int(days[found]), month, float(logs[at]), change, *known)
+
+
+def _open(number: int, series: Series, today: int) -> Iterator[tuple[float, ...]]:
+    days, logs = series.days, series.logs
+    squares, moves = _history(logs)
+    at = len(days) - 1
+    month = date.fromordinal(today).replace(day=1).toordinal()
+    months = (int(days[at]) - int(days[0])) / MONTH_DAYS
+    trend = slope(days, logs, at, TREND_DAYS)
+    known = (trend, float(moves[at]), months, float(squares[at]), float(at))
+    for horizon in HORIZONS:
+        yield (number, horizon, today, NEVER, month, float(logs[at]), 0.0, *known)
+
+
+def _history(logs: Floats) -> tuple[Floats, Floats]:
+    """Up to each row: the sum of squared changes, and how often the price had changed."""
+    steps = np.diff(logs)
+    squares = np.concatenate(([0.0], np.cumsum(steps**2)))
+    moves = np.concatenate(([0.0], np.cumsum(np.abs(steps) > STILL)))
+    return squares, moves
 
 
 def nearest(days: Ints, target: int, within: float) -> int | None:
