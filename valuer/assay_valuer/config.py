@@ -19,6 +19,9 @@ from assay_valuer.policy import ValuerPolicy
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,126}[a-z0-9])?")
 _SOURCES: Final = {"nvml": Source.NVML, "replay": Source.REPLAY, "simulated": Source.SIMULATED}
 
+FEED_SUFFIXES: Final = (".csv", ".json", ".parquet")
+"""What a price file's name ends in, where the configuration does not say how it is written."""
+
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 _Address = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-fA-F]{40}$")]
 
@@ -96,6 +99,38 @@ class OcspConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The only address that is ever asked; NVIDIA's own responder."""
 
 
+class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One source of price rows: a file of this machine, or a URL."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    """What rows are kept under; a feed that gets another name is another feed."""
+    market: Literal["rental", "resale"]
+    path: str | None = None
+    url: str | None = None
+    format: Literal["csv", "json", "parquet"] | None = None
+    """Without one, what the file's name ends in, or what the server says it is."""
+    every_s: Annotated[int, msgspec.Meta(ge=10, le=7 * 86_400)] = 3_600
+    token_file: str | None = None
+    """A bearer token, sent to the URL's own host alone; mode 0600 or a systemd credential."""
+    own_ca: str | None = None
+    """Certificates, PEM, that alone may vouch for the server; without them, the public ones."""
+
+
+class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where prices come from. Whoever edits this chooses whom the valuer believes."""
+
+    feeds: Annotated[tuple[FeedConfig, ...], msgspec.Meta(max_length=32)] = ()
+    hosts: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.:\[\]-]{1,253}$")], ...],
+        msgspec.Meta(max_length=64),
+    ] = ()
+    """The only hosts that are asked, as name or name:port; also after a redirect."""
+    proxy: str | None = None
+    """The proxy that feeds are asked through; none is taken from the environment."""
+    stale_after_days: Annotated[int, msgspec.Meta(ge=1, le=365)] = 14
+    """A feed that gave nothing new for so long is said to be stale."""
+
+
 class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of valuer.yaml."""
 
@@ -123,6 +158,7 @@ class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     policy: ValuerPolicy = msgspec.field(default_factory=ValuerPolicy)
     oracle: OracleConfig = OracleConfig()
     ocsp: OcspConfig = OcspConfig()
+    market: MarketConfig = MarketConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +199,7 @@ def load(path: Path | None) -> ValuerConfig:
     _check_oracle(config.oracle, str(path))
     if not is_safe_url(config.ocsp.url):
         raise FileError(f"{path}: ocsp.url: an https:// URL is needed")
+    _check_market(config.market, str(path))
     return config
 
 
@@ -224,3 +261,44 @@ def _check_oracle(oracle: OracleConfig, name: str) -> None:
             raise FileError(f"{name}: oracle.{field}: is needed where oracle.enabled is true")
     if oracle.threshold > len(oracle.report_keystores):
         raise FileError(f"{name}: oracle.threshold: more than there are report_keystores")
+
+
+def _check_market(market: MarketConfig, name: str) -> None:
+    names: set[str] = set()
+    if market.proxy is not None and urlsplit(market.proxy).scheme not in ("http", "https"):
+        raise FileError(f"{name}: market.proxy: an http:// or https:// URL is needed")
+    for at, feed in enumerate(market.feeds):
+        where = f"{name}: market.feeds.{at}"
+        if feed.name in names:
+            raise FileError(f"{where}.name: {feed.name!r} is the name of another feed")
+        names.add(feed.name)
+        if (feed.path is None) == (feed.url is None):
+            raise FileError(f"{where}: either path or url is needed")
+        if feed.path is not None:
+            _check_file_feed(feed, feed.path, where)
+        if feed.url is not None:
+            _check_url(feed.url, market.hosts, where)
+
+
+def _check_file_feed(feed: FeedConfig, path: str, where: str) -> None:
+    if feed.token_file is not None or feed.own_ca is not None:
+        raise FileError(f"{where}: token_file and own_ca are for a url")
+    if feed.format is None and Path(path).suffix.lower() not in FEED_SUFFIXES:
+        raise FileError(f"{where}.format: is needed, since {path!r} does not end in one")
+
+
+def _check_url(url: str, hosts: tuple[str, ...], where: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise FileError(f"{where}.url: {error}") from error
+    if not is_safe_url(url):
+        raise FileError(f"{where}.url: an https:// URL is needed")
+    if parts.username is not None or parts.password is not None:
+        raise FileError(f"{where}.url: a name in a URL is sent to nobody; use token_file")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    usual = port in (None, 443 if parts.scheme == "https" else 80)
+    place = host if usual else f"{host}:{port}"
+    if place not in hosts:
+        raise FileError(f"{where}.url: {place} is not in market.hosts")
