@@ -77,6 +77,8 @@ def _tell(place: World, console: Console, *, once: bool) -> None:
     console.print("valuer: authority, ledger, prices and three loans; 2 of 3 report keys must sign")
     world.add_parties(place)
     console.print("parties: olga (operator), lena and lars (lender), each with a key of their own")
+    world.sign_covenant(place, SITES[0])
+    console.print(f"covenant: lena and olga signed what {SITES[0].loan_id} is measured by")
     token = world.token(place)
     if missing:
         console.print(

@@ -322,6 +322,38 @@ def party_key(world: World, name: str) -> Path:
     return world.directory / f"{name}.key"
 
 
+def sign_covenant(world: World, site: Site) -> None:
+    """Lender and operator sign what the site's loan is measured by, each with a key of their own."""
+    written = world.directory / f"{site.loan_id}.covenant.json"
+    written.write_text(json.dumps(_covenant(site), indent=1))
+    signed = written
+    for name in ("lena", "olga"):
+        out = world.directory / f"{site.loan_id}.covenant.{name}.json"
+        key = str(party_key(world, name))
+        run(tool("assay-valuer"), "party", "sign", str(signed), "--key", key, "--out", str(out))
+        signed = out
+    valuer(world, "covenant", "import", str(signed), "--loan", site.loan_id)
+
+
+def _covenant(site: Site) -> dict[str, object]:
+    """Watched from 75% of OLV, called from 85%, in default from 95%."""
+    return {
+        "loan": site.loan_id,
+        "version": 1,
+        "effective_from_ms": time.time_ns() // 1_000_000,
+        "parties": {"lender": "lena", "borrower": "olga"},
+        "value_source": "automated",
+        "premise": "OLV",
+        "ltv_basis": "gross",
+        "thresholds": {"watch_bps": 7_500, "call_bps": 8_500, "default_bps": 9_500},
+        "hysteresis_bps": 100,
+        "call_valuations": 2,
+        "call_apart_hours": 24,
+        "value_cure_hours": 240,
+        "reporting_cure_hours": 72,
+    }
+
+
 def replace_gpu(world: World, site: Site, index: int) -> str:
     """The operator proposes that a GPU was replaced, the lender agrees; returns the new serial."""
     gpu = simulation.gpus_of(scenario.parse(site.scenario(), site.name))[index]

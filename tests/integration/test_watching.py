@@ -204,6 +204,7 @@ def place(tmp_path_factory) -> Iterator[world.World]:
         world.start_tpm(place)
         world.set_up_valuer(place, hub, url, keys)
         world.add_parties(place)
+        world.sign_covenant(place, world.SITES[0])
         token = world.token(place)
         for site in world.SITES:
             if site.fault_at_s is not None or site is world.SITES[0]:
