@@ -108,7 +108,8 @@ def _floor(cases: Cases) -> Floats:
     for case, (number, day) in enumerate(zip(cases.index, cases.origin.tolist(), strict=True)):
         one = cases.series[number]
         end = int(np.searchsorted(one.days, day, side="right"))
-        start = int(np.searchsorted(one.days, day - FLOOR_DAYS))
+        # A forecast that stands open may have no row so near: then the last one is its own floor.
+        start = min(int(np.searchsorted(one.days, day - FLOOR_DAYS)), end - 1)
         below[case] = float(one.logs[start:end].min()) - float(one.logs[end - 1])
     return below
 
