@@ -48,12 +48,18 @@ _MEANT: Final = MappingProxyType(
 is its processor's memory."""
 
 
-@cache
 def product_named(accelerator: str, variant: str = "") -> Product | None:
     """The one product that these words are of; None where they fit none, or more than one."""
+    fitting = candidates(accelerator, variant)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+@cache
+def candidates(accelerator: str, variant: str = "") -> tuple[Product, ...]:
+    """The products of one model that these words may be of; none where there is a word too many."""
     text = re.sub(r"[^a-z0-9]+", " ", f"{accelerator} {variant}".lower()).strip()
     if re.search(r"\bmixed\b", text):
-        return None
+        return ()
     memory = {int(found) for found in _MEMORY.findall(text)}
     text = _MEMORY.sub(" ", text)
     forms = {found.replace(" ", "") for found in _FORM.findall(text)}
@@ -67,9 +73,8 @@ def product_named(accelerator: str, variant: str = "") -> Product | None:
         for product in _MODELS.get(model, ())
         if memory <= {SPECS[product].memory_gb} and forms <= _forms(product)
     ]
-    if len(fitting) > 1:
-        fitting = [product for product in fitting if product == _MEANT.get(model)]
-    return fitting[0] if len(fitting) == 1 else None
+    meant = _MEANT.get(model)
+    return (meant,) if meant in fitting else tuple(fitting)
 
 
 def _forms(product: Product) -> frozenset[str]:
