@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from lxml import etree
 from signxml import DigestAlgorithm, SignatureMethod, XMLSigner
 
-from assay_core import asset_events, codec, disclosure
+from assay_core import appraisal, asset_events, codec, disclosure
 from assay_core.asset_events import AssetEvent, Kind, Subject
 from assay_core.errors import FileError, HostError, Refused
 from assay_core.evidence import chain, der, ek, forms, nvidia, ocsp, rim, sealed, spdm, tpm
@@ -330,6 +330,11 @@ def _events() -> list[bytes]:
     ]
 
 
+def _appraisals() -> list[bytes]:
+    signed = json.loads((GOLDEN / "appraisal_v1.json").read_text())["appraisal"]
+    return [base64.b64decode(signed["payload"])]
+
+
 TARGETS: Mapping[str, Target] = {
     "spdm": Target(spdm.parse, (spdm.MalformedReport,), _reports),
     "report": Target(_report, (nvidia.BadEvidence,), _reports),
@@ -353,6 +358,7 @@ TARGETS: Mapping[str, Target] = {
     "activate": Target(wire_enrolment.parse_activate, (Denied,), _activations),
     "rotate": Target(wire_enrolment.parse_rotate, (Denied,), _rotations),
     "asset_event": Target(asset_events.decode, (FileError,), _events),
+    "appraisal": Target(appraisal.decode, (FileError,), _appraisals),
     "disclosure": Target(_disclosed, (FileError, HostError), _disclosures),
 }
 

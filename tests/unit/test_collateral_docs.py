@@ -11,13 +11,15 @@ from assay_agent import config as agent_config
 from assay_agent.cli import main as agent
 from assay_agent.config import AgentConfig
 from assay_agent.telemetry import scenario, simulation
-from assay_core import asset_events
+from assay_core import appraisal, asset_events
+from assay_core.appraisal import ASSETS_MAX, AppraisalRefusal
 from assay_core.asset_events import AssetEvent, Kind
 from assay_core.covenant import CovenantRefusal, decode
 from assay_core.errors import FileError
 from assay_core.files import parse
 from assay_core.signatories import Role, needed
 from assay_valuer import config
+from assay_valuer.appraisal_draft import read_appraisal
 from assay_valuer.covenant_draft import read_covenant
 from assay_valuer.credit.covenant import Level
 from assay_valuer.credit.loan_reading import read_loan
@@ -96,13 +98,15 @@ def test_a_file_that_no_collector_would_read_is_refused(tmp_path):
 
 def test_the_examples_are_good_files():
     (prices,) = blocks("csv")
-    loan, event, covenant, policy = blocks("yaml")
+    loan, event, covenant, appraised, policy = blocks("yaml")
     assert len(read_prices(prices, "prices.csv").rows) == 3
     read = read_loan(loan, "loan.yaml")
     assert [read.reserved_for(gpu)[0] for gpu in read.pledge] == ["fra1", "fra2"]
     released = asset_events.decode(read_event(event, "event.yaml").payload)
     assert (released.kind, released.loan) == (Kind.RELEASE, read.id)
     assert [gpu.serial for gpu in released.assets] == [read.pledge[1].serial]
+    worth = appraisal.decode(read_appraisal(appraised, "appraisal.yaml").payload)
+    assert [gpu.serial for gpu in worth.assets] == [gpu.serial for gpu in read.pledge]
     agreed = decode(read_covenant(covenant, "covenant.yaml").payload)
     assert (agreed.loan, agreed.thresholds.call_bps) == (read.id, 8_500)
     assert parse(policy, ValuerPolicy, "policy.yaml").market.price_age_max_days == 90
@@ -129,6 +133,12 @@ def test_it_names_every_level_and_every_reason_that_a_covenant_is_refused_for():
     (told,) = re.findall(r"^## Covenants.*?(?=^## )", MANUAL, re.MULTILINE | re.DOTALL)
     assert {one for one in CovenantRefusal if f"`{one.value}`" not in told} == set()
     assert {one for one in Level if f"**{one.value}**" not in told} == set()
+
+
+def test_it_names_every_reason_that_an_appraisal_is_refused_for():
+    (told,) = re.findall(r"^## Appraisals.*?(?=^## )", MANUAL, re.MULTILINE | re.DOTALL)
+    assert {one for one in AppraisalRefusal if f"`{one.value}`" not in told} == set()
+    assert f"{ASSETS_MAX:,}" in told
 
 
 def test_its_prices_are_of_products_that_gpus_are_matched_with():

@@ -8,6 +8,7 @@ from assay_core import covenant, envelope_json, files
 from assay_core.covenant import Covenant
 from assay_core.errors import FileError
 from assay_core.seal import COVENANT_TYPE, Envelope
+from assay_valuer.appraisal_draft import is_appraisal, read_appraisal
 from assay_valuer.events.draft import read_event
 
 
@@ -35,7 +36,12 @@ def read_covenant(text: str, name: str) -> Envelope:
 
 
 def read_statement(text: str, name: str) -> Envelope:
-    """What a party is asked to sign: a covenant, or else an asset event. Raises FileError."""
+    """What a party is asked to sign: an appraisal, a covenant, or else an asset event.
+
+    Raises FileError.
+    """
+    if is_appraisal(text, name):
+        return read_appraisal(text, name)
     form = files.parse(text, _Form, name)
     if form.payloadType == COVENANT_TYPE or form.thresholds is not None:
         return read_covenant(text, name)

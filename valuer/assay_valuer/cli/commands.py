@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from assay_core.errors import AssayError, FileError, ServiceError
 from assay_valuer.cli import (
+    appraisal,
     asset,
     backtest,
     check,
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         price,
         loan,
         covenant,
+        appraisal,
         gpu,
         asset,
         party,

@@ -1,13 +1,14 @@
-"""`assay-valuer party`: who may sign asset events and covenants, and their keys."""
+"""`assay-valuer party`: who may sign asset events, covenants and appraisals, and their keys."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from assay_core import envelope_json
 from assay_core.instants import format_instant
-from assay_core.seal import ASSET_EVENT_TYPE
+from assay_core.seal import APPRAISAL_TYPE, ASSET_EVENT_TYPE, COVENANT_TYPE
 from assay_core.signatories import Role
 from assay_valuer.cli.common import (
     FALSE,
@@ -34,11 +35,17 @@ from assay_valuer.parties import (
     read_public_key,
 )
 
+_KEEPS: Final = {
+    ASSET_EVENT_TYPE: "asset propose --file",
+    COVENANT_TYPE: "covenant import",
+    APPRAISAL_TYPE: "appraisal import",
+}
+
 
 def add_parser(commands: Commands) -> None:
     """Registers the commands."""
     group = commands.add_parser(
-        "party", help="lenders, operators and custodians, who sign asset events"
+        "party", help="lenders, operators, custodians and appraisers, who sign by keys of their own"
     ).add_subparsers(required=True)
     key = add_command(
         group,
@@ -51,7 +58,7 @@ def add_parser(commands: Commands) -> None:
     adding = add_command(
         group,
         "add",
-        "let a party sign asset events from now on",
+        "let a party sign from now on, in its role",
         "assay-valuer party add bob --role operator --public bob.pem --site fra1",
     )
     adding.add_argument("name", metavar="NAME")
@@ -84,11 +91,12 @@ def add_parser(commands: Commands) -> None:
     signing = add_command(
         group,
         "sign",
-        "sign an asset event or a covenant in a file, where the party is; needs no state folder",
+        "sign an asset event, a covenant or an appraisal in a file, where the party is; needs no state "
+        "folder",
         "assay-valuer party sign event.json --key bob.key --out signed.json",
     )
     signing.add_argument(
-        "file", metavar="FILE", type=Path, help="an event or a covenant, or one signed before"
+        "file", metavar="FILE", type=Path, help="as written by hand, or as signed before"
     )
     signing.add_argument("--key", required=True, type=Path, metavar="FILE")
     signing.add_argument("--out", required=True, type=Path, metavar="FILE")
@@ -155,11 +163,10 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_sign(args: argparse.Namespace) -> int:
-    """Adds a signature to the file's event or covenant, and writes the envelope."""
+    """Adds a signature to what the file holds, and writes the envelope."""
     statement = read_statement(read_text(args.file), str(args.file))
     write_file(args.out, envelope_json.dump(countersign(statement, read_key(args.key))))
-    event = statement.payload_type == ASSET_EVENT_TYPE
-    keep = "asset propose --file" if event else "covenant import"
+    keep = _KEEPS[statement.payload_type]
     say(f"signed; hand {args.out} on, or keep it with: assay-valuer {keep}")
     return OK
 
