@@ -108,14 +108,14 @@ class HttpFeed:
 
     async def _ask(self, known: Known, where: str) -> _Reply | Unchanged:
         """Asks until there is an answer, or no hope of one."""
-        token = None
+        bearer = None
         if self.token_file is not None:
-            token = await asyncio.to_thread(web.read_token, self.token_file)
+            bearer = await asyncio.to_thread(web.read_bearer, self.token_file)
         context = await asyncio.to_thread(self._context)
         for attempt in range(1, self.limits.attempts + 1):
             try:
                 async with self._client(context) as client:
-                    return await self._attempt(client, known, token)
+                    return await self._attempt(client, known, bearer)
             except httpx.HTTPError as error:
                 again = _failed(error, where)
             except _Again as error:
@@ -136,7 +136,7 @@ class HttpFeed:
         return max(spread_s, asked_s or 0.0)
 
     async def _attempt(
-        self, client: httpx.AsyncClient, known: Known, token: str | None
+        self, client: httpx.AsyncClient, known: Known, bearer: web.Bearer | None
     ) -> _Reply | Unchanged:
         """One attempt, with the hops that it takes."""
         own = url = httpx.URL(self.url)
@@ -146,10 +146,8 @@ class HttpFeed:
         if known.last_modified is not None:
             headers["If-Modified-Since"] = known.last_modified
         for _ in range(self.limits.redirects_max + 1):
-            secret = {}
-            if token is not None and web.origin(url) == web.origin(own):
-                secret = {"Authorization": f"Bearer {token}"}
-            async with client.stream("GET", url, headers=headers | secret) as reply:
+            auth = bearer if web.origin(url) == web.origin(own) else None
+            async with client.stream("GET", url, headers=headers, auth=auth) as reply:
                 if reply.status_code in _REDIRECTS:
                     url = web.follow(url, reply.headers.get("location"), self.hosts)
                     continue
@@ -211,6 +209,8 @@ def _failed(error: httpx.HTTPError, where: str) -> _Again:
 
     The library's own text stays out: it may be about a header that holds a secret.
     """
+    if isinstance(error, httpx.TimeoutException):
+        return _Again(Fault.TIMEOUT, f"{where}: no answer in time ({type(error).__name__})")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -219,6 +219,4 @@ def _failed(error: httpx.HTTPError, where: str) -> _Again:
         if isinstance(cause, ssl.SSLError):
             return _Again(Fault.TLS, f"{where}: no TLS ({cause.reason or type(cause).__name__})")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.TimeoutException):
-        return _Again(Fault.TIMEOUT, f"{where}: no answer in time ({type(error).__name__})")
     return _Again(Fault.UNREACHABLE, f"{where}: no answer ({type(error).__name__})")

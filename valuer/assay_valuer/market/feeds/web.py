@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -126,13 +126,25 @@ def format_of(content_type: str, url: httpx.URL) -> Format | None:
     return Format.JSON if kind.endswith("+json") else _TYPES.get(kind)
 
 
-def read_token(path: Path) -> str:
-    """A bearer token from a file that only the valuer can read. It blocks. Raises FeedUnavailable."""
+class Bearer(httpx.Auth):
+    """A bearer token, put into one request. It shows itself nowhere: tracebacks print what is local."""
+
+    def __init__(self, token: str) -> None:
+        self._token: Final = token
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """As httpx asks for it."""
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+    def __repr__(self) -> str:
+        return "Bearer(…)"
+
+
+def read_bearer(path: Path) -> Bearer:
+    """The token in a file that only the valuer can read. It blocks. Raises FeedUnavailable."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            data = file.read(_TOKEN_BYTES_MAX + 1) if stat.S_ISREG(mode) else b""
+        mode, bearer = _bearer_in(path)
     except OSError as error:
         raise FeedUnavailable(
             Fault.TOKEN, f"{path}: cannot read the token: {error.strerror}"
@@ -140,10 +152,19 @@ def read_token(path: Path) -> str:
     # A systemd credential may be read by its group too.
     if mode & (stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP):
         raise FeedUnavailable(Fault.TOKEN, f"{path}: others may read this token; chmod 600 it")
-    token = data.decode("ascii", "replace").strip()
-    if len(data) > _TOKEN_BYTES_MAX or not _TOKEN.fullmatch(token):
+    if bearer is None:
         raise FeedUnavailable(Fault.TOKEN, f"{path}: one line is expected, a bearer token")
-    return token
+    return bearer
+
+
+def _bearer_in(path: Path) -> tuple[int, Bearer | None]:
+    """The file's mode, and its token if it has one. It raises nothing once it holds a secret."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        data = file.read(_TOKEN_BYTES_MAX) if stat.S_ISREG(mode) else b""
+    token = data.decode("ascii", "replace").strip()
+    return mode, Bearer(token) if _TOKEN.fullmatch(token) else None
 
 
 class Unpacking:
