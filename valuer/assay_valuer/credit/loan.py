@@ -31,6 +31,8 @@ Date = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Dollars = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
 """Decimal text: what YAML takes for a number with a fraction may not be the one that was written."""
 
+Reference = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
 
 class LoanStatus(enum.StrEnum):
     """As `ILoanRouterV2.LoanStatus`, without Uninitialized."""
@@ -66,10 +68,14 @@ class Tranche(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Payment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A payment that was made: when (RFC 3339), and how much in token units."""
+    """A payment that was made: when (RFC 3339), and how much in token units.
+
+    `reference` names it among the loan's payments, where it came in by the API.
+    """
 
     at: str
     amount: int
+    reference: Reference | None = None
 
 
 class Pledged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -55,7 +55,12 @@ def _payments(loan: LoanFile) -> Iterable[_Problem]:
     last_ms, problem = _instant(loan.originated_at)
     if problem is not None:
         yield ("originated_at",), problem
+    named: set[str] = set()
     for index, payment in enumerate(loan.payments):
+        if payment.reference is not None:
+            if payment.reference in named:
+                yield ("payments", index, "reference"), f"{payment.reference} is another payment's"
+            named.add(payment.reference)
         at_ms, problem = _instant(payment.at)
         if problem is not None:
             yield ("payments", index, "at"), problem
