@@ -20,9 +20,9 @@ import numpy as np
 from assay_valuer.forecast.cases import Floats
 from assay_valuer.market.models import SPECS, Product
 
-SLOPES: Final = (0.35, 0.35, 0.25, 0.05)
-"""Judgement: a product twice as good in all three costs 1.9 times as much; one a year newer, 5% more."""
-SLOPES_APART: Final = (0.20, 0.20, 0.20, 0.05)
+SLOPES: Final = (0.30, 0.30, 0.20, 0.0)
+"""Judgement: a product twice as good in all three costs 1.7 times as much, and age alone costs nothing."""
+SLOPES_APART: Final = (0.15, 0.15, 0.15, 0.05)
 LEVEL_APART: Final = 2.0
 PRODUCT_APART: Final = 0.30
 """How far products of the same figures lie apart. Judgement."""

@@ -6,7 +6,7 @@ and its replay read the same integers. Logarithms are natural, of US dollars, in
 are ordinals (0001-01-01 is 1), as `datetime.date.toordinal` gives them.
 
 What one seller can do. Take two snapshots that differ in one seller's rows, in whatever way, and the
-fits that follow the same previous fit. Then (forecast/steps.py, held by a property test):
+fits that follow the same previous fit. Then (forecast/steps.py, held by property tests):
 
 - every level that the previous fit had differs by at most 1.4% (14,000 e6);
 - every error, daily volatility and shortfall by at most 2% of itself;
@@ -125,7 +125,8 @@ class ClassParameters(_Struct, frozen=True, kw_only=True):
 
     asset_class: Name
     sales: Count
-    """Realised sales that it was tested on; below 30 nothing of it is validated."""
+    """Realised sales that were observed: to be told. What is validated has an error below, and whether
+    it has one the previous fit has decided, at 30 sales."""
     ask_to_sold_log_e6: Log | None = None
     """ln of sold ÷ asking price in the same month; None where no pair was seen."""
     market_error_e6: Error | None = None
