@@ -33,7 +33,7 @@ from tests.fakes.collateral import (
 
 SERIALS = ["S0001", "S0002", "S0003", "S0004"]
 GPUS = [asset(number) for number in range(1, 5)]
-PAID = '{at: "2026-11-12T00:00:00Z", amount: 1, reference: wire-7}'
+WIRED = '{at: "2026-11-12T00:00:00Z", amount: 1, reference: wire-7}'
 CONTRACT = (
     '{counterparty: Initech, usd_per_gpu_hour: "2.10", until: "2027-06-30", '
     f'default_bps_per_year: 250, document_sha256: "{"ab" * 32}"}}'
@@ -71,8 +71,8 @@ def test_a_loan_reads_back_from_what_is_stored_even_with_wide_numbers():
             "payments.0.at",
         ),
         ("payments: []", 'payments: [{at: "soon", amount: 1}]', 12, "payments.0.at"),
-        ("payments: []", f"payments: [{PAID}, {PAID}]", 12, "payments.1.reference"),
-        ("payments: []", f"payments: [{PAID.replace('wire-7', 'wire 7')}]", 12, "reference"),
+        ("payments: []", f"payments: [{WIRED}, {WIRED}]", 12, "payments.1.reference"),
+        ("payments: []", f"payments: [{WIRED.replace('wire-7', 'wire 7')}]", 12, "reference"),
         ("payments: []", "payments: []\nstatus: late", 13, "status"),
         ('"S0002"', '"S0001"', 15, "pledge.1.serial"),
         ('"S0002"', '""', 15, "serial"),
