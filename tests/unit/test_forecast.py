@@ -191,7 +191,8 @@ def test_intervals_hold_what_they_say_on_a_market_that_wanders():
 
 
 def test_a_future_that_is_planted_is_not_used():
-    """Every price after a day is changed: no forecast made by that day may be another."""
+    """Every price after a day is changed, by less than the gate sees: no forecast made by that day
+    may be another."""
     cut = day("2024-03-15")
     luck = random.Random(4)
 
@@ -201,7 +202,7 @@ def test_a_future_that_is_planted_is_not_used():
             cells = row.split(",")
             at = 5 if len(cells) == 11 else 2
             if day(cells[0]) > cut:
-                cells[at] = str(float(cells[at]) * luck.choice([0.5, 0.8, 1.7]))
+                cells[at] = str(float(cells[at]) * luck.choice([0.9, 0.95, 1.1]))
             changed.append(",".join(cells))
         return changed
 

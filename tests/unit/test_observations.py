@@ -48,7 +48,9 @@ def test_a_series_is_named_by_its_columns_in_the_stated_order():
         (rental_row("2025-01-01", "nan"), "price"),
         (rental_row("2025-01-01", "inf"), "price"),
         (rental_row("2025-01-01", "1e999"), "price"),
-        (rental_row("2025-01-01", "€2.50"), "price"),
+        (rental_row("2025-01-01", "€2.50"), "currency"),
+        (rental_row("2025-01-01", "$2.50"), "currency"),
+        (rental_row("2025-01-01", "2.50 EUR"), "currency"),
         (rental_row("2025-01-01", "2_5"), "price"),
         (rental_row("2025-01-01", ""), "price"),
         (rental_row("01.02.2025", 2.5), "date"),
@@ -92,24 +94,56 @@ def test_a_nodes_total_written_as_one_gpus_price_does_not_count():
     assert rental(one, node.replace(",eu,", ",us,")).rejected == ()
 
 
-def test_a_jump_counts_from_its_third_row_on_and_not_before():
-    prices = (2.0, 2.1, 16.8, 2.1, 2000.0 / 1000 * 8, 16.0, 16.1, 16.2)
-    rows = [rental_row(f"2025-01-{day:02}", usd) for day, usd in enumerate(prices, 1)]
-    (series,), held = build_series(rental(*rows))
-    counted = [round(2.718281828459045**log, 6) for log in series.logs]
-    assert counted == [2.0, 2.1, 2.1, 16.1, 16.2]
-    assert [one.reason for one in held] == ["jump"] * 3
+def others(days: int, usd: float = 2.2) -> list[str]:
+    """Two more sellers of the model."""
+    return [
+        rental_row(f"2025-01-{day:02}", usd, f"{who}|H100|SXM|8|on_demand|eu")
+        for day in range(1, days + 1)
+        for who in ("brook", "delta")
+    ]
+
+
+def counted(*rows: str) -> list[float]:
+    """The prices of acme's series that count."""
+    return [one.usd for one in rental(*rows).quotes if one.names[0] == "acme"]
+
+
+def test_a_jump_counts_once_it_has_stood_for_three_rows_and_not_before():
+    prices = (2.0, 2.1, 13.8, 2.1, 14.0, 14.2, 14.1, 14.3)
+    rows = [rental_row(f"2025-01-{day:02}", usd, "acme|XQ77|SXM|1|on_demand|eu")
+            for day, usd in enumerate(prices, 1)]  # fmt: skip
+    far = [row.replace("H100", "XQ77") for row in others(8, usd=5.0)]
+    found = rental(*rows, *far)
+    assert counted(*rows, *far) == [2.0, 2.1, 2.1, 14.1, 14.3]
+    assert [one.reason for one in found.rejected] == ["jump"] * 3
     # And what counted before the third row came is what counts now.
-    (before,), _ = build_series(rental(*rows[:6]))
-    assert before.logs.tolist() == series.logs[:3].tolist()
+    early = [row for row in (*rows, *far) if row < "2025-01-07"]
+    assert counted(*early) == [2.0, 2.1, 2.1]
+
+
+def test_where_hardly_anybody_sells_a_model_a_jump_stands_twice_as_long():
+    prices = (2.0, 16.8, 2.1, *(16.0 + day / 10 for day in range(8)))
+    rows = [rental_row(f"2025-01-{day:02}", usd) for day, usd in enumerate(prices, 1)]
+    assert counted(*rows) == [2.0, 2.1, 16.5, 16.6, 16.7]
+    assert counted(*rows[:8]) == [2.0, 2.1]
+
+
+def test_a_jump_to_where_two_others_stand_counts_at_once():
+    rows = [rental_row("2025-01-05", 0.3), rental_row("2025-01-06", 2.3)]
+    assert counted(*rows, *others(4)) == [0.3, 2.3]
+    one_other = [row for row in others(4) if "brook" in row]
+    assert counted(*rows, *one_other) == [0.3]
 
 
 @pytest.mark.parametrize("factor", [8, 1000, 1 / 8, 1 / 1000])
 def test_a_feed_that_once_lies_by_a_factor_moves_nothing(factor):
     rows = [rental_row(f"2025-01-{day:02}", 2.0) for day in range(1, 20)]
     lie = rental_row("2025-01-20", 2.0 * factor)
-    (series,), _ = build_series(rental(*rows, lie))
+    found = rental(*rows, lie)
+    (series,), _ = build_series(found)
     assert len(series.days) == 19
+    beyond = not 0.005 <= 2.0 * factor <= 1000
+    assert [one.reason for one in found.rejected] == ["price.bounds" if beyond else "jump"]
 
 
 @pytest.mark.parametrize(
