@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -135,9 +136,21 @@ def tell_step(connection: Connection, record: Record, signer: Signer) -> None:
 
 def history(connection: Connection, loan: str) -> tuple[Record, ...]:
     """A loan's steps as the ledger has them, in order. Raises ServiceError where one is not there."""
-    where = COVENANT_STEP.c.loan_id == loan
-    positions = select(COVENANT_STEP.c.position).where(where).order_by(COVENANT_STEP.c.position)
-    return tuple(_step_at(connection, at) for at in connection.execute(positions).scalars().all())
+    return steps_at(connection, step_positions(connection, loan))
+
+
+def step_positions(
+    connection: Connection, loan: str, *, after: int = -1, limit: int | None = None
+) -> Sequence[int]:
+    """Where in the ledger a loan's steps stand, in order; up to `limit` of those beyond `after`."""
+    where = (COVENANT_STEP.c.loan_id == loan) & (COVENANT_STEP.c.position > after)
+    ordered = select(COVENANT_STEP.c.position).where(where).order_by(COVENANT_STEP.c.position)
+    return connection.execute(ordered.limit(limit)).scalars().all()
+
+
+def steps_at(connection: Connection, positions: Iterable[int]) -> tuple[Record, ...]:
+    """The steps at these positions. Raises ServiceError where one is not there."""
+    return tuple(_step_at(connection, at) for at in positions)
 
 
 def _step_at(connection: Connection, position: int) -> Record:

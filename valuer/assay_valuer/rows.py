@@ -84,8 +84,8 @@ class LoanRow(msgspec.Struct, frozen=True, kw_only=True):
     rounds: tuple[RoundRow, ...]
 
 
-def gpu_rows(connection: Connection) -> list[GpuRow]:
-    """Every GPU, by loan, host and serial."""
+def gpu_rows(connection: Connection, serial: str | None = None) -> list[GpuRow]:
+    """Every GPU, or every one of a serial number, by loan, host and serial."""
     statement = (
         select(
             ASSET,
@@ -99,6 +99,8 @@ def gpu_rows(connection: Connection) -> list[GpuRow]:
         .outerjoin(VALUATION, VALUATION.c.asset_id == ASSET.c.id)
         .order_by(PLEDGE.c.loan_id, HOST.c.host_id, ASSET.c.serial, ASSET.c.id)
     )
+    if serial is not None:
+        statement = statement.where(ASSET.c.serial == serial)
     return [_gpu_row(row) for row in connection.execute(statement).mappings()]
 
 
