@@ -75,8 +75,9 @@ class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ask_to_sold_bps: Bps = 6_500
     """Sold ÷ retail asking price where a class has no pairs of its own. Evidence for medians of .52
     to .80 by model, on consumer cards; the middle is judgement."""
-    sold_min: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 3
-    """Sellers that a level needs before its approach is used for a product. Judgement."""
+    sellers_min: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 3
+    """Sellers below which a level is thin: its error is widened. Judgement: the best three asks of
+    one model doubled and halved within four months."""
 
 
 class Income(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,6 +105,17 @@ class Income(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Committed ÷ on demand where the data have no pair. Evidence: GCP .63 to .69."""
     committed_3y_bps: Bps = 4_200
     """Evidence: GCP .35 to .45."""
+    leverage_error_e6: Annotated[int, msgspec.Meta(ge=0, le=3_000_000)] = 250_000
+    """Error of the approach, beside its own, where all costs come to the hardware's price, and in
+    proportion: what is left between two large numbers is not well known. Judgement."""
+    far_e6: Annotated[int, msgspec.Meta(ge=100_000, le=3_000_000)] = 1_000_000
+    """It says at most so much more or less than the hardware's price, in log: beyond a factor of e its
+    inputs are wrong. Judgement."""
+    residual_year_bps: Bps = 8_000
+    """What hardware keeps of its price in a year where no drift was fitted. Evidence for -15 to -25% a
+    year (USD.AI assumes 15 to 20%); the middle is judgement."""
+    residual_least_bps: Annotated[int, msgspec.Meta(ge=1_000, le=10_000)] = 6_000
+    """No fitted drift takes more in a year, and none adds: a boom is not carried on. Judgement."""
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,13 +136,22 @@ class Reconciliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     appraisal_error_e6: Annotated[int, msgspec.Meta(ge=10_000, le=3_000_000)] = 100_000
     """Of a signed appraisal on its day; it grows as prices move. Judgement."""
     appraisal_age_max_days: Annotated[int, msgspec.Meta(ge=1, le=3_660)] = 365
+    hedonic_error_e6: Annotated[int, msgspec.Meta(ge=10_000, le=3_000_000)] = 600_000
+    """An approach's, where nobody quotes the product and its level is estimated from others of its
+    class. Judgement."""
+    thin_error_e6: Annotated[int, msgspec.Meta(ge=0, le=3_000_000)] = 250_000
+    """Added (its square, by the share of sellers that lack) to a thin level's error. Judgement: one
+    seller's quote predicted from the others' median misses by about a quarter."""
+    missing_e6: Annotated[int, msgspec.Meta(ge=0, le=3_000_000)] = 200_000
+    """For lending, an approach that says nothing is taken to say so much less than the others, in log,
+    at its usual weight: one source alone lends less. Judgement."""
     sales_min: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 30
     """Realised sales that a class needs to count as validated."""
     disagreement_sigmas_bps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 20_000
     """How many standard errors an approach may lie off before they are said to disagree."""
     daily_volatility_e6: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 12_000
-    """By which an error grows with the square root of age where none was fitted: 23% a year's
-    quarter. Judgement."""
+    """By which an error grows with the square root of age where none was fitted: 11% over a quarter,
+    23% over a year. Half of it is the least that any fit makes of it. Judgement."""
 
 
 class Factors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -144,7 +165,10 @@ class Factors(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Under its maker's warranty for at least `warranty_days` more."""
     warranty_days: Annotated[int, msgspec.Meta(ge=1, le=3_660)] = 180
     lot_free: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 64
-    """A lot of so many sells as one does."""
+    """A lot of so many sells as one does, where no market shows how many are sold."""
+    lot_free_of_sales_bps: Bps = 1_000
+    """Where one does: this share of a month's sales. Evidence for the share as the point from which
+    lenders take forced-sale value; that it starts the steps is judgement."""
     lot_doubling_bps: Bps = 9_700
     """Each doubling beyond it, on OLV and FLV alone."""
     lot_least_bps: Bps = 7_500

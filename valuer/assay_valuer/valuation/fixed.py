@@ -7,6 +7,7 @@ so no result here depends on a processor, a C library or a numpy build.
 from __future__ import annotations
 
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Final
 
 from assay_core.money import MICROS_PER_USD, Usd
@@ -17,6 +18,8 @@ LOG_MAX_E6: Final = 60 * E6
 """No price, ratio or error here lies beyond e^±60."""
 _CONTEXT: Final = Context(prec=40, rounding=ROUND_HALF_EVEN)
 _MICRO: Final = Decimal(1).scaleb(-6)
+_KEPT: Final = 16_384
+"""Results that are kept of each function: a policy's numbers come again with every case."""
 
 
 def usd_of_log(log_e6: int) -> Usd:
@@ -31,6 +34,7 @@ def log_of_usd(amount: Usd) -> int:
     return ln_ratio(amount.micros, MICROS_PER_USD)
 
 
+@lru_cache(maxsize=_KEPT)
 def ln_ratio(numerator: int, denominator: int) -> int:
     """ln of a positive ratio, in micro-nats, rounded half to even. Raises ValueError."""
     if numerator <= 0 or denominator <= 0:
@@ -44,8 +48,19 @@ def exp_e6(log_e6: int) -> int:
     return int((exp(log_e6) * E6).to_integral_value(ROUND_FLOOR))
 
 
+@lru_cache(maxsize=_KEPT)
 def exp(log_e6: int) -> Decimal:
     """e^x to 40 digits, correctly rounded. Raises ValueError beyond `LOG_MAX_E6`."""
     if abs(log_e6) > LOG_MAX_E6:
         raise ValueError(f"e^{log_e6 // E6} is no price")
     return _CONTEXT.exp(_CONTEXT.multiply(Decimal(log_e6), _MICRO))
+
+
+def root(square: int) -> int:
+    """The square root of what is not negative and below 10^38, rounded down."""
+    return int(_CONTEXT.sqrt(Decimal(square)).to_integral_value(ROUND_FLOOR))
+
+
+def exp_scaled(log_e6: int, scale: int) -> int:
+    """e^x times a whole scale, rounded down. Raises ValueError beyond `LOG_MAX_E6`."""
+    return int(_CONTEXT.multiply(exp(log_e6), Decimal(scale)).to_integral_value(ROUND_FLOOR))

@@ -1,4 +1,4 @@
-"""An automated valuation of one GPU: from its standing and a price table to a range of values.
+"""An automated valuation of one GPU: from its case to a range of values.
 
 Integers only. Every amount is rounded down to a micro-dollar (`Usd.times_down`), for value secures
 a debt. What cannot be known is None with the reason beside it, and never zero.
@@ -6,86 +6,128 @@ a debt. What cannot be known is None with the reason beside it, and never zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from datetime import date
 from typing import Final
+
+import msgspec
 
 from assay_core.instants import DAY_MS, format_duration
 from assay_core.leaves import Severity
 from assay_core.money import Usd
 from assay_core.units import BPS
 from assay_valuer.findings import Finding
-from assay_valuer.market.models import Product, product_of
+from assay_valuer.market.models import SPECS, Product, product_of
 from assay_valuer.market.prices import Condition, Price, PriceSnapshot
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.types import Standing
+from assay_valuer.valuation.automated import Automated, automated
+from assay_valuer.valuation.case import Case, Override
+from assay_valuer.valuation.factors import on_lot
+from assay_valuer.valuation.fixed import log_of_usd
+from assay_valuer.valuation.premises import lending_of, range_of_log, values_of
+from assay_valuer.valuation.worth import Indication, Range, Valuation, Values
+from assay_valuer.valuation.worth import unknown as _unknown
 
-METHOD: Final = "price-table/1"
+__all__ = ["METHOD", "Indication", "Range", "Valuation", "Values", "value", "value_case"]
+
+METHOD: Final = "three-approaches/1"
 """Name and version of this method; part of the methodology's hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """10th percentile, median, 90th percentile."""
+def value_case(case: Case) -> Valuation:
+    """What the case's GPU is worth on its day. Never raises for a case that `from_json` takes."""
+    digest = case.sha256
+    if case.method != METHOD:
+        detail = f"The case is of the method {case.method}, and this code knows {METHOD} alone."
+        return _unknown(None, "method.unknown", detail, digest)
+    name = case.subject.name
+    if name is None:
+        detail = "What product it is has not been read yet."
+        return _unknown(None, "product.unread", detail, digest)
+    product = product_of(name)
+    if product is None:
+        return _unknown(None, "product.unknown", f"No product is known as {name!r}.", digest)
+    case, notes = _own_alone(case, product)
+    by_sources = automated(case, SPECS.get(product))
+    if case.override is not None and case.override.until < case.day:
+        detail = "The value that people signed in its place has expired: it counts for nothing."
+        notes += (Finding("override.expired", detail),)
+    elif case.override is not None:
+        return _overridden(case, product, case.override, by_sources, notes=notes, digest=digest)
+    findings = notes + by_sources.findings
+    if by_sources.values is None and not findings:
+        findings = (_why_nothing(case, product),)
+    return Valuation(
+        product, by_sources.values, findings, by_sources.lending, by_sources.indications, digest
+    )
 
-    low: Usd
-    mid: Usd
-    high: Usd
 
-    def times_down(self, factor_bps: int) -> Range:
-        """Each times a factor in basis points, rounded down."""
-        return Range(
-            self.low.times_down(factor_bps, BPS),
-            self.mid.times_down(factor_bps, BPS),
-            self.high.times_down(factor_bps, BPS),
+def _own_alone(case: Case, product: Product) -> tuple[Case, tuple[Finding, ...]]:
+    """The case without parameters that are another product's or another class's."""
+    fitted, learned = case.product, case.asset_class
+    notes: tuple[Finding, ...] = ()
+    specs = SPECS.get(product)
+    if fitted is not None and (
+        fitted.product != str(product) or specs is None or fitted.asset_class != specs.asset_class
+    ):
+        detail = (
+            f"The parameters are of {fitted.product} ({fitted.asset_class}): not this product's."
         )
-
-    def times(self, count: int) -> Range:
-        """Of `count` alike."""
-        return Range(
-            self.low.times_down(count, 1),
-            self.mid.times_down(count, 1),
-            self.high.times_down(count, 1),
+        notes += (Finding("product.other", detail),)
+        fitted = None
+    if learned is not None and (specs is None or learned.asset_class != specs.asset_class):
+        detail = (
+            f"What was learned is of the class {learned.asset_class}: never pooled with others."
         )
-
-    def __add__(self, other: Range) -> Range:
-        """Sums as if both moved together: the widest range, for nothing is known to offset."""
-        return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """The same thing under each premise; NOLV is OLV net of the cost of sale."""
-
-    fmv: Range
-    olv: Range
-    nolv: Range
-    flv: Range
-
-    def times(self, count: int) -> Values:
-        """Of `count` alike."""
-        return Values(
-            self.fmv.times(count),
-            self.olv.times(count),
-            self.nolv.times(count),
-            self.flv.times(count),
-        )
-
-    def __add__(self, other: Values) -> Values:
-        return Values(
-            self.fmv + other.fmv,
-            self.olv + other.olv,
-            self.nolv + other.nolv,
-            self.flv + other.flv,
-        )
+        notes += (Finding("class.other", detail),)
+        learned = None
+    if not notes:
+        return case, notes
+    return msgspec.structs.replace(case, product=fitted, asset_class=learned), notes
 
 
-@dataclass(frozen=True, slots=True)
-class Valuation:
-    """Values, or None where they are unknown; the findings say why, either way."""
+def _why_nothing(case: Case, product: Product) -> Finding:
+    if not case.has_prices:
+        return Finding("price.none", "No price table has been imported, and no market data are in.")
+    return Finding("price.missing", f"There is no price of {product} in use.")
 
-    product: Product | None
-    values: Values | None
-    findings: tuple[Finding, ...]
+
+def _overridden(
+    case: Case,
+    product: Product,
+    override: Override,
+    by_sources: Automated,
+    *,
+    notes: tuple[Finding, ...],
+    digest: str,
+) -> Valuation:
+    """The value that people signed, with the automated one beside it; lent on is the lower."""
+    error_e6 = by_sources.error_e6 or case.policy.reconciliation.cost_error_e6
+    signed = Usd(override.micros)
+    fair = range_of_log(log_of_usd(signed), error_e6)
+    lot = on_lot(case)
+    values, steps = values_of(Range(fair.low, signed, max(fair.high, signed)), lot, case)
+    lending, _ = lending_of(fair.low, (), lot, case)
+    beside = "none" if by_sources.values is None else str(by_sources.values.fmv.mid)
+    detail = (
+        f"{signed} (FMV) in the place of the automated {beside}, by {' and '.join(override.signed_by)} "
+        f"until {_date(override.until)}, record {override.position}: {override.reason}"
+    )
+    findings = (Finding("override.in_force", detail), *notes, *by_sources.findings, *steps)
+    if by_sources.lending is None:
+        detail = "No automated value stands beside the signed one: nothing is lent on it."
+        findings += (Finding("override.alone", detail),)
+        lent = None
+    else:
+        lent = min(by_sources.lending, lending)
+    if values.olv.low.micros <= 0:
+        findings += (Finding("price.vanishes", "Its value rounds to nothing: no value."),)
+        return Valuation(product, None, findings, None, by_sources.indications, digest)
+    return Valuation(product, values, findings, lent, by_sources.indications, digest)
+
+
+def _date(day: int) -> str:
+    return date.fromordinal(day).isoformat()
 
 
 def value(
@@ -122,10 +164,6 @@ def value(
     if olv.low.micros <= 0:
         return _unknown(product, "price.vanishes", "Its value rounds to nothing: no value.")
     return Valuation(product, Values(fair, olv, nolv, flv), tuple(findings))
-
-
-def _unknown(product: Product | None, code: str, detail: str) -> Valuation:
-    return Valuation(product, None, (Finding(code, detail),))
 
 
 def _fair(

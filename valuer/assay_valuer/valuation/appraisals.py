@@ -1,0 +1,71 @@
+"""Signed appraisals: what a registered appraiser said that this very GPU is worth.
+
+Each is brought to FMV by the policy's ratios between premises. Its weight falls as it ages. For
+lending it weighs, from its first day, as it will at the end of its time: so its ageing never raises
+what is lent.
+"""
+
+from __future__ import annotations
+
+from assay_core.covenant import Premise
+from assay_core.money import Usd
+from assay_valuer.findings import Finding
+from assay_valuer.valuation.case import Appraisal, Case
+from assay_valuer.valuation.estimate import (
+    HARDWARE_LOGS_E6,
+    Estimate,
+    Scope,
+    bps_log_e6,
+    grown_e6,
+    too_old,
+    volatility_e6,
+)
+from assay_valuer.valuation.fixed import log_of_usd
+
+
+def appraisals(case: Case, scope: Scope, findings: list[Finding]) -> list[Estimate]:
+    """An estimate for each appraisal that counts; the reasons why others do not are said."""
+    found = []
+    for one in case.appraisals:
+        what = f"The appraisal by {one.appraiser}"
+        if one.day > case.day + 1:
+            findings.append(Finding("appraisal.ahead", f"{what} is dated in the future."))
+            continue
+        if not scope.takes(one.day, case):
+            findings.append(too_old(what, one.day, case))
+            continue
+        log_e6 = log_of_usd(Usd(one.micros)) - _premise_log_e6(case, one.premise)
+        if not HARDWARE_LOGS_E6[0] <= log_e6 <= HARDWARE_LOGS_E6[1]:
+            findings.append(Finding("appraisal.absurd", f"{what} says no price of a GPU."))
+            continue
+        found.append(_estimate(case, one, log_e6))
+    return found
+
+
+def _estimate(case: Case, one: Appraisal, log_e6: int) -> Estimate:
+    policy = case.policy.reconciliation
+    stated_e6, daily_e6 = policy.appraisal_error_e6, policy.daily_volatility_e6
+    age_days = case.day - one.day
+    detail = (
+        f"Appraised by {one.appraiser} at {Usd(one.micros)} ({one.premise}), {max(age_days, 0)} days "
+        f"ago; document {one.document_sha256[:12]}."
+    )
+    return Estimate(
+        "appraisal",
+        log_e6,
+        grown_e6(stated_e6, age_days, volatility_e6(case)),
+        grown_e6(stated_e6, age_days, daily_e6),
+        grown_e6(stated_e6, policy.appraisal_age_max_days, daily_e6),
+        (Finding("appraisal", detail),),
+    )
+
+
+def _premise_log_e6(case: Case, premise: Premise) -> int:
+    """ln of the premise ÷ FMV, micro-nats."""
+    market = case.policy.market
+    if premise is Premise.FMV:
+        return 0
+    log_e6 = bps_log_e6(market.olv_of_fmv_bps)
+    if premise is Premise.NOLV:
+        log_e6 += bps_log_e6(10_000 - market.sale_cost_bps)
+    return log_e6

@@ -1,0 +1,154 @@
+"""The automated valuation: every approach that has something to say, reconciled, under each premise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from assay_core.money import Usd
+from assay_core.units import BPS
+from assay_valuer.findings import Finding
+from assay_valuer.market.models import Specs
+from assay_valuer.valuation.appraisals import appraisals
+from assay_valuer.valuation.case import Case
+from assay_valuer.valuation.cost_approach import cost, replacement
+from assay_valuer.valuation.estimate import Estimate, Scope, validated
+from assay_valuer.valuation.factors import on_lot, on_value
+from assay_valuer.valuation.fixed import usd_of_log
+from assay_valuer.valuation.income_approach import income
+from assay_valuer.valuation.market_approach import market, table
+from assay_valuer.valuation.premises import lending_of, range_of_log, values_of
+from assay_valuer.valuation.reconcile import Reconciled, lending_low_log_e6, reconcile
+from assay_valuer.valuation.worth import Indication, Range, Values
+
+ALL: Final = Scope(None)
+"""However old: for lending, what is too old may still lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Automated:
+    """An automated valuation; `values` is None where nothing counts, and the findings say why."""
+
+    values: Values | None
+    lending: Usd | None
+    error_e6: int | None
+    indications: tuple[Indication, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """What all approaches said, and what a new one costs."""
+
+    estimates: tuple[Estimate, ...]
+    rcn_log_e6: int | None
+
+
+def automated(case: Case, specs: Specs | None) -> Automated:
+    """The value of the case's GPU by its sources alone."""
+    refusals: list[Finding] = []
+    policy = case.policy
+    scopes = (
+        Scope(policy.market.price_age_max_days),
+        Scope(policy.reconciliation.appraisal_age_max_days),
+    )
+    fresh = _gather(case, specs, scopes, refusals)
+    if not fresh.estimates:
+        return Automated(None, None, None, (), tuple(refusals))
+    one = reconcile(fresh.estimates, fresh.rcn_log_e6, case)
+    fair = range_of_log(one.log_e6, one.error_e6)
+    only = fresh.estimates[0].own if len(fresh.estimates) == 1 and not one.capped else None
+    if only is not None:
+        fair = only
+    factors, lot = on_value(case, specs), on_lot(case)
+    lows = [lending_low_log_e6(fresh.estimates, fresh.rcn_log_e6, case)]
+    if any(finding.code == "price.old" for finding in refusals):
+        older = _gather(case, specs, (ALL, ALL), [])
+        lows.append(lending_low_log_e6(older.estimates, older.rcn_log_e6, case))
+    low = usd_of_log(min(log_e6 for log_e6, _, _ in lows))
+    low = low if only is None else min(low, only.low)
+    lending, haircut = lending_of(low, factors, lot, case)
+    said = tuple(finding for estimate in fresh.estimates for finding in estimate.findings)
+    findings = [*refusals, *said, *_reconciled(one, fresh, case), *factors]
+    worth = fair
+    for factor in factors:
+        if factor.effect_bps is not None:
+            worth = worth.times_down(factor.effect_bps)
+    values, steps = values_of(worth, lot, case)
+    findings += steps
+    if values.olv.low.micros <= 0:
+        findings.append(Finding("price.vanishes", "Its value rounds to nothing: no value."))
+        return Automated(None, None, one.error_e6, _indications(fresh, one), tuple(findings))
+    findings += (*_lending(low, fair, lows), haircut)
+    return Automated(values, lending, one.error_e6, _indications(fresh, one), tuple(findings))
+
+
+def _gather(
+    case: Case, specs: Specs | None, scopes: tuple[Scope, Scope], findings: list[Finding]
+) -> _Gathered:
+    """Every approach's estimate within the scopes of prices and of appraisals."""
+    prices, signed = scopes
+    sold = market(case, prices, findings)
+    row = table(case, prices, findings)
+    new = replacement(case, prices, findings)
+    # A table that prices used ones has said what they are worth: its new row only caps that.
+    used = None if new is None or (row is not None and new.row is not None) else cost(case, new)
+    hardware = next((one.log_e6 for one in (sold, row, used) if one is not None), None)
+    earned = income(case, specs, hardware, prices, findings)
+    found = [one for one in (sold, row, earned, used) if one is not None]
+    found += appraisals(case, signed, findings)
+    return _Gathered(tuple(found), None if new is None else new.log_e6)
+
+
+def _indications(fresh: _Gathered, one: Reconciled) -> tuple[Indication, ...]:
+    return tuple(
+        Indication(
+            estimate.approach,
+            estimate.own or range_of_log(estimate.log_e6, estimate.error_e6),
+            estimate.error_e6,
+            weight_bps,
+            estimate.findings,
+        )
+        for estimate, weight_bps in zip(fresh.estimates, one.weights_bps, strict=True)
+    )
+
+
+def _reconciled(one: Reconciled, fresh: _Gathered, case: Case) -> list[Finding]:
+    """How the indications became one, where that needs saying."""
+    found = []
+    if not validated(case):
+        least = case.policy.reconciliation.sales_min
+        detail = (
+            f"Fewer than {least} realised sales of this class to test on: errors and weights are the "
+            "policy's judgement, and nothing here is validated."
+        )
+        found.append(Finding("class.unvalidated", detail))
+    if one.disagree:
+        said = ", ".join(
+            f"{estimate.approach} {usd_of_log(estimate.log_e6)}" for estimate in fresh.estimates
+        )
+        detail = (
+            f"The approaches disagree ({said}): the error is widened, and the lowest is lent on."
+        )
+        found.append(Finding("approaches.disagree", detail))
+    if one.capped:
+        detail = f"No more than a new one costs: {usd_of_log(one.log_e6)}."
+        found.append(Finding("value.capped", detail))
+    return found
+
+
+def _lending(low: Usd, fair: Range, lows: list[tuple[int, int, bool]]) -> list[Finding]:
+    """The steps from FMV to what lending starts from."""
+    decided = min(lows)
+    effect = low.micros * BPS // fair.mid.micros
+    found = [Finding("lending.low", f"One in ten is worth less than {low} (FMV).", effect)]
+    if decided[1]:
+        detail = "Approaches that say nothing are taken to say less than the others: a judgement."
+        found.append(Finding("lending.missing", detail))
+    if decided[2]:
+        found.append(Finding("lending.lowest", "The lowest approach decides what is lent on."))
+    if decided != lows[0]:
+        found.append(
+            Finding("lending.older", "What is too old to count as a price lowers it still.")
+        )
+    return found

@@ -1,0 +1,116 @@
+"""From what the approaches say to one value with its error, and to what the house lends on.
+
+ln V = Σ w_a·ln V_a with w_a ∝ 1/e_a², e_a the weight's error (`estimate.py`): the inverse of Σ, the
+approaches' covariance, taken as diagonal, for no data pair their errors yet. They share sources, so
+the truth is somewhat wider than said. V is no more than a new one costs (RCN).
+
+Its error has two parts: Σ w_a²·s_a², by the errors of today, and a share of the scatter Σ w_a·(ln V_a −
+ln V)², by which approaches that disagree widen it. Both grow smoothly: there is no point at which a
+small move of a price changes anything by more than a small move.
+
+*Lending* takes other care. Its weights never change as sources age, its scatter is not bought off by
+a high approach, and its centre is at most one error above the lowest approach: where they disagree,
+the lowest decides. What says nothing is taken to say less than the others. So neither more errors, nor
+older sources, nor the loss of one that said no less than the rest ever raise it, and a higher
+rental price never lowers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from assay_core.units import BPS
+from assay_valuer.valuation.case import Case
+from assay_valuer.valuation.estimate import Z10_E6, Estimate, approach_error_e6
+from assay_valuer.valuation.fixed import E6, root
+
+SCATTER_SHARE: Final = (1, 2)
+"""Of the scatter's square, what adds to the error's square: the error of a mean of three from their
+scatter. Judgement; more of it would let one seller move a range by more than 5%."""
+LEAD_E6: Final = E6
+"""How many of its errors lending's centre may lie above the lowest approach. Judgement."""
+_WEIGHT: Final = 10**30
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """One value: its log, its error, the weight of each estimate (bps), how far they are apart."""
+
+    log_e6: int
+    error_e6: int
+    weights_bps: tuple[int, ...]
+    capped: bool
+    disagree: bool
+    """Whether an approach lies further off than the policy's count of standard errors."""
+
+
+def reconcile(estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case) -> Reconciled:
+    """One value of at least one estimate, for every use but lending."""
+    weights = [_WEIGHT // (one.weight_error_e6 * one.weight_error_e6) for one in estimates]
+    total = sum(weights)
+    mean_e6 = _mean(estimates, weights)
+    own_e12 = _own_e12(estimates, weights)
+    apart = max(abs(one.log_e6 - mean_e6) for one in estimates)
+    sigmas_bps = case.policy.reconciliation.disagreement_sigmas_bps
+    scatter_e12 = (
+        sum(
+            weight * (one.log_e6 - mean_e6) ** 2
+            for one, weight in zip(estimates, weights, strict=True)
+        )
+        // total
+    )
+    share, of = SCATTER_SHARE
+    capped = rcn_log_e6 is not None and rcn_log_e6 < mean_e6
+    return Reconciled(
+        log_e6=rcn_log_e6 if rcn_log_e6 is not None and capped else mean_e6,
+        error_e6=root(own_e12 + scatter_e12 * share // of),
+        weights_bps=tuple(weight * BPS // total for weight in weights),
+        capped=capped,
+        disagree=apart * BPS > sigmas_bps * root(own_e12),
+    )
+
+
+def lending_low_log_e6(
+    estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case
+) -> tuple[int, int, bool]:
+    """The log of FMV that lending starts from, below which the truth lies one time in ten; what was
+    taken off for approaches that say nothing; and whether the lowest approach decided.
+    """
+    errors = [one.lending_weight_error_e6 for one in estimates]
+    weights = [_WEIGHT // (error * error) for error in errors]
+    mean_e6 = _mean(estimates, weights)
+    error_e6 = root(_own_e12(estimates, weights))
+    missing_e6 = _missing_e6(estimates, case)
+    lowest_e6 = min(one.log_e6 for one in estimates) + error_e6 * LEAD_E6 // E6
+    centre_e6 = min(mean_e6, lowest_e6)
+    if rcn_log_e6 is not None:
+        centre_e6 = min(centre_e6, rcn_log_e6)
+    low_e6 = centre_e6 - error_e6 * Z10_E6 // E6 - missing_e6
+    return low_e6, missing_e6, lowest_e6 < mean_e6
+
+
+def _mean(estimates: Sequence[Estimate], weights: Sequence[int]) -> int:
+    parts = (weight * one.log_e6 for one, weight in zip(estimates, weights, strict=True))
+    return sum(parts) // sum(weights)
+
+
+def _own_e12(estimates: Sequence[Estimate], weights: Sequence[int]) -> int:
+    """Σ w²s², in square micro-nats."""
+    total = sum(weights)
+    parts = ((weight * one.error_e6) ** 2 for one, weight in zip(estimates, weights, strict=True))
+    return sum(parts) // (total * total)
+
+
+def _missing_e6(estimates: Sequence[Estimate], case: Case) -> int:
+    """What lending takes off for approaches that say nothing, micro-nats."""
+    said = {"market" if one.approach == "table" else one.approach for one in estimates}
+    if "appraisal" in said:
+        said.add("market")
+    weights = {
+        approach: _WEIGHT // approach_error_e6(case, approach) ** 2
+        for approach in ("market", "income", "cost")
+    }
+    absent = sum(weight for approach, weight in weights.items() if approach not in said)
+    return case.policy.reconciliation.missing_e6 * absent // sum(weights.values())
