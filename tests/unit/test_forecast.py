@@ -176,10 +176,50 @@ def test_a_prior_stands_still_by_its_own_record():
     of_30 = np.flatnonzero(cases.horizon == 30)
     still = prior(cases).still[of_30]
     assert (np.diff(still) > 0).all()  # the longer it stood, the surer it is to stand
-    months = (day("2024-11-01") - day("2024-01-01")) / 30
-    assert still[-1] == pytest.approx(math.exp(-0.4 / (months + 4)))
+    first, before, last = (day(f"2024-{month}-01") for month in ("01", "10", "11"))
+    of_seller = (0.1 * 2) / ((before - first) / 30 + 2)  # of rows before the month
+    of_peers = (of_seller + 0.1 * 3) / (1 + 3)
+    assert still[-1] == pytest.approx(math.exp(-of_peers * 8 / ((last - first) / 30 + 8)))
     long = prior(cases).still[np.flatnonzero(cases.horizon == 180)]
     assert long[0] == pytest.approx(still[0] ** 6)
+
+
+def test_a_new_price_is_taken_to_move_as_its_peers_do():
+    """Of the same tier and feed; by sellers, not by how many configurations they list."""
+    names = {
+        "spot": [f"market{n}|H100||8|spot|" for n in range(4)],
+        "list": [f"house{n}|H100||8|on_demand|" for n in range(4)],
+    }
+    rows = [
+        rental_row(f"2024-{month:02}-01", 2 + (feed == "spot") * 0.1 * (month % 2), name)
+        for feed, all_ in names.items()
+        for name in all_
+        for month in range(1, 13)
+    ]
+    new = [
+        rental_row(when, 3, f"new|L4||1|{kind}|")
+        for when in ("2024-11-01", "2024-12-01")
+        for kind in ("spot", "on_demand")
+    ]
+    # One more seller that lists fifty spot prices, none of which ever moved.
+    many = [
+        rental_row(when, 3, f"large|L4||{n}|spot|")
+        for n in range(1, 51)
+        for when in ("2024-01-01", "2024-10-01")
+    ]
+    still = {}
+    for told, some in (("few", [*rows, *new]), ("many", [*rows, *new, *many])):
+        cases = build_cases(series(Market.RENTAL, some), Market.RENTAL)
+        mine = [
+            at for at in range(len(cases)) if cases.series[cases.index[at]].name.startswith("new|")
+        ]
+        assert len(mine) == 2
+        for at in mine:
+            still[told, cases.series[cases.index[at]].feed] = prior(cases).still[at]
+    assert still["few", "spot"] < 0.6
+    assert still["few", "list"] > 0.9
+    # Four of five sellers still move: fifty series of the fifth are one record.
+    assert still["many", "spot"] < 0.7
 
 
 def test_intervals_hold_what_they_say_on_a_market_that_wanders():

@@ -29,16 +29,15 @@ LEVELS: Final = (0.80, 0.95)
 HALF_LIFE_DAYS: Final = 400.0
 PACES: Final = (0.03, 0.08, 0.2, 0.5)
 """Moves a month, that part lists which stand still from those that follow demand."""
-OUTCOMES_FOR_GROUPS: Final = {Market.RENTAL: (10.0, 6.0, 3.0), Market.RESALE: (30.0, 30.0, 30.0)}
+OUTCOMES_FOR_GROUPS: Final = {Market.RENTAL: (10.0, 6.0, 1.5), Market.RESALE: (30.0, 30.0, 30.0)}
 """k: how many outcomes of the class, the seller or model, the series weigh as much as what is below."""
-MIRRORED: Final = {Market.RENTAL: (0.0, 0.15, 0.15), Market.RESALE: (0.0, 0.0, 0.0)}
-"""The share of past errors that is turned about, by horizon: that all of a season's moves went one way
-says less about the next season's the further off it is. Hardware's direction is in its centre."""
 SELLERS_WORTH: Final = 2.0
 """In its class a seller counts as so many outcomes at most: prices of one list move together."""
 GAMMA: Final = 0.05
-ALPHA_SPAN: Final = {Market.RENTAL: 0.5, Market.RESALE: 0.25}
-"""α stays within ±50% or ±25% of its nominal value."""
+ALPHA_SPAN: Final = {Market.RENTAL: (0.25, 0.5, 0.5), Market.RESALE: (0.25, 0.25, 0.25)}
+"""How far α may go from its nominal value, as a share of it, by horizon. Where most prices stand still,
+as over 30 days, intervals hold too much whatever α is, and those of the few that move would be the ones
+to pay for it."""
 ALPHA_POOL: Final = {Market.RENTAL: "asset_class", Market.RESALE: "feed"}
 """Whose misses are counted together."""
 MONTH_CASES: Final = 8.0
@@ -169,11 +168,10 @@ class Walk:
             belief *= 1 - part
         still = self._prior.still[case]
         jumps = GRID * (self._prior.deviation[case] / self._scale[case])
-        turned = MIRRORED[self.cases.market][HORIZONS.index(int(self.cases.horizon[case]))]
         errors = self._errors[pool]
-        values = np.concatenate((errors, -errors, [0.0], jumps))
+        values = np.concatenate((errors, [0.0], jumps))
         each = np.full(len(GRID), belief * (1 - still) / len(GRID))
-        masses = np.concatenate((mixed * (1 - turned), mixed * turned, [belief * still], each))
+        masses = np.concatenate((mixed, [belief * still], each))
         order = np.argsort(values, kind="stable")
         return values[order], np.cumsum(masses[order])
 
@@ -185,7 +183,7 @@ class Walk:
         fresh = (cases.outcome >= self._updated_to) & (cases.outcome < month)
         self._updated_to = month
         inside = within(cases.change, self.edges)
-        for horizon in HORIZONS:
+        for horizon, share in zip(HORIZONS, ALPHA_SPAN[cases.market], strict=True):
             for pool in np.unique(self._pools[fresh & (cases.horizon == horizon)]):
                 mine = fresh & (cases.horizon == horizon) & (self._pools == pool)
                 trust = min(1.0, float(mine.sum()) / MONTH_CASES)
@@ -195,7 +193,7 @@ class Walk:
                     missed = 1.0 - float(inside[mine, at].mean())
                     # γ is for the 80% interval; the 95% one moves in proportion.
                     alpha += GAMMA * nominal / 0.2 * (nominal - missed) * trust
-                    span = ALPHA_SPAN[cases.market] * nominal
+                    span = share * nominal
                     bounded = float(np.clip(alpha, nominal - span, nominal + span))
                     self._alphas[pool, float(horizon), at] = bounded
 
