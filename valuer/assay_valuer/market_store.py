@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Final, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
 
+from assay_core.errors import ServiceError
 from assay_valuer.market.observations import Market, Rejected
 from assay_valuer.store.schema import (
     MARKET_FEED,
@@ -26,9 +27,11 @@ from assay_valuer.valuation import parameters as fitted
 from assay_valuer.valuation.parameters import Parameters
 
 BODY_BYTES_MAX: Final = 8_192
-"""A row that takes more is kept cut, as one cell that the gate rejects."""
-OVERSIZED: Final = "oversized"
-"""The cell that such a row has."""
+"""A row that takes more is kept cut, as one that could not be read."""
+UNREAD: Final = "unread"
+"""The cell that a row has which could not be read: the code of the reason. See `unread_cells`."""
+FEED_ROWS_MAX: Final = 2_000_000
+"""A feed that has given so many gives no more, until somebody has looked at it."""
 DETAIL_MAX: Final = 512
 ERROR_MAX: Final = 512
 _BATCH: Final = 500
@@ -55,22 +58,15 @@ class FeedState:
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row as its feed gave it."""
+    """A row as its feed gave it, and what the newest snapshot said of it: None where it counts."""
 
     id: int
     feed: str
     market: Market
     cells: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedRow:
-    """A row that the newest snapshot left out, and why."""
-
-    row: StoredRow
     received_ms: int
-    reason: str
-    detail: str
+    reason: str | None
+    detail: str | None
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,6 +77,10 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Rows that count, by feed."""
     rejected: dict[str, dict[str, int]]
     """Rows that do not, by feed and reason."""
+    interested: tuple[str, ...] = ()
+    """Names of sellers that counted for nobody, as loans' files have them."""
+    fit_error: str | None = None
+    """Why nothing was fitted to it; None where something was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,10 @@ class StoredSnapshot:
 # ---------------------------------------------------------------------------- rows
 
 
+class FeedFull(ServiceError):
+    """A feed has given more rows than are kept of one. Nothing was written."""
+
+
 def add_rows(
     connection: Connection,
     feed: str,
@@ -103,16 +107,21 @@ def add_rows(
     rows: Iterable[Mapping[str, str]],
     now_ms: int,
 ) -> int:
-    """Keeps the rows, cells by column name, that this feed never gave before; how many those are."""
+    """Keeps the rows, cells by column name, that this feed never gave before; how many those are.
+
+    Raises FeedFull beyond `FEED_ROWS_MAX`.
+    """
+    count = select(func.count()).select_from(MARKET_ROW).where(MARKET_ROW.c.feed == feed)
+    held = int(connection.execute(count).scalar_one())
     added = 0
     for batch in _batches(rows, _BATCH):
         bodies = {hashlib.sha256(body).digest(): body for body in map(_body, batch)}
-        held = connection.execute(
+        known = connection.execute(
             select(MARKET_ROW.c.sha256).where(
                 MARKET_ROW.c.feed == feed, MARKET_ROW.c.sha256.in_(bodies)
             )
         ).scalars()
-        for digest in held:
+        for digest in known:
             del bodies[digest]
         new = [
             {
@@ -124,25 +133,44 @@ def add_rows(
             }
             for digest, body in bodies.items()
         ]
+        added += len(new)
+        if held + added > FEED_ROWS_MAX:
+            raise FeedFull(f"feed {feed} has given {FEED_ROWS_MAX} rows: look at what it sends")
         if new:
             connection.execute(insert(MARKET_ROW), new)
-        added += len(new)
     return added
+
+
+def unread_cells(unread: Rejected) -> dict[str, str]:
+    """What is kept in `add_rows` of a row that could not be read as cells, with its reason."""
+    return {UNREAD: unread.reason, "detail": unread.detail, "line": str(unread.line)}
 
 
 def load_rows(connection: Connection, after: int = 0, limit: int | None = None) -> list[StoredRow]:
     """Rows that came after the one of this id, in the order they came."""
-    query = (
-        select(MARKET_ROW.c.id, MARKET_ROW.c.feed, MARKET_ROW.c.market, MARKET_ROW.c.body)
-        .where(MARKET_ROW.c.id > after)
-        .order_by(MARKET_ROW.c.id)
-    )
+    query = select(MARKET_ROW).where(MARKET_ROW.c.id > after).order_by(MARKET_ROW.c.id)
     if limit is not None:
         query = query.limit(limit)
-    return [
-        StoredRow(row.id, row.feed, Market(row.market), _CELLS.decode(row.body))
-        for row in connection.execute(query)
-    ]
+    return [_stored(row) for row in connection.execute(query).mappings()]
+
+
+def load_row(connection: Connection, row_id: int) -> StoredRow | None:
+    """A row by its number."""
+    query = select(MARKET_ROW).where(MARKET_ROW.c.id == row_id)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _stored(row)
+
+
+def _stored(row: RowMapping) -> StoredRow:
+    return StoredRow(
+        row["id"],
+        row["feed"],
+        Market(row["market"]),
+        _CELLS.decode(row["body"]),
+        row["received_ms"],
+        row["reason"],
+        row["detail"],
+    )
 
 
 def last_row(connection: Connection) -> int:
@@ -166,21 +194,13 @@ def save_verdicts(connection: Connection, verdicts: Mapping[int, Rejected | None
 
 def load_rejected(
     connection: Connection, reason: str | None = None, limit: int = 100
-) -> list[RejectedRow]:
+) -> list[StoredRow]:
     """Rows that do not count, the newest first."""
     query = select(MARKET_ROW).where(MARKET_ROW.c.reason.is_not(None))
     if reason is not None:
         query = query.where(MARKET_ROW.c.reason == reason)
     query = query.order_by(MARKET_ROW.c.id.desc()).limit(limit)
-    return [
-        RejectedRow(
-            StoredRow(row.id, row.feed, Market(row.market), _CELLS.decode(row.body)),
-            row.received_ms,
-            row.reason,
-            row.detail or "",
-        )
-        for row in connection.execute(query)
-    ]
+    return [_stored(row) for row in connection.execute(query).mappings()]
 
 
 def count_rejected(connection: Connection) -> dict[str, int]:
@@ -213,7 +233,8 @@ def _body(cells: Mapping[str, str]) -> bytes:
         return body
     digest = hashlib.sha256(body).hexdigest()
     head = body[: BODY_BYTES_MAX // 4].decode(errors="replace")
-    return _ENCODER.encode({OVERSIZED: f"{len(body)} bytes, SHA-256 {digest}: {head}"})
+    why = f"more than {BODY_BYTES_MAX} bytes; all {len(body)} have SHA-256 {digest}"
+    return _ENCODER.encode({UNREAD: "text", "detail": why, "head": head})
 
 
 def _printable(text: str) -> str:
