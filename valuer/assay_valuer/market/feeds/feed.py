@@ -19,7 +19,8 @@ from assay_core.errors import FileError, ServiceError
 from assay_valuer.market.observations import Market, Rejected
 
 Cells = Mapping[str, str]
-"""One row: the text of each column of its market; empty where the feed says nothing."""
+"""One row: the text of each column of its market, empty where the feed says nothing, and of those
+columns beside them that the feed has and the gate reads."""
 
 COLUMNS: Final[Mapping[Market, tuple[str, ...]]] = {
     Market.RENTAL: (
@@ -47,7 +48,7 @@ COLUMNS: Final[Mapping[Market, tuple[str, ...]]] = {
         "source_commit_or_path",
     ),
 }
-"""What a row has, in this order. Other columns may stand beside them, and are left out."""
+"""What a row has, in this order. Others may stand beside them; those the gate reads are kept."""
 OPTIONAL: Final = ("n_obs", "source_repo", "source_commit_or_path")
 """Columns that a feed may be without; their cells are then empty."""
 BYTES_MAX: Final = 16 * 1024 * 1024

@@ -15,13 +15,12 @@ from typing import Final
 from assay_valuer.market.feeds import parquet_child
 from assay_valuer.market.feeds.feed import (
     BYTES_MAX,
-    COLUMNS,
     Fault,
     FeedMalformed,
     FeedUnavailable,
     Format,
 )
-from assay_valuer.market.feeds.rows import ROWS_MAX, Table, parse
+from assay_valuer.market.feeds.rows import ROWS_MAX, Table, kept, parse
 from assay_valuer.market.observations import Market
 
 TIME_MAX_S: Final = 60.0
@@ -50,6 +49,12 @@ async def read(data: bytes, market: Market, name: str) -> Table:
         raise FeedUnavailable(
             Fault.PARQUET, f"{name}: no process to read Parquet in: {error.strerror}"
         ) from error
+    judge(status, answer, told, name)
+    return await asyncio.to_thread(parse, answer, Format.CSV, market, name)
+
+
+def judge(status: int, answer: bytes, told: str, name: str) -> None:
+    """Holds what the child did against what it should. Raises FeedMalformed, FeedUnavailable."""
     if len(answer) > _ANSWER_MAX:
         raise FeedMalformed(Fault.TOO_LARGE, f"{name}: more than {_ANSWER_MAX} bytes as CSV")
     if status == parquet_child.MISSING:
@@ -62,7 +67,6 @@ async def read(data: bytes, market: Market, name: str) -> Table:
         raise FeedUnavailable(
             Fault.PARQUET, f"{name}: the process that reads Parquet ended with status {status}"
         )
-    return await asyncio.to_thread(parse, answer, Format.CSV, market, name)
 
 
 async def _run(data: bytes, market: Market) -> tuple[int, bytes, str]:
@@ -74,7 +78,7 @@ async def _run(data: bytes, market: Market) -> tuple[int, bytes, str]:
         _CHILD,
         str(ROWS_MAX),
         str(2 * BYTES_MAX),
-        *COLUMNS[market],
+        *kept(market),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

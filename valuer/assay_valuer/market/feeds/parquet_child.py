@@ -27,8 +27,8 @@ TOO_LARGE: Final = 4
 COLUMNS: Final = 5
 MALFORMED: Final = 6
 
-MEMORY_BYTES_MAX: Final = 2 * 1024**3
-"""Of address space: the library alone maps half of it."""
+MEMORY_BYTES_MAX: Final = 1024**3
+"""Of address space: the library alone maps a third of it."""
 CPU_S_MAX: Final = 60
 COLUMNS_MAX: Final = 64
 GROUPS_MAX: Final = 4_096

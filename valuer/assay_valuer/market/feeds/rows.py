@@ -23,6 +23,7 @@ from assay_valuer.market.feeds.feed import (
     Format,
 )
 from assay_valuer.market.observations import Market, Rejected
+from assay_valuer.market.words import BESIDE
 
 ROWS_MAX: Final = 100_000
 """Of one answer: six times what the largest public collection of such rows has."""
@@ -73,7 +74,7 @@ class Gathering:
     _length: int = 0
 
     def header(self, columns: Sequence[str]) -> list[tuple[str, int]]:
-        """The market's columns among those of a table, each with its place. Raises FeedMalformed."""
+        """The columns of a table that are kept, each with its place. Raises FeedMalformed."""
         if len(columns) > COLUMNS_MAX:
             raise self.malformed(f"more than {COLUMNS_MAX} columns", Fault.COLUMNS)
         twice = next((one for at, one in enumerate(columns) if one in columns[:at]), None)
@@ -84,7 +85,7 @@ class Gathering:
             raise self.malformed(
                 f"no column {missing!r}; a {self.market} feed has {wanted}", Fault.COLUMNS
             )
-        return [(one, columns.index(one)) for one in COLUMNS[self.market] if one in columns]
+        return [(one, columns.index(one)) for one in kept(self.market) if one in columns]
 
     def missing(self, columns: Iterable[str]) -> str | None:
         """The first column that a row of this market cannot be without, and is."""
@@ -131,6 +132,11 @@ class Gathering:
     def table(self) -> Table:
         """Everything that was collected."""
         return Table(tuple(self._rows), tuple(self._unread))
+
+
+def kept(market: Market) -> tuple[str, ...]:
+    """The columns whose cells go on."""
+    return (*COLUMNS[market], *BESIDE)
 
 
 def shown(text: str) -> str:
@@ -223,7 +229,7 @@ def _read_object(number: int, row: _Json, gathering: Gathering) -> None:
 
 
 def _of_market(row: dict[str, _Json], market: Market) -> Iterator[tuple[str, _Json]]:
-    return ((column, row[column]) for column in COLUMNS[market] if column in row)
+    return ((column, row[column]) for column in kept(market) if column in row)
 
 
 def text_of(value: str | bool | None) -> str:
