@@ -54,7 +54,7 @@ _LOAD: Final = 10_000
 """Rows read at once."""
 
 Fit: TypeAlias = Callable[[MarketSnapshot, Parameters | None, int], Parameters]
-"""Snapshot, the fit before, and the day, to what is fitted."""
+"""Snapshot, the last fit of an earlier day, and the day, to what is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class _Read:
 
     def add(self, row: StoredRow) -> None:
         """Judges a row by itself."""
-        read = _judged(row, self.day)
+        read = judged(row, self.day)
         if isinstance(read, Quote):
             self.quotes[row.market][row.id] = read
         else:
@@ -166,9 +166,12 @@ class MarketDesk:
         return read
 
     def _fitted(self, snapshot: MarketSnapshot, day: int) -> tuple[Parameters | None, str | None]:
-        """What is fitted to a snapshot, or why nothing is."""
+        """What is fitted to a snapshot, or why nothing is. It goes on from the last fit of an earlier
+        day: however often a day's market is fitted, it takes that day's step once.
+        """
+        midnight_ms = (day - EPOCH_DAY) * DAY_MS
         try:
-            previous = self._database.read(newest_parameters)
+            previous = self._database.read(lambda c: newest_parameters(c, midnight_ms))
         except msgspec.ValidationError as error:
             return None, f"the fit before is of another version: {error}"
         try:
@@ -216,6 +219,13 @@ def read_snapshot(database: Database, at: StoredSnapshot) -> MarketSnapshot:
     return _snapshot(read, frozenset(at.summary.interested))
 
 
+def judged(row: StoredRow, day: int) -> Quote | Rejected:
+    """A row as it is by itself, on a day."""
+    if UNREAD in row.cells:
+        return Rejected(row.id, row.cells[UNREAD][:32], row.cells.get("detail", ""))
+    return read_row(row.cells, row.id, row.market, day, row.feed)
+
+
 def summary_of(
     snapshot: MarketSnapshot,
     feeds: Mapping[int, str],
@@ -238,12 +248,6 @@ def summary_of(
         interested=interested,
         fit_error=error,
     )
-
-
-def _judged(row: StoredRow, day: int) -> Quote | Rejected:
-    if UNREAD in row.cells:
-        return Rejected(row.id, row.cells[UNREAD][:32], row.cells.get("detail", ""))
-    return read_row(row.cells, row.id, row.market, day, row.feed)
 
 
 def _has_future(read: _Read) -> bool:

@@ -297,13 +297,17 @@ def save_snapshot(connection: Connection, snapshot: StoredSnapshot) -> None:
         connection.execute(insert(MARKET_SNAPSHOT).values(sha256=snapshot.sha256, **values))
 
 
-def newest_parameters(connection: Connection) -> Parameters | None:
-    """The fit in use. Raises msgspec.ValidationError of one that another version wrote."""
-    body = connection.execute(
-        select(MARKET_PARAMETERS.c.body)
-        .order_by(MARKET_PARAMETERS.c.made_ms.desc(), MARKET_PARAMETERS.c.sha256)
-        .limit(1)
-    ).scalar()
+def newest_parameters(connection: Connection, before_ms: int | None = None) -> Parameters | None:
+    """The fit in use, or the last one made before an instant.
+
+    Raises msgspec.ValidationError of one that another version wrote.
+    """
+    query = select(MARKET_PARAMETERS.c.body).order_by(
+        MARKET_PARAMETERS.c.made_ms.desc(), MARKET_PARAMETERS.c.sha256
+    )
+    if before_ms is not None:
+        query = query.where(MARKET_PARAMETERS.c.made_ms < before_ms)
+    body = connection.execute(query.limit(1)).scalar()
     return None if body is None else fitted.from_json(body)
 
 

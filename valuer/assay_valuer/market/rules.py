@@ -66,7 +66,7 @@ def repeated(quotes: Sequence[Quote], _: Market) -> list[Rejected]:
     for _same, group in itertools.groupby(quotes, key=lambda one: (one.names, one.day, one.usd)):
         first, *again = group
         found += [
-            Rejected(one.line, "duplicate", f"the same as line {first.line}") for one in again
+            Rejected(one.line, "duplicate", f"the same as row {first.line}") for one in again
         ]
     return found
 
