@@ -146,7 +146,7 @@ docs: setup ## docs/privacy.md and the tables of docs/telemetry.md, from the sch
 
 .PHONY: contracts
 contracts: tools ## ABI and bytecode of the hub, from its source
-	cd contracts && node compile.mjs
+	cd contracts && node compile.mjs && node compile.mjs --fake
 
 # UPGRADE=1 moves every pin to the newest release; without it the pins stay as they are.
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \

@@ -1,16 +1,19 @@
 // Compiles src/ValuationHub.sol and writes the one copy of its ABI and bytecode, where the Python
 // package carries it. `node compile.mjs --stdout` prints it instead: the test compares the two.
+// `--fake` takes the loan router that tests deploy, and writes beside its source.
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import solc from "solc";
 
-const SOURCE = "ValuationHub.sol";
-const OUT = fileURLToPath(
-  new URL("../valuer/assay_valuer/oracle/ValuationHub.json", import.meta.url),
-);
+const FAKE = process.argv.includes("--fake");
+const NAME = FAKE ? "LoanRouterFake" : "ValuationHub";
+const SOURCE = `${NAME}.sol`;
+const FROM = FAKE ? "../tests/fakes" : "src";
+const TO = FAKE ? "../tests/fakes" : "../valuer/assay_valuer/oracle";
+const OUT = fileURLToPath(new URL(`${TO}/${NAME}.json`, import.meta.url));
 
-const text = readFileSync(new URL(`src/${SOURCE}`, import.meta.url), "utf8");
+const text = readFileSync(new URL(`${FROM}/${SOURCE}`, import.meta.url), "utf8");
 const settings = {
   optimizer: { enabled: true, runs: 10000 },
   viaIR: true,
@@ -24,7 +27,7 @@ const input = {
   settings: {
     ...settings,
     outputSelection: {
-      [SOURCE]: { ValuationHub: ["abi", "evm.bytecode.object", "evm.deployedBytecode"] },
+      [SOURCE]: { [NAME]: ["abi", "evm.bytecode.object", "evm.deployedBytecode"] },
     },
   },
 };
@@ -35,9 +38,9 @@ for (const message of messages) console.error(message.formattedMessage);
 // A warning stops the build too: none is expected, so each is worth reading.
 if (messages.length > 0) process.exit(1);
 
-const contract = output.contracts[SOURCE].ValuationHub;
+const contract = output.contracts[SOURCE][NAME];
 const artefact = {
-  contract: "ValuationHub",
+  contract: NAME,
   compiler: solc.version(),
   settings,
   sourceSha256: createHash("sha256").update(text).digest("hex"),

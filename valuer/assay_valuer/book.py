@@ -15,6 +15,7 @@ from assay_core import merkle
 from assay_core.covenant import Covenant
 from assay_core.leaves import Severity
 from assay_core.money import ZERO
+from assay_valuer.credit.chain_state import ChainView
 from assay_valuer.credit.covenant import CovenantState
 from assay_valuer.credit.covenant_position import CovenantPosition, covenant_position
 from assay_valuer.credit.loan import LoanFile
@@ -62,7 +63,7 @@ class BookSnapshot:
     was seen, the newest window that saw it; `proofs` what hosts have proved, by their keys, and
     `revocations` what was answered about certificates, by their SHA-256. `covenants` are the signed
     files of each loan that has any, in the order of their versions, and `covenant_states` the states
-    that they had come to.
+    that they had come to; `chain` is what loans' routers say of them, by the loan's id.
     """
 
     hosts: Mapping[int, Host]
@@ -76,6 +77,7 @@ class BookSnapshot:
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
     covenants: Mapping[str, Sequence[Covenant]] = field(default_factory=dict)
     covenant_states: Mapping[str, CovenantState] = field(default_factory=dict)
+    chain: Mapping[str, ChainView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,8 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
     for loan in loans:
         pledges = [_pledge(lines[one], remembered) for one in loan.asset_ids]
         name, covenant = loan.file.id, _in_force(snapshot.covenants.get(loan.file.id, ()), now_ms)
-        risk = position(loan.file, pledges, policy, now_ms, covenanted=covenant is not None)
+        held, seen = covenant is not None, snapshot.chain.get(name)
+        risk = position(loan.file, pledges, policy, now_ms, covenanted=held, chain=seen)
         positions[name] = risk
         if covenant is not None:
             state = snapshot.covenant_states.get(name)

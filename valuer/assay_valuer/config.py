@@ -88,6 +88,9 @@ class OracleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Encrypted keystore that pays for transactions and signs no report."""
     passphrase_file: str | None = None
     """One line, mode 0600 or a systemd credential: opens every keystore above."""
+    loan_state_s: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 300
+    """How often loans that name their router are read from it; 0: never. It takes `rpc_urls` and
+    `chain_id` alone, and publishes nothing."""
 
 
 class OcspConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

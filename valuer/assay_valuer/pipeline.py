@@ -22,9 +22,10 @@ from assay_core.errors import AssayError
 from assay_core.evidence.bundle import Keys
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Signer
-from assay_valuer import book_store, covenants
+from assay_valuer import book_store, covenants, loan_states
 from assay_valuer.assets import Binding, Registry
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
+from assay_valuer.credit.chain_state import ChainView
 from assay_valuer.credit.covenant import CovenantState, Record
 from assay_valuer.credit.position import Position, Remembered
 from assay_valuer.fleet import HOST_ASSETS_MAX, Fleet
@@ -76,6 +77,7 @@ class _Memory:
     remembered: dict[int, Remembered]
     covenants: dict[str, tuple[Covenant, ...]]
     covenant_states: dict[str, CovenantState]
+    chain: dict[str, ChainView]
     version: tuple[object, ...]
 
 
@@ -134,6 +136,7 @@ class Pipeline:
         self._memory.fleet.known.hosts.update(self._memory.hosts)
         self._memory.spans = self._database.read(book_store.load_uptime)
         self._memory.revocations = self._database.read(book_store.load_revocations)
+        self._memory.chain = self._database.read(loan_states.load_views)
         return self._memory
 
     def _load(self, connection: Connection) -> _Memory:
@@ -156,6 +159,7 @@ class Pipeline:
             remembered=remembered,
             covenants=covenants.load_covenants(connection),
             covenant_states=covenants.load_states(connection),
+            chain={},
             version=book_store.registry_version(connection),
         )
 
@@ -209,6 +213,7 @@ class Pipeline:
             revocations=memory.revocations,
             covenants=memory.covenants,
             covenant_states=memory.covenant_states,
+            chain=memory.chain,
         )
 
     # ------------------------------------------------------------------ keeping

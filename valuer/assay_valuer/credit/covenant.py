@@ -88,6 +88,8 @@ class Inputs(_Stored, frozen=True):
     disputed: bool
     called_served_ms: int
     silent_served_ms: int
+    chain_differs: bool = False
+    """Disputed because the loan's router says otherwise than its file. Older records have none."""
 
 
 class Transition(_Stored, frozen=True):
@@ -111,6 +113,8 @@ class Record(_Stored, frozen=True):
     transitions: tuple[Transition, ...]
 
 
+_PLEDGED: Final = "Something pledged is disputed or frozen."
+_CHAIN: Final = "The loan's router says otherwise on the chain than the loan's file."
 _Change = tuple[CovenantState, str, str]
 _Rule = Callable[[CovenantState, Inputs, Covenant, int], Iterable[_Change]]
 
@@ -189,7 +193,7 @@ def _beside(
     if inputs.disputed is not state.disputed:
         state = replace(state, disputed=inputs.disputed)
         yield (
-            (state, "disputed.begun", "Something pledged is disputed or frozen.")
+            (state, "disputed.begun", _CHAIN if inputs.chain_differs else _PLEDGED)
             if state.disputed
             else (state, "disputed.ended", "Nothing pledged is disputed or frozen any more.")
         )

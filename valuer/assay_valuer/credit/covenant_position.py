@@ -14,6 +14,7 @@ from typing import Final
 from assay_core.covenant import Basis, Covenant, Premise
 from assay_core.instants import HOUR_MS, format_duration
 from assay_core.money import ZERO, Usd, total
+from assay_valuer.credit.chain_state import DIFFERS
 from assay_valuer.credit.covenant import CovenantState, Inputs, Level, Transition, sha256_of, step
 from assay_valuer.credit.loan import LoanFile
 from assay_valuer.credit.position import Pledge, Position, State, percent
@@ -76,6 +77,7 @@ def covenant_position(
         if held is None or held.called_ms is None
         else uptime.served_ms(held.called_ms, now_ms),
         silent_served_ms=_silent_served_ms(pledges, held, uptime, now_ms),
+        chain_differs=any(finding.code == DIFFERS for finding in risk.findings),
     )
     after, transitions = step(state, inputs, covenant, now_ms)
     own, gross = inputs.ltv_bps, covenant.ltv_basis is Basis.GROSS

@@ -16,6 +16,7 @@ from typing import Final
 from assay_core.leaves import Severity
 from assay_core.money import ZERO, Usd, total
 from assay_core.units import BPS, ratio_bps_down, ratio_bps_up
+from assay_valuer.credit.chain_state import DIFFERS, ChainView, compare
 from assay_valuer.credit.loan import LoanFile, LoanStatus
 from assay_valuer.credit.schedule import arrears, debt_at
 from assay_valuer.credit.tranches import TrancheCover, tranche_covers
@@ -117,10 +118,12 @@ def position(
     now_ms: int,
     *,
     covenanted: bool = False,
+    chain: ChainView | None = None,
 ) -> Position:
     """The loan's position. The order of the pledges changes nothing.
 
-    `covenanted`: a covenant file is in force, and its position stands beside this one.
+    `covenanted`: a covenant file is in force, and its position stands beside this one. `chain`: what
+    the loan's router says of it, where the file names one.
     """
     counted = [(one, values) for one in pledges if (values := one.counted) is not None]
     groups = _groups(counted)
@@ -138,6 +141,7 @@ def position(
     lendable = total(lent)
     findings = [
         *_loan_findings(loan, debt, now_ms),
+        *compare(loan, chain, now_ms).findings,
         *_cover_findings(pledges, gross, policy),
         *_haircut_findings(values, lendable, debt),
         _BESIDE if covenanted else _ADVISES,
@@ -198,7 +202,8 @@ def _coverage_bps(counted: int, pledged: int) -> int:
 
 
 def _state(pledges: Sequence[Pledge], silent: bool, findings: Sequence[Finding]) -> State:
-    if any(one.standing.disputed or one.standing.frozen for one in pledges):
+    differs = any(finding.code == DIFFERS for finding in findings)
+    if differs or any(one.standing.disputed or one.standing.frozen for one in pledges):
         return State.DISPUTED
     if silent:
         return State.STALE

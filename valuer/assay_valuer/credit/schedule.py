@@ -139,6 +139,21 @@ def debt_at(loan: LoanFile, now_ms: int) -> Debt:
     return Debt(balance, unpaid + interest_wad(loan, balance, now_ms - last_ms))
 
 
+def router_balance_wad(loan: LoanFile, at_ms: int) -> int:
+    """The principal left as the router counts: each payment pays the whole interest of the period that
+    it is due for, however early it comes, and principal with the rest. Fees are in no payment.
+    """
+    dates = (loan.originated_ms, *(due.at_ms for due in schedule(loan)))
+    balance = loan.principal_wad
+    for index, (paid_ms, amount_wad) in enumerate(_payments(loan)):
+        if paid_ms > at_ms:
+            break
+        begin, end = dates[min(index, len(dates) - 1)], dates[min(index + 1, len(dates) - 1)]
+        interest = min(amount_wad, interest_wad(loan, balance, end - begin))
+        balance = max(0, balance - (amount_wad - interest))
+    return balance
+
+
 def arrears(loan: LoanFile, now_ms: int) -> Usd:
     """How far recorded payments are behind the schedule, rounded up; never negative."""
     due = sum(one.principal_wad + one.interest_wad for one in schedule(loan) if one.at_ms <= now_ms)

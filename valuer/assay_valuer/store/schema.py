@@ -451,6 +451,15 @@ VALUE_OVERRIDE: Final = Table(
     Column("signed_by", Text, nullable=False),  # JSON list of names
 )
 
+LOAN_STATE: Final = Table(
+    "loan_state",
+    METADATA,
+    # What each loan's router last said of it on the chain, and why it has said nothing since.
+    Column("loan_id", ForeignKey("loan.id"), primary_key=True),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("view", Text, nullable=False),  # JSON: credit.chain_state.ChainView
+)
+
 OUTBOX: Final = Table(
     "outbox",
     METADATA,
