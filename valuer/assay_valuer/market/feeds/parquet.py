@@ -93,11 +93,21 @@ async def _run(data: bytes, market: Market) -> tuple[int, bytes, str]:
         )
         await process.wait()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await _end(process)
     lines = told.decode("utf-8", "replace").strip().splitlines()
     return process.returncode or 0, answer, ascii(lines[-1])[1:-1] if lines else ""
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends the child if it still runs, and everything that was open to it."""
+    if process.returncode is None:
+        process.kill()
+    if process.stdin is not None:
+        process.stdin.close()
+    for stream in (process.stdout, process.stderr):
+        while stream is not None and await stream.read(65_536):
+            pass  # what a killed process had said already is nobody's
+    await process.wait()
 
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
