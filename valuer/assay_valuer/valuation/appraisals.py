@@ -7,6 +7,8 @@ what is lent.
 
 from __future__ import annotations
 
+from typing import Final
+
 from assay_core.covenant import Premise
 from assay_core.money import Usd
 from assay_valuer.findings import Finding
@@ -17,22 +19,34 @@ from assay_valuer.valuation.estimate import (
     Scope,
     bps_log_e6,
     grown_e6,
-    too_old,
     volatility_e6,
+    young,
 )
 from assay_valuer.valuation.fixed import log_of_usd
+
+APPRAISALS_MAX: Final = 8
+"""So many of the newest count; a GPU that was appraised more often has older ones left out."""
+
+
+def newest(case: Case) -> list[Appraisal]:
+    """The appraisals that may count, newest first."""
+    return sorted(case.appraisals, key=lambda one: (-one.day, one.micros))[:APPRAISALS_MAX]
 
 
 def appraisals(case: Case, scope: Scope, findings: list[Finding]) -> list[Estimate]:
     """An estimate for each appraisal that counts; the reasons why others do not are said."""
     found = []
-    for one in case.appraisals:
+    if len(case.appraisals) > APPRAISALS_MAX:
+        detail = f"Of {len(case.appraisals)} appraisals, the newest {APPRAISALS_MAX} alone count."
+        findings.append(Finding("appraisal.more", detail))
+    for one in newest(case):
         what = f"The appraisal by {one.appraiser}"
         if one.day > case.day + 1:
             findings.append(Finding("appraisal.ahead", f"{what} is dated in the future."))
             continue
-        if not scope.takes(one.day, case):
-            findings.append(too_old(what, one.day, case))
+        if not young(one.day, scope.appraisal, case):
+            detail = f"{what} is {case.day - one.day} days old: too old to count."
+            findings.append(Finding("appraisal.old", detail))
             continue
         log_e6 = log_of_usd(Usd(one.micros)) - _premise_log_e6(case, one.premise)
         if not HARDWARE_LOGS_E6[0] <= log_e6 <= HARDWARE_LOGS_E6[1]:

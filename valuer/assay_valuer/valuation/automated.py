@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Final
 
 from assay_core.money import Usd
 from assay_core.units import BPS
 from assay_valuer.findings import Finding
 from assay_valuer.market.models import Specs
-from assay_valuer.valuation.appraisals import appraisals
+from assay_valuer.valuation.appraisals import appraisals, newest
 from assay_valuer.valuation.case import Case
 from assay_valuer.valuation.cost_approach import cost, replacement
 from assay_valuer.valuation.estimate import Estimate, Scope, validated
 from assay_valuer.valuation.factors import on_lot, on_value
-from assay_valuer.valuation.fixed import usd_of_log
+from assay_valuer.valuation.fixed import exp_e6, usd_of_log
 from assay_valuer.valuation.income_approach import income
 from assay_valuer.valuation.market_approach import market, table
 from assay_valuer.valuation.premises import lending_of, range_of_log, values_of
 from assay_valuer.valuation.reconcile import Reconciled, lending_low_log_e6, reconcile
 from assay_valuer.valuation.worth import Indication, Range, Values
-
-ALL: Final = Scope(None)
-"""However old: for lending, what is too old may still lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +44,8 @@ class _Gathered:
 def automated(case: Case, specs: Specs | None) -> Automated:
     """The value of the case's GPU by its sources alone."""
     refusals: list[Finding] = []
-    policy = case.policy
-    scopes = (
-        Scope(policy.market.price_age_max_days),
-        Scope(policy.reconciliation.appraisal_age_max_days),
-    )
-    fresh = _gather(case, specs, scopes, refusals)
+    young, *older = _scopes(case)
+    fresh = _gather(case, specs, young, refusals)
     if not fresh.estimates:
         return Automated(None, None, None, (), tuple(refusals))
     one = reconcile(fresh.estimates, fresh.rcn_log_e6, case)
@@ -61,10 +54,8 @@ def automated(case: Case, specs: Specs | None) -> Automated:
     if only is not None:
         fair = only
     factors, lot = on_value(case, specs), on_lot(case)
-    lows = [lending_low_log_e6(fresh.estimates, fresh.rcn_log_e6, case)]
-    if any(finding.code == "price.old" for finding in refusals):
-        older = _gather(case, specs, (ALL, ALL), [])
-        lows.append(lending_low_log_e6(older.estimates, older.rcn_log_e6, case))
+    gathered = [fresh, *(_gather(case, specs, scope, []) for scope in older)]
+    lows = [lending_low_log_e6(one.estimates, one.rcn_log_e6, case) for one in gathered]
     low = usd_of_log(min(log_e6 for log_e6, _, _ in lows))
     low = low if only is None else min(low, only.low)
     lending, haircut = lending_of(low, factors, lot, case)
@@ -83,20 +74,36 @@ def automated(case: Case, specs: Specs | None) -> Automated:
     return Automated(values, lending, one.error_e6, _indications(fresh, one), tuple(findings))
 
 
-def _gather(
-    case: Case, specs: Specs | None, scopes: tuple[Scope, Scope], findings: list[Finding]
-) -> _Gathered:
-    """Every approach's estimate within the scopes of prices and of appraisals."""
-    prices, signed = scopes
-    sold = market(case, prices, findings)
-    row = table(case, prices, findings)
-    new = replacement(case, prices, findings)
+def _scopes(case: Case) -> list[Scope]:
+    """The scope of the value, and those that lending takes beside it: with any of what is too old.
+
+    Lending takes the lowest of all: so a source never lends more by growing too old to count.
+    """
+    prices = case.policy.market.price_age_max_days
+    signed = case.policy.reconciliation.appraisal_age_max_days
+    fit = () if case.product is None else (case.product.day,)
+    used = (row.day for row in case.table if row.condition == "used")
+    new = (row.day for row in case.table if row.condition == "new")
+    by_kind = [
+        [prices, None] if any(case.day - day > prices for day in days) else [prices]
+        for days in (fit, used, new)
+    ]
+    ages = {case.day - one.day for one in newest(case)}
+    by_kind.append([signed, *sorted(age for age in ages if age > signed)])
+    return [Scope(*days) for days in itertools.product(*by_kind)]
+
+
+def _gather(case: Case, specs: Specs | None, scope: Scope, findings: list[Finding]) -> _Gathered:
+    """Every approach's estimate by the sources that count."""
+    sold = market(case, scope, findings)
+    row = table(case, scope, findings)
+    new = replacement(case, scope, findings)
     # A table that prices used ones has said what they are worth: its new row only caps that.
     used = None if new is None or (row is not None and new.row is not None) else cost(case, new)
     hardware = next((one.log_e6 for one in (sold, row, used) if one is not None), None)
-    earned = income(case, specs, hardware, prices, findings)
+    earned = income(case, specs, hardware, scope, findings)
     found = [one for one in (sold, row, earned, used) if one is not None]
-    found += appraisals(case, signed, findings)
+    found += appraisals(case, scope, findings)
     return _Gathered(tuple(found), None if new is None else new.log_e6)
 
 
@@ -144,7 +151,7 @@ def _lending(low: Usd, fair: Range, lows: list[tuple[int, int, bool]]) -> list[F
     found = [Finding("lending.low", f"One in ten is worth less than {low} (FMV).", effect)]
     if decided[1]:
         detail = "Approaches that say nothing are taken to say less than the others: a judgement."
-        found.append(Finding("lending.missing", detail))
+        found.append(Finding("lending.missing", detail, exp_e6(-decided[1]) // 100))
     if decided[2]:
         found.append(Finding("lending.lowest", "The lowest approach decides what is lent on."))
     if decided != lows[0]:

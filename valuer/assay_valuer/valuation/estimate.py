@@ -53,13 +53,17 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which sources count: those up to so many days old; None is all, however old."""
+    """How old sources may be to count, in days, by kind; None is however old."""
 
-    age_max_days: int | None
+    fit: int | None
+    used_row: int | None
+    new_row: int | None
+    appraisal: int | None
 
-    def takes(self, day: int, case: Case) -> bool:
-        """Whether a source of that day is young enough for the case's day."""
-        return self.age_max_days is None or case.day - day <= self.age_max_days
+
+def young(day: int, days_max: int | None, case: Case) -> bool:
+    """Whether a source of that day is young enough on the case's day."""
+    return days_max is None or case.day - day <= days_max
 
 
 def class_of(case: Case) -> ClassParameters | None:
@@ -134,7 +138,7 @@ def usable(
     if level.error_e6 > ERROR_USABLE_E6 or not bounds[0] <= level.log_e6 <= bounds[1]:
         detail = f"The level of {what} or its error is no price: it is left out."
         return None, (Finding("level.absurd", detail),)
-    if not scope.takes(fitted_day(case), case):
+    if not young(fitted_day(case), scope.fit, case):
         return None, (too_old(f"The level of {what}", fitted_day(case), case),)
     return level, ()
 

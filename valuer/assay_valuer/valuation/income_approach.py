@@ -47,6 +47,13 @@ Together with `reconcile.SCATTER_SHARE` it keeps what one seller can move within
 HOURS_PER_MONTH: Final = 730
 E12: Final = 10**12
 """Amounts here are trillionths of a dollar, factors trillionths of one."""
+LEAST_LOG_E6: Final = -27_631_021
+"""A trillionth of a dollar: nothing here is reckoned finer."""
+EFFECT_MAX_BPS: Final = 1_000_000
+"""An effect beyond a factor of 100 is shown as that."""
+RENTAL_POWER_E6: Final = 1_250_000
+"""By how much an error of the rental level is one of the value: what a step of rental alone makes it
+climb, of the products that are rented most. Judgement."""
 COMMITTED_LEAST_E6: Final = -2_995_732
 """No committed rate is less than a twentieth of that on demand. Judgement."""
 
@@ -116,9 +123,13 @@ def income(
             detail = (
                 f"It says {usd_of_log(log_e6)}, too far from the hardware's price: held nearer."
             )
-            found.append(Finding("income.far", detail, exp_e6(held_e6 - log_e6) // 100))
+            found.append(
+                Finding("income.far", detail, min(exp_e6(held_e6 - log_e6) // 100, EFFECT_MAX_BPS))
+            )
         log_e6 = held_e6
-    errors = (own_e6, own_e6) if level is None else level_errors_e6(case, level, own_e6, POWER_E6)
+    errors = (
+        (own_e6, own_e6) if level is None else level_errors_e6(case, level, own_e6, RENTAL_POWER_E6)
+    )
     return Estimate("income", log_e6, errors[0], errors[1], errors[1], tuple(found))
 
 
@@ -177,7 +188,7 @@ def _stream(
         )
     residual = 0
     if hardware_log_e6 is not None:
-        then_e6 = hardware_log_e6 + _drift_e6(case) * policy.months // 12
+        then_e6 = max(hardware_log_e6 + _drift_e6(case) * policy.months // 12, LEAST_LOG_E6)
         residual = exp_scaled(then_e6, E12) * discount_e12 // E12
     return _Stream(tuple(months), cost, residual)
 
@@ -266,7 +277,7 @@ def _eased_log_e6(stream: _Stream, plain: int) -> int | None:
         value = costs * E6 // (POWER_E6 - E6)
         log_e6 = ln_ratio(value, E12) - ln_ratio(top, bottom) * POWER_E6 // E6
         best = log_e6 if best is None else max(best, log_e6)
-    return best
+    return None if best is None else max(best, LEAST_LOG_E6)
 
 
 def _said(
@@ -295,7 +306,7 @@ def _said(
         found.append(Finding("income.contract", detail))
     eased = exp_scaled(log_e6, E12)
     if plain <= 0 or eased * BPS // plain > BPS + 1:
-        effect = eased * BPS // plain if plain > 0 else None
+        effect = min(eased * BPS // plain, EFFECT_MAX_BPS) if plain > 0 else None
         detail = f"Costs take most of what it earns: eased from {_usd(plain)} to {_usd(eased)}."
         found.append(Finding("income.thin", detail, effect))
     return found

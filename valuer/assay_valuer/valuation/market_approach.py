@@ -26,6 +26,7 @@ from assay_valuer.valuation.estimate import (
     too_old,
     usable,
     volatility_e6,
+    young,
 )
 from assay_valuer.valuation.fixed import E6, exp_e6, ln_ratio, log_of_usd
 from assay_valuer.valuation.parameters import Level
@@ -110,7 +111,8 @@ def usable_row(
     if row.day > case.day + 1:
         findings.append(Finding("price.ahead", f"The price of {what} is dated in the future."))
         return None
-    if not scope.takes(row.day, case):
+    days_max = scope.used_row if condition == "used" else scope.new_row
+    if not young(row.day, days_max, case):
         findings.append(too_old(f"The price of {what}", row.day, case))
         return None
     return row
