@@ -65,8 +65,9 @@ from tests.fakes.host import START_MS, FakeHost
 from tests.fakes.tpm import FakeTpm, TpmSigner
 
 EARLY_PRICES = PRICES.replace("2026-11-01", "2026-09-01")
-NOLV = 13_090_297_500
-"""What one GPU nets, micro-dollars: 22,000.50 × .85 × .70, from `PRICES` and the default policy."""
+NOLV = 11_126_752_875
+"""What one GPU nets, micro-dollars: 22,000.50 × .85 × .85 × .70, from `PRICES` and the default policy.
+The first of the two factors is for a baseboard that is not whole: an SXM board has 4 or 8."""
 BEGAN_MS = START_MS - 90 * DAY_MS
 
 

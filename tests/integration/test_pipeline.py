@@ -426,6 +426,7 @@ def test_results_are_signed_records_and_what_the_commands_read(books, host):
         "loan": 1,
         "policy": 1,
         "window": 1,
+        "case": 1,
         "valuation": 1,
         "position": 1,
     }

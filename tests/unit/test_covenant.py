@@ -277,7 +277,8 @@ def test_what_was_never_seen_makes_the_ltv_a_ceiling_that_calls_nothing_but_is_n
     loan.gpus[3] = asset(4, seen=False)
     unseen = {one.id: one for one in loan.gpus}
     first = loan.position(assets=unseen)
-    assert (first.inputs.ltv_bps, first.inputs.complete) == (10_667, False)
+    # Three of four are seen, and three are no whole baseboard: 80% × 4/3 ÷ 85%.
+    assert (first.inputs.ltv_bps, first.inputs.complete) == (12_550, False)
     assert first.state.level is Level.WATCH
     for days in (1, 2, 30):
         later = loan.position(

@@ -15,6 +15,7 @@ from assay_core import merkle
 from assay_core.covenant import Covenant
 from assay_core.leaves import Severity
 from assay_core.money import ZERO
+from assay_valuer.cases import NOTHING, Alike, Author, Basis, Kinds, Own, Spot, day_of, valued
 from assay_valuer.credit.chain_state import ChainView
 from assay_valuer.credit.covenant import CovenantState
 from assay_valuer.credit.covenant_position import CovenantPosition, covenant_position
@@ -27,7 +28,9 @@ from assay_valuer.standing.silence import Uptime
 from assay_valuer.standing.stand import scene, stand
 from assay_valuer.standing.trust import HostProofs
 from assay_valuer.standing.types import Asset, Host, Presence, Standing
-from assay_valuer.valuation.value import METHOD, Valuation, value
+from assay_valuer.valuation.case import Appraisal, Case, Override
+from assay_valuer.valuation.parameters import Parameters
+from assay_valuer.valuation.value import METHOD, Valuation
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,9 @@ class BookSnapshot:
     was seen, the newest window that saw it; `proofs` what hosts have proved, by their keys, and
     `revocations` what was answered about certificates, by their SHA-256. `covenants` are the signed
     files of each loan that has any, in the order of their versions, and `covenant_states` the states
-    that they had come to; `chain` is what loans' routers say of them, by the loan's id.
+    that they had come to. `parameters` is the newest fit; `appraisals` and `overrides` are what people
+    signed of single assets, the overrides those in force; `chain` is what loans' routers say of them,
+    by the loan's id.
     """
 
     hosts: Mapping[int, Host]
@@ -77,6 +82,9 @@ class BookSnapshot:
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
     covenants: Mapping[str, Sequence[Covenant]] = field(default_factory=dict)
     covenant_states: Mapping[str, CovenantState] = field(default_factory=dict)
+    parameters: Parameters | None = None
+    appraisals: Mapping[int, tuple[Appraisal, ...]] = field(default_factory=dict)
+    overrides: Mapping[int, Override] = field(default_factory=dict)
     chain: Mapping[str, ChainView] = field(default_factory=dict)
 
 
@@ -111,16 +119,17 @@ class Line:
             one.frozen,
             tuple((note.code, note.first_ms) for note in one.notes) if one.notes else (),
             self.valuation.values,
+            self.valuation.lending,
             self.loan_id,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """Everything, at `at_ms`. `methodology` is the hash of policy, method and prices, 32 bytes.
+    """Everything, at `at_ms`. `methodology` is the hash of policy, method, prices and fit, 32 bytes.
 
     `positions` are the house's risk view of every loan, `covenants` the position of each loan that
-    has a covenant file in force.
+    has a covenant file in force; `cases` is what the values rest on, by their names.
     """
 
     at_ms: int
@@ -136,6 +145,8 @@ class Book:
     hashes: Mapping[int, bytes]
     revocations: Mapping[str, Revocation]
     covenants: Mapping[str, CovenantPosition] = field(default_factory=dict)
+    parameters: Parameters | None = None
+    cases: Mapping[str, Case] = field(default_factory=dict)
 
     def evidence_root(self, loan_id: str) -> bytes:
         """RFC 6962 root over the hashes of the windows that what counts rests on, each once,
@@ -152,7 +163,7 @@ class Book:
 def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
     """The book at `now_ms`.
 
-    GPUs of one product and health share one valuation: it depends on nothing else.
+    GPUs of one kind share one case and one valuation: see `cases`.
     """
     around = scene(
         snapshot.hosts,
@@ -163,23 +174,27 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         revocations=snapshot.revocations,
     )
     pledged_to = {asset_id: loan.file.id for loan in snapshot.loans for asset_id in loan.asset_ids}
-    shared: dict[tuple[str | None, Severity | None], tuple[Valuation, Remembered | None]] = {}
+    loans = [loan.standing_in(snapshot.assets) for loan in snapshot.loans]
+    basis = Basis(snapshot.prices, snapshot.parameters, snapshot.appraisals, snapshot.overrides)
+    by_id = {loan.file.id: (loan.file, loan.asset_ids) for loan in loans}
+    kinds = Kinds(snapshot.assets, by_id, basis)
+    worth = _Worth(kinds, basis, policy, now_ms)
+    shared: dict[tuple[object, ...], _Known] = {}
     remembered = dict(snapshot.remembered)
     lines: dict[int, Line] = {}
-    for asset_id, asset in snapshot.assets.items():
+    for (asset_id, asset), spot in zip(snapshot.assets.items(), kinds.spots, strict=True):
         standing = stand(asset, around)
-        key = (standing.name, standing.severity)
+        own = kinds.own.get(asset_id)
+        key = (spot, standing.severity, id(own))
         known = shared.get(key)
         if known is None:
-            valuation = value(standing, snapshot.prices, policy, now_ms)
-            known = shared[key] = valuation, _remember(valuation, now_ms)
-        valuation, worth = known
+            known = shared[key] = worth.of(spot, standing.severity, own)
+        valuation, memory = known
         lines[asset_id] = Line(asset, standing, valuation, pledged_to.get(asset_id))
-        if worth is not None and standing.counts:
-            remembered[asset_id] = worth
+        if memory is not None and standing.counts:
+            remembered[asset_id] = memory
         elif _heard_and_out(standing):
             remembered[asset_id] = Remembered(ZERO, ZERO, now_ms, ZERO)
-    loans = [loan.standing_in(snapshot.assets) for loan in snapshot.loans]
     positions: dict[str, Position] = {}
     covenants: dict[str, CovenantPosition] = {}
     for loan in loans:
@@ -203,7 +218,7 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         at_ms=now_ms,
         policy=policy,
         prices=snapshot.prices,
-        methodology=methodology(policy, snapshot.prices),
+        methodology=methodology(policy, snapshot.prices, snapshot.parameters),
         hosts=snapshot.hosts,
         proofs=snapshot.proofs,
         lines=lines,
@@ -213,7 +228,35 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
         hashes=dict(snapshot.hashes),
         revocations=snapshot.revocations,
         covenants=covenants,
+        parameters=snapshot.parameters,
+        cases=worth.cases,
     )
+
+
+_Known = tuple[Valuation, Remembered | None]
+"""A value, and what is remembered of it while its GPU counts."""
+
+
+class _Worth:
+    """What the GPUs of one book are worth: worked out once for all that are alike."""
+
+    def __init__(self, kinds: Kinds, basis: Basis, policy: ValuerPolicy, now_ms: int) -> None:
+        self.cases: Final[dict[str, Case]] = {}
+        self._kinds: Final = kinds
+        self._author: Final = Author(basis, policy, day_of(now_ms))
+        self._now_ms: Final = now_ms
+        self._known: Final[dict[Alike, _Known]] = {}
+
+    def of(self, spot: Spot, severity: Severity | None, own: Own | None) -> _Known:
+        """What a GPU is worth."""
+        alike = self._kinds.alike(spot, severity, own)
+        known = self._known.get(alike)
+        if known is None:
+            case = self._author.case(self._kinds.subject(spot, severity, own), own or NOTHING)
+            valuation = valued(case)
+            self.cases[case.sha256] = case
+            known = self._known[alike] = valuation, _remember(valuation, self._now_ms)
+        return known
 
 
 def _in_force(covenants: Sequence[Covenant], now_ms: int) -> Covenant | None:
@@ -228,9 +271,16 @@ def _heard_and_out(standing: Standing) -> bool:
     return not standing.counts and not away
 
 
-def methodology(policy: ValuerPolicy, prices: PriceSnapshot | None) -> bytes:
-    """SHA-256 over the method's name, the policy's and the price snapshot's hashes, line by line."""
-    parts = (METHOD, policy.sha256, _NO_PRICES if prices is None else prices.sha256)
+def methodology(
+    policy: ValuerPolicy, prices: PriceSnapshot | None, parameters: Parameters | None = None
+) -> bytes:
+    """SHA-256 over the method's name and the hashes of policy, price table and fit, line by line."""
+    parts = (
+        METHOD,
+        policy.sha256,
+        _NONE if prices is None else prices.sha256,
+        _NONE if parameters is None else parameters.sha256,
+    )
     return hashlib.sha256("\n".join(parts).encode()).digest()
 
 
@@ -238,7 +288,7 @@ CAP_STEP_BPS: Final = 500
 """A cap that decays is recorded anew when it passes another of these steps."""
 _TOLD: Final = ("assurance.", "identity.")
 """Findings that say why a level is what it is: recorded anew when others come or go."""
-_NO_PRICES: Final = "-"
+_NONE: Final = "-"
 
 
 def _remember(valuation: Valuation, now_ms: int) -> Remembered | None:

@@ -31,6 +31,8 @@ from assay_valuer.standing.types import (
     Track,
 )
 from assay_valuer.store.schema import (
+    APPRAISAL,
+    APPRAISED,
     ASSET,
     ASSET_EVENT,
     COVENANT,
@@ -39,12 +41,14 @@ from assay_valuer.store.schema import (
     LEDGER_ENTRY,
     LOAN,
     LOAN_POSITION,
+    MARKET_PARAMETERS,
     OCSP,
     PLEDGE,
     PRICE_SNAPSHOT,
     PROJECTION,
     UPTIME,
     VALUATION,
+    VALUE_OVERRIDE,
 )
 
 NAME: Final = "standing"
@@ -296,8 +300,8 @@ def load_prices(connection: Connection) -> PriceSnapshot | None:
 
 
 def registry_version(connection: Connection) -> tuple[object, ...]:
-    """Changes whenever somebody else registers a loan, a covenant, a pledge or a price table, or
-    decides an event: two of one millisecond are two.
+    """Changes whenever somebody else registers a loan, a covenant, a pledge, a price table, a fit, an
+    appraisal or an override, or decides an event: two of one millisecond are two.
     """
     return (
         connection.execute(select(func.count(), func.max(ASSET.c.id)).select_from(ASSET)).one(),
@@ -315,6 +319,18 @@ def registry_version(connection: Connection) -> tuple[object, ...]:
         connection.execute(select(func.count()).select_from(COVENANT)).one(),
         connection.execute(
             select(func.count(), func.sum(PRICE_SNAPSHOT.c.imported_ms)).select_from(PRICE_SNAPSHOT)
+        ).one(),
+        connection.execute(
+            select(func.count(), func.sum(MARKET_PARAMETERS.c.made_ms)).select_from(
+                MARKET_PARAMETERS
+            )
+        ).one(),
+        connection.execute(
+            select(func.count(), func.sum(APPRAISAL.c.position)).select_from(APPRAISAL)
+        ).one(),
+        connection.execute(select(func.count()).select_from(APPRAISED)).one(),
+        connection.execute(
+            select(func.count(), func.sum(VALUE_OVERRIDE.c.position)).select_from(VALUE_OVERRIDE)
         ).one(),
     )
 

@@ -7,10 +7,10 @@ is loaded anew after anything went wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -22,7 +22,8 @@ from assay_core.errors import AssayError
 from assay_core.evidence.bundle import Keys
 from assay_core.instants import MINUTE_MS
 from assay_core.seal import Signer
-from assay_valuer import book_store, covenants, loan_states
+from assay_valuer import book_store, covenants, loan_states, valuation_store
+from assay_valuer.appraisals import load_appraisals
 from assay_valuer.assets import Binding, Registry
 from assay_valuer.book import Book, BookSnapshot, Loan, appraise
 from assay_valuer.credit.chain_state import ChainView
@@ -34,6 +35,9 @@ from assay_valuer.hosts import keys_of
 from assay_valuer.ledger.append import append_record, next_position, to_json
 from assay_valuer.ledger.read import entry, followed_from
 from assay_valuer.market.prices import PriceSnapshot
+from assay_valuer.market_store import newest_parameters
+from assay_valuer.marks import keep_marks
+from assay_valuer.overrides import load_overrides
 from assay_valuer.policy import ValuerPolicy
 from assay_valuer.results import (
     StoredLine,
@@ -46,6 +50,8 @@ from assay_valuer.standing.assurance import Revocation
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.types import Host
 from assay_valuer.store.database import Database
+from assay_valuer.valuation.case import Appraisal, Override
+from assay_valuer.valuation.parameters import Parameters
 
 BATCH_MAX: Final = 200
 """Most windows taken in one transaction."""
@@ -55,11 +61,14 @@ POSITION_EVERY_MS: Final = MINUTE_MS
 """A position whose debt alone has moved is written this often."""
 LINES_MAX: Final = 500
 """Most GPUs in one record of the ledger."""
+CASES_MAX: Final = 200
+"""Most cases kept in one transaction."""
 VALUATION: Final = "valuation"
 POSITION: Final = "position"
 POLICY: Final = "policy"
 BINDING: Final = "binding"
 
+_T = TypeVar("_T")
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -77,6 +86,9 @@ class _Memory:
     remembered: dict[int, Remembered]
     covenants: dict[str, tuple[Covenant, ...]]
     covenant_states: dict[str, CovenantState]
+    parameters: Parameters | None
+    appraisals: Mapping[int, tuple[Appraisal, ...]]
+    overrides: Mapping[int, Override]
     chain: dict[str, ChainView]
     version: tuple[object, ...]
 
@@ -93,6 +105,8 @@ class Pipeline:
         self._kept_lines: dict[int, tuple[object, ...]] = {}
         self._kept_positions: dict[str, tuple[tuple[object, ...], int]] = {}
         self._kept_covenants: dict[str, int] = {}
+        self._kept_cases: set[str] = set()
+        self._marked: str | None = None
         self.book: Book | None = None
         """The newest book; None before the first tick."""
         self.lag: int = 0
@@ -106,13 +120,14 @@ class Pipeline:
         try:
             # In this order: a window up to here is of a host that is in the registry read next.
             end = self._database.read(next_position)
-            memory = self._refresh()
+            memory = self._refresh(now_ms)
             if not self._policy_told:
                 self._database.write(partial(self._tell_policy, now_ms=now_ms))
                 self._policy_told = True
             self._follow(memory, end, now_ms)
             book = appraise(self._snapshot(memory, now_ms), self._policy, now_ms)
             self._keep(book)
+            self._mark(memory, now_ms)
         except IntegrityError as error:
             self._forget()
             raise BookRaced from error
@@ -127,11 +142,13 @@ class Pipeline:
     def _forget(self) -> None:
         self._memory = None
 
-    def _refresh(self) -> _Memory:
+    def _refresh(self, now_ms: int) -> _Memory:
         """Memory as the store has it now: loaded anew where somebody else has written."""
         version = self._database.read(book_store.registry_version)
         if self._memory is None or self._memory.version != version:
-            self._memory = self._database.read(self._load)
+            self._memory = self._database.read(partial(self._load, now_ms=now_ms))
+        # One that ends, ends at its instant.
+        self._memory.overrides = self._database.read(partial(load_overrides, now_ms=now_ms))
         self._memory.hosts = self._database.read(book_store.load_hosts)
         self._memory.fleet.known.hosts.update(self._memory.hosts)
         self._memory.spans = self._database.read(book_store.load_uptime)
@@ -139,7 +156,7 @@ class Pipeline:
         self._memory.chain = self._database.read(loan_states.load_views)
         return self._memory
 
-    def _load(self, connection: Connection) -> _Memory:
+    def _load(self, connection: Connection, now_ms: int) -> _Memory:
         loaded = book_store.load_fleet(connection)
         remembered = book_store.load_remembered(connection)
         if self.book is not None:
@@ -159,6 +176,9 @@ class Pipeline:
             remembered=remembered,
             covenants=covenants.load_covenants(connection),
             covenant_states=covenants.load_states(connection),
+            parameters=newest_parameters(connection),
+            appraisals=load_appraisals(connection),
+            overrides=load_overrides(connection, now_ms),
             chain={},
             version=book_store.registry_version(connection),
         )
@@ -213,6 +233,9 @@ class Pipeline:
             revocations=memory.revocations,
             covenants=memory.covenants,
             covenant_states=memory.covenant_states,
+            parameters=memory.parameters,
+            appraisals=memory.appraisals,
+            overrides=memory.overrides,
             chain=memory.chain,
         )
 
@@ -245,6 +268,7 @@ class Pipeline:
         ]
         if not lines and not written and not stepped:
             return
+        self._keep_cases(book, lines)
 
         def job(connection: Connection) -> None:
             for ids in batched(sorted(lines), LINES_MAX):
@@ -265,6 +289,34 @@ class Pipeline:
             key = position_key(book.positions[loan_id])
             self._kept_positions[loan_id] = (key, book.at_ms)
         self._kept_covenants |= dict.fromkeys(stepped, book.at_ms)
+
+    def _keep_cases(self, book: Book, lines: Mapping[int, StoredLine]) -> None:
+        """Every case that one of the lines names is in the ledger before the line is."""
+        named = {line.case_sha256 for line in lines.values() if line.case_sha256 is not None}
+        new = sorted(named - self._kept_cases)
+        for some in batched(new, CASES_MAX):
+            cases = [book.cases[one] for one in some]
+            keep = partial(
+                valuation_store.keep_cases, cases=cases, signer=self._key, now_ms=book.at_ms
+            )
+            self._database.write(keep)
+        # Yesterday's are named no more.
+        self._kept_cases = (self._kept_cases & set(book.cases)) | named
+
+    def _mark(self, memory: _Memory, now_ms: int) -> None:
+        """What products are worth, and what is forecast of it, is on record before it can be known."""
+        fit = memory.parameters
+        if fit is not None and fit.sha256 != self._marked:
+            keep = partial(
+                keep_marks,
+                parameters=fit,
+                prices=memory.prices,
+                policy=self._policy,
+                signer=self._key,
+                now_ms=now_ms,
+            )
+            self._database.write(keep)
+            self._marked = fit.sha256
 
     def _keep_covenants(self, connection: Connection, book: Book, loans: Sequence[str]) -> None:
         """Writes where covenants stand; each step that changed something is a signed record."""
@@ -317,8 +369,8 @@ def _until_now(spans: list[Span], now_ms: int) -> list[Span]:
     return spans
 
 
-def batched(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """The ids in runs of at most `size`."""
+def batched(ids: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """The items in runs of at most `size`."""
     for first in range(0, len(ids), size):
         yield ids[first : first + size]
 

@@ -15,7 +15,7 @@ from assay_valuer.credit.covenant_position import CovenantPosition
 from assay_valuer.credit.position import Position, Remembered
 from assay_valuer.credit.tranches import TrancheCover
 from assay_valuer.findings import Finding
-from assay_valuer.valuation.value import Range, Values
+from assay_valuer.valuation.worth import Indication, Range, Valuation, Values
 
 
 class StoredFinding(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +41,26 @@ class StoredValues(msgspec.Struct, frozen=True, kw_only=True):
     olv: StoredRange
     nolv: StoredRange
     flv: StoredRange
+
+
+class StoredIndication(msgspec.Struct, frozen=True, kw_only=True):
+    """What one approach said; see valuation's Indication. A line leaves the findings to its case."""
+
+    approach: str
+    range: StoredRange
+    error_e6: int
+    weight_bps: int
+    findings: tuple[StoredFinding, ...] = ()
+
+
+class StoredValuation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a case came to: everything that a replay must come to again."""
+
+    product: str | None
+    values: StoredValues | None
+    lending_micros: int | None
+    indications: tuple[StoredIndication, ...]
+    findings: tuple[StoredFinding, ...]
 
 
 class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +91,11 @@ class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
     cap_bps: int = 0
     """Most that is lent on its net value, when this was recorded."""
     frozen: bool = False
+    case_sha256: str | None = None
+    """The case that its value follows from; None where it is no product that is known."""
+    lending_micros: int | None = None
+    """What the house would lend on before assurance."""
+    indications: tuple[StoredIndication, ...] = ()
 
 
 class StoredTranche(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +181,20 @@ def stored_line(line: Line, remembered: Remembered | None) -> StoredLine:
         values=_values(valuation.values),
         remembered=memory,
         findings=_findings((*valuation.findings, *standing.findings)),
+        case_sha256=None if valuation.product is None else valuation.case_sha256,
+        lending_micros=None if valuation.lending is None else valuation.lending.micros,
+        indications=tuple(_indication(one, ()) for one in valuation.indications),
+    )
+
+
+def stored_valuation(valuation: Valuation) -> StoredValuation:
+    """What a case came to, as it is kept."""
+    return StoredValuation(
+        product=None if valuation.product is None else str(valuation.product),
+        values=_values(valuation.values),
+        lending_micros=None if valuation.lending is None else valuation.lending.micros,
+        indications=tuple(_indication(one, one.findings) for one in valuation.indications),
+        findings=_findings(valuation.findings),
     )
 
 
@@ -217,6 +256,16 @@ def _tranches(covers: Iterable[TrancheCover]) -> tuple[StoredTranche, ...]:
             covered_bps=one.covered_bps,
         )
         for one in covers
+    )
+
+
+def _indication(one: Indication, findings: Iterable[Finding]) -> StoredIndication:
+    return StoredIndication(
+        approach=one.approach,
+        range=_range(one.range),
+        error_e6=one.error_e6,
+        weight_bps=one.weight_bps,
+        findings=_findings(findings),
     )
 
 
