@@ -1,0 +1,42 @@
+"""The golden case is worth what an implementation that shares no code with the product says."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+from assay_valuer.valuation.case import from_json, to_json
+from assay_valuer.valuation.value import value_case
+from tests.golden import make_valuation
+
+TEXT = (Path(__file__).parent / make_valuation.FILE).read_text(encoding="utf-8")
+GOLDEN = json.loads(TEXT)
+NEAR = Decimal("0.00035")
+"""Factors of lots and of the market haircut are whole basis points: each may be one of them off."""
+
+
+def test_the_case_is_worth_what_was_worked_out_apart():
+    valued = value_case(from_json(json.dumps(GOLDEN["case"])))
+    assert valued.values is not None
+    assert valued.lending is not None
+    found = {
+        f"{premise}_{name}": getattr(getattr(valued.values, premise), name)
+        for premise in ("fmv", "olv", "nolv", "flv")
+        for name in ("low", "mid", "high")
+    } | {"lending": valued.lending}
+    assert found.keys() == GOLDEN["usd"].keys()
+    for name, amount in found.items():
+        said = Decimal(GOLDEN["usd"][name])
+        near = Decimal("0.00003") if name.startswith("fmv") else NEAR
+        assert abs(Decimal(amount.micros) / 10**6 - said) <= said * near, name
+    said_by = [found.approach for found in valued.indications]
+    assert said_by == ["market", "table", "income", "cost", "appraisal"]
+
+
+def test_the_file_is_what_its_maker_makes_and_the_case_has_one_form():
+    assert make_valuation.text() == TEXT
+    tree = GOLDEN["case"]
+    assert to_json(from_json(json.dumps(tree))).decode() == json.dumps(
+        tree, sort_keys=True, separators=(",", ":")
+    )
