@@ -195,6 +195,35 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
             remembered[asset_id] = memory
         elif _heard_and_out(standing):
             remembered[asset_id] = Remembered(ZERO, ZERO, now_ms, ZERO)
+    positions, covenants = _positions(snapshot, loans, lines, remembered, policy, now_ms)
+    return Book(
+        at_ms=now_ms,
+        policy=policy,
+        prices=snapshot.prices,
+        methodology=methodology(policy, snapshot.prices, snapshot.parameters),
+        hosts=snapshot.hosts,
+        proofs=snapshot.proofs,
+        lines=lines,
+        loans={loan.file.id: loan for loan in loans},
+        positions=positions,
+        remembered=remembered,
+        hashes=dict(snapshot.hashes),
+        revocations=snapshot.revocations,
+        covenants=covenants,
+        parameters=snapshot.parameters,
+        cases=worth.cases,
+    )
+
+
+def _positions(
+    snapshot: BookSnapshot,
+    loans: Sequence[Loan],
+    lines: Mapping[int, Line],
+    remembered: Mapping[int, Remembered],
+    policy: ValuerPolicy,
+    now_ms: int,
+) -> tuple[dict[str, Position], dict[str, CovenantPosition]]:
+    """Both positions of every loan, by its id: the house's, and the covenant's where one is in force."""
     positions: dict[str, Position] = {}
     covenants: dict[str, CovenantPosition] = {}
     for loan in loans:
@@ -214,23 +243,7 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
                 uptime=snapshot.uptime,
                 now_ms=now_ms,
             )
-    return Book(
-        at_ms=now_ms,
-        policy=policy,
-        prices=snapshot.prices,
-        methodology=methodology(policy, snapshot.prices, snapshot.parameters),
-        hosts=snapshot.hosts,
-        proofs=snapshot.proofs,
-        lines=lines,
-        loans={loan.file.id: loan for loan in loans},
-        positions=positions,
-        remembered=remembered,
-        hashes=dict(snapshot.hashes),
-        revocations=snapshot.revocations,
-        covenants=covenants,
-        parameters=snapshot.parameters,
-        cases=worth.cases,
-    )
+    return positions, covenants
 
 
 _Known = tuple[Valuation, Remembered | None]
