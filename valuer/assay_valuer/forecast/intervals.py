@@ -91,6 +91,14 @@ def _batches(cases: Cases) -> list[tuple[int, float, Ints]]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    weight: float
+    units: int
+    share: Floats
+    total: float
+
+
 @dataclass
 class Walk:
     """Goes through the months in order; what it knows in one are the outcomes before it."""
@@ -138,8 +146,9 @@ class Walk:
         pool = pool[np.lexsort((cases.index[pool], cases.origin[pool], self._errors[pool]))]
         weight = 2.0 ** (-(month - cases.outcome[pool]) / HALF_LIFE_DAYS)
         even = weight / _sums(self._units[pool], weight) if len(pool) else weight
+        groups: dict[tuple[int, int], _Group | None] = {}
         for case in which.tolist():
-            values, cumulated = self._mixture(case, pool, weight, even)
+            values, cumulated = self._mixture(case, pool, weight, even, groups)
             for at, level in enumerate(LEVELS):
                 alpha = self._alphas.get((self._pools[case], horizon, at), 1 - level)
                 for side, share in enumerate((alpha / 2, 1 - alpha / 2)):
@@ -148,7 +157,12 @@ class Walk:
                     self.edges[case, 2 * at + side] = self.centre[case] + self._scale[case] * edge
 
     def _mixture(
-        self, case: int, pool: Ints, weight: Floats, even: Floats
+        self,
+        case: int,
+        pool: Ints,
+        weight: Floats,
+        even: Floats,
+        groups: dict[tuple[int, int], _Group | None],
     ) -> tuple[Floats, Floats]:
         """Sorted errors in units of the case's scale, and the cumulated probability of each."""
         belief = 1.0
@@ -156,15 +170,17 @@ class Walk:
         overlap = 30.0 / self.cases.horizon[case]
         counts = OUTCOMES_FOR_GROUPS[self.cases.market]
         for depth, (group, k) in enumerate(zip(self._groups, counts, strict=True)):
-            mine = group[pool] == group[case]
-            if not mine.any():
+            key = (depth, int(group[case]))
+            if key not in groups:
+                groups[key] = self._group(depth, key[1], pool, weight, even)
+            known = groups[key]
+            if known is None:
                 continue
-            count = float(weight[mine].sum()) * overlap
+            count = known.weight * overlap
             if depth == 0 and self.cases.market is Market.RENTAL:
-                count = min(count, SELLERS_WORTH * len(np.unique(self._units[pool][mine])))
-            share = (even if depth == 0 else weight) * mine
+                count = min(count, SELLERS_WORTH * known.units)
             part = count / (count + k)
-            mixed = (1 - part) * mixed + part * share / share.sum()
+            mixed = (1 - part) * mixed + part * known.share / known.total
             belief *= 1 - part
         still = self._prior.still[case]
         jumps = GRID * (self._prior.deviation[case] / self._scale[case])
@@ -174,6 +190,17 @@ class Walk:
         masses = np.concatenate((mixed, [belief * still], each))
         order = np.argsort(values, kind="stable")
         return values[order], np.cumsum(masses[order])
+
+    def _group(
+        self, depth: int, code: int, pool: Ints, weight: Floats, even: Floats
+    ) -> _Group | None:
+        """A group's part of a month's pool; None where it has none. All of its cases share it."""
+        mine = self._groups[depth][pool] == code
+        if not mine.any():
+            return None
+        share = (even if depth == 0 else weight) * mine
+        units = len(np.unique(self._units[pool][mine])) if depth == 0 else 0
+        return _Group(float(weight[mine].sum()), units, share, float(share.sum()))
 
     def _learn_from_misses(self, month: int) -> None:
         """Moves α by what came out between the last month's first day and this one's."""
