@@ -197,12 +197,15 @@ def test_one_seller_under_several_names_is_one():
     assert seller("runpod.io") == seller("runpod")
     assert seller("io") == "io"
     assert seller("—") == "unnamed"
-    assert [tier(name) for name in ("aws", "oracle_cloud", "vast", "never seen")] == [
-        "hyperscaler",
-        "hyperscaler",
-        "marketplace",
-        "neocloud",
-    ]
+    tiers = {
+        "aws": "hyperscaler",
+        "oracle_cloud": "hyperscaler",
+        "vast": "marketplace",
+        "io.net": "marketplace",
+        "flyio": "platform",
+        "never seen": "neocloud",
+    }
+    assert {name: tier(name) for name in tiers} == tiers
 
 
 def test_a_feed_is_read_from_the_kind():

@@ -5,8 +5,8 @@
 Each effect is one number per label (one per H100, one per hyperscaler, one per hyperscaler's H100),
 normal about zero with a stated deviation: how far such labels lie apart, judgement. The data then
 decide each of them, and a label with few quotes stays near its family. ε, and the sellers' effects,
-are Student's t with ν = 4: a quote that fits nothing loses its weight, and a seller far off everybody
-else is itself and moves nobody. Old quotes weigh 2^(−age/45 d), and twenty configurations
+are Student's t with ν = 3: a quote that fits nothing loses its weight, and a seller far off everybody
+else is itself and moves nobody. Old quotes weigh 2^(−age/30 d), and twenty configurations
 of one seller's model weigh as √20. It is kriging over labels, solved exactly; nothing is sampled.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from assay_valuer.forecast.cases import Floats
 from assay_valuer.market import labels
 
-SELLER_DEVIATION: Final = 0.3
+SELLER_DEVIATION: Final = 0.15
 EFFECTS: Final = (
     ("accelerator", 1.0),
     ("accelerator,memory", 0.3),
@@ -40,11 +40,11 @@ EFFECTS: Final = (
 )
 """(labels, deviation of their effect in logs). Judgement."""
 LEVEL_DEVIATION: Final = 5.0
-COUNT_DEVIATION: Final = 0.05
+COUNT_DEVIATION: Final = 0.02
 """Per doubling of the GPUs in a node."""
 NOISE: Final = 0.15
-FREEDOM: Final = 4.0
-HALF_LIFE_DAYS: Final = 45.0
+FREEDOM: Final = 3.0
+HALF_LIFE_DAYS: Final = 30.0
 ROUNDS: Final = 8
 SETTLED: Final = 1e-3
 """Of a price, in logs: less than this from one round to the next is as good as none."""

@@ -38,9 +38,20 @@ HYPERSCALERS: Final = frozenset(
 )
 """Judgement: clouds that sell GPUs beside everything else, at list prices far above the rest."""
 MARKETPLACES: Final = frozenset(
-    {"vast", "runpod", "tensordock", "thunder", "cudo", "sesterce", "salad", "prime", "hyperbolic"}
-)
+    {"vast", "runpod", "tensordock", "thunder", "cudo", "sesterce", "salad", "prime", "hyperbolic",
+     "akash", "akashnetwork", "ionet", "clore", "nosana", "spheron", "shadeform"}
+)  # fmt: skip
 """Judgement: those that sell what others host, at prices that follow demand."""
+PLATFORMS: Final = frozenset(
+    {"paperspace", "replicate", "fly", "koyeb", "cerebrium", "beam", "modal", "baseten", "huggingface",
+     "lightning", "saturn", "anyscale", "northflank"}
+)  # fmt: skip
+"""Judgement: those that sell software to run models by the second, and the GPU with it."""
+_TIERS: Final = (
+    ("hyperscaler", HYPERSCALERS),
+    ("marketplace", MARKETPLACES),
+    ("platform", PLATFORMS),
+)
 _RENAMED: Final = MappingProxyType({"datacrunch": "verda"})
 _TRADE: Final = re.compile(r"(labs|cloud|compute|io|sh|ai|com)$")
 
@@ -64,11 +75,12 @@ def seller(provider: str) -> str:
 
 
 def tier(provider: str) -> str:
-    """hyperscaler, marketplace or neocloud, which is also what an unknown seller is taken for."""
+    """hyperscaler, marketplace, platform, or neocloud: what an unknown seller is taken for too."""
     name = seller(provider)
-    if name in HYPERSCALERS:
-        return "hyperscaler"
-    return "marketplace" if name in MARKETPLACES else "neocloud"
+    for which, sellers in _TIERS:
+        if name in sellers:
+            return which
+    return "neocloud"
 
 
 def memory(variant: str) -> str:
