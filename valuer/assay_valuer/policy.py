@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from assay_core.health import HealthPolicy
-from assay_core.instants import DAY_MS, SECOND_MS
+from assay_core.instants import SECOND_MS
 
 Bps = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400)]
@@ -319,11 +319,6 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def sha256(self) -> str:
         """The policy's own name: SHA-256 of its canonical JSON, hex."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
-
-    @property
-    def price_age_max_ms(self) -> int:
-        """`market.price_age_max_days` in milliseconds."""
-        return self.market.price_age_max_days * DAY_MS
 
 
 DEFAULT: Final = ValuerPolicy()
