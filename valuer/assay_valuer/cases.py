@@ -80,6 +80,11 @@ def day_of(at_ms: int) -> int:
     return _EPOCH_DAY + at_ms // DAY_MS
 
 
+def day_start_ms(day: int) -> int:
+    """When a UTC day, as an ordinal, begins."""
+    return (day - _EPOCH_DAY) * DAY_MS
+
+
 @lru_cache(maxsize=VALUED_MAX)
 def valued(case: Case) -> Valuation:
     """What `value_case` says of the case, remembered: the same case has the same value."""

@@ -18,6 +18,7 @@ from assay_valuer.feeds import PostNews, Publishes
 from assay_valuer.pipeline import Pipeline
 from assay_valuer.service import ServiceContext, Stored
 from assay_valuer.watch import BookCollector
+from assay_valuer.watch_market import load_view
 
 SPACING_S: Final = 0.1
 """Least rest between two books, whatever storm of events there is."""
@@ -76,12 +77,14 @@ class Desk:
         begin_ms = self._context.now_ms()
         try:
             book = await asyncio.to_thread(self._pipeline.tick, begin_ms)
+            market = await asyncio.to_thread(self._context.state.database.read, load_view)
         except AssayError as error:  # the door stays open: what hosts say is not lost
             self._errors.labels("value").inc()
             _log.error("not_valued", error=str(error))
             return
         duration_ms = self._context.now_ms() - begin_ms
         self._collector.show(book, duration_ms=duration_ms, lag=self._pipeline.lag)
+        self._collector.show_market(market)
         self._valued.set()
 
     async def publish(self, oracle: Publishes) -> None:

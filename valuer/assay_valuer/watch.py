@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -25,7 +25,9 @@ from assay_valuer.standing.notes import CODES
 from assay_valuer.valuation.value import Range, Values
 from assay_valuer.watch_covenant import covenant_metrics
 from assay_valuer.watch_labels import GPU, HOST, family, flag, gpu_labels, host_labels
+from assay_valuer.watch_market import MarketView, market_metrics
 from assay_valuer.watch_trust import LEVEL_HELP, custody_of, level_of
+from assay_valuer.watch_value import value_metrics
 
 GPU_SERIES_MAX: Final = 10_000
 """Series of single GPUs; beyond it there are none, and hosts stand for them. What holds of few GPUs,
@@ -44,6 +46,7 @@ class _View:
     lag: int = 0
     feeds: Mapping[str, Feed] | None = None
     outbox: Mapping[str, int] | None = None
+    market: MarketView | None = None
 
 
 class BookCollector(Collector):
@@ -54,13 +57,15 @@ class BookCollector(Collector):
 
     def show(self, book: Book, *, duration_ms: int, lag: int) -> None:
         """The newest book, how long it took, and how many ledger entries it lacks."""
-        view = self._view
-        self._view = _View(book, duration_ms, lag, view.feeds, view.outbox)
+        self._view = replace(self._view, book=book, duration_ms=duration_ms, lag=lag)
 
     def show_feeds(self, feeds: Mapping[str, Feed], outbox: Mapping[str, int]) -> None:
         """Each loan's feed, and the number of posts in each state."""
-        view = self._view
-        self._view = _View(view.book, view.duration_ms, view.lag, feeds, outbox)
+        self._view = replace(self._view, feeds=feeds, outbox=outbox)
+
+    def show_market(self, market: MarketView) -> None:
+        """Where prices come from, as the store has it."""
+        self._view = replace(self._view, market=market)
 
     def collect(self) -> Iterable[Metric]:
         """The families, from one book throughout."""
@@ -73,7 +78,10 @@ class BookCollector(Collector):
             yield _findings(view.book)
             yield from _loans(view.book)
             yield from covenant_metrics(view.book)
+            yield from value_metrics(view.book)
             yield from _service(view.book, view.duration_ms, view.lag)
+        if view.market is not None:
+            yield from market_metrics(view.market)
         if view.feeds is not None:
             yield from _feeds(view.feeds)
         if view.outbox is not None:
