@@ -195,7 +195,9 @@ def appraise(snapshot: BookSnapshot, policy: ValuerPolicy, now_ms: int) -> Book:
             remembered[asset_id] = memory
         elif _heard_and_out(standing):
             remembered[asset_id] = Remembered(ZERO, ZERO, now_ms, ZERO)
-    positions, covenants = _positions(snapshot, loans, lines, remembered, policy, now_ms)
+    positions, covenants = _positions(
+        snapshot, loans, lines, remembered, policy=policy, now_ms=now_ms
+    )
     return Book(
         at_ms=now_ms,
         policy=policy,
@@ -220,6 +222,7 @@ def _positions(
     loans: Sequence[Loan],
     lines: Mapping[int, Line],
     remembered: Mapping[int, Remembered],
+    *,
     policy: ValuerPolicy,
     now_ms: int,
 ) -> tuple[dict[str, Position], dict[str, CovenantPosition]]:
