@@ -53,7 +53,7 @@ class Rows:
 
 
 def rows(days: int = 400, factor: float = 1.0, since: int = DAY + 1) -> Rows:
-    """Rows of each seller every two or three weeks up to `DAY`; all prices times `factor` from a day."""
+    """Rows of each seller every three to four weeks up to about `DAY`; all prices times `factor` from a day."""
     rental, resale = [], []
     for number, seller in enumerate(SELLERS):
         for series, (hourly, _) in _LEVELS.items():
@@ -62,7 +62,7 @@ def rows(days: int = 400, factor: float = 1.0, since: int = DAY + 1) -> Rows:
             if luck.random() < 0.25:
                 continue
             price = hourly * (0.85 + 0.1 * number) * (2.5 if seller == "gcp" else 1)
-            for day in range(DAY - days, DAY + 1, 14):
+            for day in range(DAY - days, DAY + 1, 21):
                 price *= 2.718 ** luck.gauss(0, 0.02)
                 usd = round(price * (factor if day >= since else 1), 4)
                 for kind, share in (("on_demand", 1.0), ("reserved_1y", 0.65))[: 1 + (number == 4)]:
@@ -72,7 +72,7 @@ def rows(days: int = 400, factor: float = 1.0, since: int = DAY + 1) -> Rows:
         for series, (_, new) in _LEVELS.items():
             model, variant = series.split("|")
             luck = random.Random(f"{market}{series}")
-            for day in range(DAY - days, DAY + 1, 20):
+            for day in range(DAY - days, DAY + 1, 30):
                 for kind, condition, share in (
                     ("asking_median", "new", 1.0),
                     ("asking_median", "used", 0.7),

@@ -8,10 +8,10 @@ the month's first fit finds, for the forecasts learn by months, and go there a s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -44,6 +44,10 @@ EQUIVALENTS_MAX: Final = 6
 """The nearest in performance."""
 EQUIVALENT_WITHIN: Final = math.log(4)
 """Beyond a factor of four no product does another's work. Judgement."""
+
+
+Before: TypeAlias = Mapping[str, ProductParameters]
+"""The previous fit's products, by name."""
 
 
 class Markets(NamedTuple):
@@ -80,10 +84,11 @@ def fit(snapshot: MarketSnapshot, previous: Parameters | None, day: int) -> Para
     groups = _groups(
         markets, day, learn=previous is None or _month(previous.made_day) != _month(day)
     )
+    before = {one.product: one for one in previous.products} if previous is not None else None
+    days = day - previous.made_day if previous is not None else 0
     products: list[ProductParameters] = []
     for group in groups:
-        levels = _levels(group, previous, day)
-        products += _products(group, levels, previous, day)
+        products += _products(group, _levels(group, before or {}, days), before, day)
     return Parameters(
         made_day=day,
         snapshot_sha256=snapshot.sha256,
@@ -133,14 +138,12 @@ def _groups(markets: Markets, day: int, *, learn: bool) -> list[Group]:
     return found
 
 
-def _levels(
-    group: Group, previous: Parameters | None, day: int
-) -> dict[tuple[Product, str], Level | None]:
+def _levels(group: Group, previous: Before, days: int) -> dict[tuple[Product, str], Level | None]:
     """Every product's level of every kind, moved from the previous fit's."""
     found: dict[tuple[Product, str], Level | None] = {}
     for kind in KINDS:
-        pace = _pace(kind, day - previous.made_day if previous is not None else 0)
-        before = {product: _before(previous, product, kind) for product in group.products}
+        pace = _pace(kind, days)
+        before = {product: _level(previous.get(str(product)), kind) for product in group.products}
         moves = [
             steps.own_move(old, group.seen.get((product, kind)), pace)[0]
             for product, old in before.items()
@@ -167,8 +170,7 @@ def _pace(kind: str, days: int) -> Pace:
     )
 
 
-def _before(previous: Parameters | None, product: Product, kind: str) -> Level | None:
-    old = previous.of(str(product)) if previous is not None else None
+def _level(old: ProductParameters | None, kind: str) -> Level | None:
     if old is None:
         return None
     return {
@@ -182,7 +184,7 @@ def _before(previous: Parameters | None, product: Product, kind: str) -> Level |
 def _products(
     group: Group,
     levels: dict[tuple[Product, str], Level | None],
-    previous: Parameters | None,
+    previous: Before | None,
     day: int,
 ) -> list[ProductParameters]:
     terms = history.committed(group.markets.rental, day)
@@ -191,7 +193,7 @@ def _products(
     found = []
     for product in group.products:
         name = str(product)
-        old = previous.of(name) if previous is not None else None
+        old = previous.get(name) if previous is not None else None
         rental_aim, hardware_aim = _aims(group, product, old)
         own = history.volatility(_of(group.markets.hardware, product))
         daily = own if own is not None else volatility
@@ -263,13 +265,13 @@ def _equivalents(
     group: Group,
     product: Product,
     levels: dict[tuple[Product, str], Level | None],
-    previous: Parameters | None,
+    previous: Before | None,
 ) -> tuple[Equivalent, ...]:
     """Products of its class, at least as new, that are quoted new: as the previous fit has it."""
     found = []
     for other in group.products:
         level = levels[other, present.NEW]
-        decided = _before(previous, other, present.NEW) if previous is not None else level
+        decided = _level(previous.get(str(other)), present.NEW) if previous is not None else level
         if level is None or decided is None or decided.basis != "quotes":
             continue
         gap = performance(other) - performance(product)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -87,6 +88,7 @@ def regress(
     return [Guess(log, error) for log, error in zip(centres.tolist(), errors.tolist(), strict=True)]
 
 
+@cache
 def features(product: Product) -> tuple[float, float, float, float]:
     """ln TFLOPS, ln TB/s, ln of 100 GB, and years of release since 2020."""
     specs = SPECS[product]
