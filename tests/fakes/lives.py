@@ -29,6 +29,7 @@ from assay_core.asset_events import AssetEvent, Inspection, Kind, Subject
 from assay_core.errors import Refusal, Refused
 from assay_core.evidence import bundle
 from assay_core.evidence.sealed import SealedEvidence
+from assay_core.money import Usd
 from assay_core.seal import ASSET_EVENT_TYPE, Ed25519Signer, Envelope, Sealed, Signer, sign_envelope
 from assay_core.signatories import Role
 from assay_core.verify import AlreadyStored, Chain, Policy, verify, verify_gap
@@ -453,6 +454,16 @@ class Lives(FakeBooks):
     def line(self, serial: str, now_ms: int) -> Line:
         (found,) = [one for one in self.tick(now_ms).lines.values() if one.asset.serial == serial]
         return found
+
+    @property
+    def lending(self) -> Usd:
+        """What one GPU is lent on for in the newest book, before assurance: the same for all of them."""
+        book = self.pipeline.book
+        lines = () if book is None else book.lines.values()
+        (one,) = {line.valuation.lending for line in lines if line.loan_id and line.counted}
+        if one is None or one >= Usd(NOLV):
+            raise AssertionError(f"lent on {one}, which is no low quantile of what nets {NOLV}")
+        return one
 
     def position(self, now_ms: int, loan_id: str = "loan-1") -> Position:
         return self.tick(now_ms).positions[loan_id]

@@ -59,7 +59,7 @@ from tests.fakes.books import DAY_MS
 from tests.fakes.chassis import new_tpm
 from tests.fakes.endorsing import Maker
 from tests.fakes.host import START_MS
-from tests.fakes.lives import NOLV, Lives, frozen
+from tests.fakes.lives import Lives, frozen
 from tests.fakes.tpm import TpmKey
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -100,7 +100,7 @@ def level(books, host, at: int = 0) -> int:
 def unharmed(books, host) -> None:
     """The victim's loan is what it was."""
     one = books.position(host.now_ms + MINUTE_MS)
-    assert (one.counted, one.lendable) == (2, Usd(NOLV * 6_000 // 10_000 * 2))
+    assert (one.counted, one.lendable) == (2, Usd(books.lending.micros * 6_000 // 10_000 * 2))
     assert not any(name.startswith(host.id) for name in frozen(books.tick(host.now_ms)))
 
 

@@ -27,7 +27,7 @@ from assay_valuer.store.schema import ASSET, HOST_TRUST, PROJECTION
 from tests.fakes.books import DAY_MS
 from tests.fakes.chassis import GPU_MAKER, new_tpm, trusting
 from tests.fakes.host import START_MS, WINDOW_MS, FakeGpu
-from tests.fakes.lives import NOLV, Lives, frozen, subject
+from tests.fakes.lives import Lives, frozen, subject
 
 
 @pytest.fixture
@@ -36,8 +36,9 @@ def books(tmp_path):
         yield made
 
 
-def lent(cap_bps: int, gpus: int = 2) -> Usd:
-    return Usd(NOLV * cap_bps // 10_000 * gpus)
+def lent(books: Lives, cap_bps: int, gpus: int = 2) -> Usd:
+    """So much of what is lent on for one GPU, in the newest book, for so many."""
+    return Usd(books.lending.micros * cap_bps // 10_000 * gpus)
 
 
 def shown(books: Lives, at_ms: int) -> tuple[int, Usd, int]:
@@ -52,30 +53,30 @@ def test_a_software_key_is_l0(books):
     host = books.machine(tpm=False)
     books.lend(*host.serials)
     books.show(host)
-    assert shown(books, host.now_ms) == (L0, lent(1_000), 2)
+    assert shown(books, host.now_ms) == (L0, lent(books, 1_000), 2)
 
 
 def test_levels_rise_with_what_is_proved_and_fall_with_its_age(books):
     host = books.machine(devices=True)
     books.lend(*host.serials)
     books.show(host)
-    assert shown(books, host.now_ms) == (L0, lent(1_000), 2)  # no quote yet
+    assert shown(books, host.now_ms) == (L0, lent(books, 1_000), 2)  # no quote yet
     asked_ms = host.now_ms
     asked = books.ask(host)
     books.take_answer(host, asked, books.answer(host, asked, devices=()))
-    assert shown(books, asked_ms + MINUTE_MS) == (L1, lent(2_500), 2)
+    assert shown(books, asked_ms + MINUTE_MS) == (L1, lent(books, 2_500), 2)
     books.prove(host)
-    assert shown(books, asked_ms + MINUTE_MS) == (L2, lent(6_000), 2)
+    assert shown(books, asked_ms + MINUTE_MS) == (L2, lent(books, 6_000), 2)
     # A quote is whole for two hours, and falls from 60% to 10% by the third.
-    assert shown(books, asked_ms + 2 * HOUR_MS) == (L2, lent(6_000), 2)
-    assert shown(books, asked_ms + 5 * HOUR_MS // 2) == (L2, lent(3_500), 2)
-    assert shown(books, asked_ms + 3 * HOUR_MS) == (L0, lent(1_000), 2)
+    assert shown(books, asked_ms + 2 * HOUR_MS) == (L2, lent(books, 6_000), 2)
+    assert shown(books, asked_ms + 5 * HOUR_MS // 2) == (L2, lent(books, 3_500), 2)
+    assert shown(books, asked_ms + 3 * HOUR_MS) == (L0, lent(books, 1_000), 2)
     # A device's report is whole for twelve, and falls from 60% to 25% by the eighteenth.
     host.now_ms = asked_ms + 15 * HOUR_MS
     books.show(host)
     asked = books.ask(host, asked_ms=host.now_ms)
     books.take_answer(host, asked, books.answer(host, asked, devices=()))
-    assert shown(books, asked_ms + 15 * HOUR_MS) == (L2, lent(4_250), 2)
+    assert shown(books, asked_ms + 15 * HOUR_MS) == (L2, lent(books, 4_250), 2)
     assert books.position(host.now_ms).values == books.position(asked_ms).values  # never the value
 
 
@@ -103,10 +104,10 @@ def test_a_whole_baseboard_is_l2_plus_and_with_custody_fifteen_points_more(books
     asked = books.ask(host)
     evidence = board(books, host, asked, fabric)
     books.take_answer(host, asked, books.answer(host, asked, evidence=evidence))
-    assert shown(books, host.now_ms + MINUTE_MS) == (L2_PLUS, lent(7_000), 2)
+    assert shown(books, host.now_ms + MINUTE_MS) == (L2_PLUS, lent(books, 7_000), 2)
     books.inspect(*host.serials, now_ms=host.now_ms + MINUTE_MS)
     code, lendable, _ = shown(books, host.now_ms + 2 * MINUTE_MS)
-    assert (code, lendable) == (L2_PLUS | CUSTODY, lent(8_500))
+    assert (code, lendable) == (L2_PLUS | CUSTODY, lent(books, 8_500))
 
 
 def board(books, host, asked, fabric):
@@ -125,7 +126,7 @@ def test_of_a_loans_gpus_the_least_proved_is_what_the_loan_shows(books):
     books.show(bare)
     books.live(bound)
     one = books.position(bound.now_ms + MINUTE_MS)
-    assert (one.assurance, one.lendable) == (L0, lent(6_000) + lent(1_000, 1))
+    assert (one.assurance, one.lendable) == (L0, lent(books, 6_000) + lent(books, 1_000, 1))
 
 
 def test_where_policy_asks_for_ocsp_there_is_no_l2_without_an_answer(tmp_path):
@@ -250,7 +251,7 @@ def test_a_device_that_answers_on_two_hosts_freezes_its_gpu(books):
     book = books.tick(host.now_ms + MINUTE_MS)
     assert frozen(book) == {f"{host.serials[0]}: clone"}
     one = book.positions["loan-1"]
-    assert (one.state, one.counted, one.lendable) == (State.DISPUTED, 1, lent(6_000, 1))
+    assert (one.state, one.counted, one.lendable) == (State.DISPUTED, 1, lent(books, 6_000, 1))
 
 
 def test_the_pledges_word_for_its_own_host_does_not_excuse_a_device_in_two_places(books):
@@ -337,7 +338,7 @@ def test_two_people_re_enrol_a_forked_host_and_it_proves_itself_again(books):
     books.sign("re_enrol", now_ms=host.now_ms, by=("lena", "luis"), host=host.id)
     assert frozen(books.tick(host.now_ms + MINUTE_MS)) == set()
     books.live(host)
-    assert shown(books, host.now_ms + MINUTE_MS) == (L2, lent(6_000), 2)
+    assert shown(books, host.now_ms + MINUTE_MS) == (L2, lent(books, 6_000), 2)
 
 
 # ---------------------------------------------------------------------------- replacements
@@ -359,7 +360,7 @@ def test_a_replacement_is_pledged_from_when_it_is_seen_and_the_two_never_count_t
     assert books.position(host.now_ms).counted == 2
     host.pull(0)
     books.live(host)
-    assert shown(books, host.now_ms + MINUTE_MS) == (L2, lent(6_000), 2)
+    assert shown(books, host.now_ms + MINUTE_MS) == (L2, lent(books, 6_000), 2)
     with pytest.raises(FileError, match="a GPU secures one loan at a time"):
         books.lend(old, loan_id="loan-2", token_id=8)
     with pytest.raises(FileError, match="a GPU secures one loan at a time"):

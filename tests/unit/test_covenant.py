@@ -84,8 +84,10 @@ def test_a_new_80_percent_loan_on_l1_and_custody_is_current_with_risk_findings()
     )
     assert risk.state is State.WATCH
     assert {"watch.ltv", "lendable.short", "covenant.apart"} <= {one.code for one in risk.findings}
-    # L1 and custody lend 40% of NOLV, which is 70% of OLV: 28% of what the covenant measures by.
-    assert risk.lendable == Usd(OLV_MICROS * 4 * 28 // 100)
+    # L1 and custody lend 40% of what each is lent on for; four times nothing is not enough for 80%.
+    (lending,) = {line.valuation.lending for line in book.lines.values()}
+    assert Usd(0) < lending < Usd(OLV_MICROS * 70 // 100)
+    assert risk.lendable == Usd(lending.micros * 4_000 // 10_000 * 4)
 
 
 def test_without_a_file_and_before_it_takes_effect_there_is_no_covenant_position():

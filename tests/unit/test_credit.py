@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import date
 
@@ -14,7 +15,7 @@ from assay_core.money import ZERO, Usd
 from assay_valuer.book import appraise
 from assay_valuer.credit.loan import LoanStatus, from_json, to_json
 from assay_valuer.credit.loan_reading import read_loan
-from assay_valuer.credit.position import State
+from assay_valuer.credit.position import Pledge, State, position
 from assay_valuer.credit.schedule import arrears, debt_at, due_dates, interest_wad, schedule
 from assay_valuer.policy import Assurance, ValuerPolicy
 from assay_valuer.standing.trust import AssetTrust, Transition, Verdict
@@ -233,8 +234,8 @@ def test_a_repaid_loan_owes_nothing():
 
 def of(assets, policy=None, **changed):
     held = book(assets, policy, **changed)
-    (position,) = held.positions.values()
-    return position
+    (one,) = held.positions.values()
+    return one
 
 
 def test_a_loan_is_measured_against_what_counts_gross_and_net():
@@ -244,7 +245,10 @@ def test_a_loan_is_measured_against_what_counts_gross_and_net():
     assert position.values.olv.mid == Usd(74_801_700_000)
     assert position.ltv_gross_bps == -(-position.debt.micros * 10_000 // 74_801_700_000)
     assert position.ltv_net_bps == -(-position.debt.micros * 10_000 // 52_361_190_000)
-    assert position.lendable == Usd(5_236_119_000)  # L0: a tenth of NOLV
+    # L0: a tenth of what is lent on, which is at most 18,000 × 85% × 70% × 70% of each
+    (lending,) = {line.valuation.lending for line in book(GPUS).lines.values()}
+    assert ZERO < lending <= Usd(7_497_000_000)
+    assert position.lendable == Usd(lending.micros // 10 * 4)
     assert (position.coverage_bps, position.counted, position.assurance) == (10_000, 4, 0)
     assert position.observed_ms == NOW
     assert {"watch.ltv", "watch.arrears", "covenant.none"} <= {f.code for f in position.findings}
@@ -256,25 +260,76 @@ def test_a_small_paid_up_debt_is_current():
     position = of(GPUS, loan=loan)
     assert position.state is State.CURRENT
     assert [finding.code for finding in position.findings] == [
-        "haircut.sale",
-        "haircut.assurance",
+        *(f"haircut.{step}" for step in STEPS if step in taken_off(position)),
         "lendable.short",
         "covenant.none",
     ]
 
 
-def test_each_haircut_on_the_way_to_what_is_lendable_is_named():
-    position = of(GPUS, loan=loan_file(SERIALS, amount=5_000_000_000, payments=PAID))
+STEPS = ("uncertainty", "sale", "market", "disagreement", "assurance", "reserves")
+
+
+def taken_off(position):
+    """What each named step has taken and of what, in dollars and cents."""
+    found = {}
+    for one in position.findings:
+        if one.code.startswith("haircut.") and one.code != "haircut.lot":
+            amounts = re.findall(r"\$([\d,]+\.\d\d)", one.detail)
+            found[one.code[8:]] = tuple(float(amount.replace(",", "")) for amount in amounts[:2])
+    return found
+
+
+def test_each_haircut_on_the_way_from_olv_to_what_is_lendable_is_named_with_its_amount():
+    extra = 'reserves: [{usd: "100.00", reason: the landlord}]\n'
+    position = of(GPUS, loan=loan_file(SERIALS, payments=PAID, extra=extra))
+    steps = taken_off(position)
+    assert set(steps) <= set(STEPS)
+    assert {"uncertainty", "sale", "market", "assurance", "reserves"} <= set(steps)
+    # 4 × 18,000 × 85% is one in ten's OLV, 30% goes for the sale, and 30% for a fall until then
+    assert steps["uncertainty"] == (13_601.70, 74_801.70)
+    assert steps["sale"] == (18_360.00, 61_200.00)
+    assert steps["market"] == (12_852.00, 42_840.00)
+    left = 74_801.70
+    for name in STEPS:
+        if name in steps:
+            taken, of_what = steps[name]
+                assert abs(of_what - left) < 0.1, name
+            left -= taken
+    assert abs(left - position.lendable.micros / 1e6) < 0.1
     found = {one.code: one for one in position.findings}
-    # 30% of OLV for the sale; of the rest, L0 leaves a tenth: 5,236.12, and 3,000 odd are owed.
-    assert (found["haircut.sale"].effect_bps, found["haircut.assurance"].effect_bps) == (
-        7_000,
-        1_000,
-    )
-    assert "$22,440.51 of $74,801.70" in found["haircut.sale"].detail
-    assert "lendable.short" not in found
-    short = of(GPUS, loan=loan_file(SERIALS, amount=8_000_000_000, payments=PAID))
-    assert "lendable.short" in {one.code for one in short.findings}
+    assert found["haircut.assurance"].effect_bps in (999, 1_000)
+    assert "the landlord" in found["haircut.reserves"].detail
+    assert "lendable.short" in found
+
+
+def test_what_is_lendable_covers_a_small_debt_and_is_never_below_nothing():
+    small = of(GPUS, loan=loan_file(SERIALS, amount=2_100_000_000, payments=PAID))
+    assert "lendable.short" not in {one.code for one in small.findings}
+    extra = 'reserves: [{usd: "900000", reason: a prior lien}]\n'
+    assert of(GPUS, loan=loan_file(SERIALS, extra=extra)).lendable == ZERO
+
+
+def test_where_it_is_not_known_what_to_lend_on_nothing_is():
+    pledges = [
+        Pledge(one.asset.label, one.standing, replace(one.valuation, lending=lending))
+        for one, lending in zip(
+            book(GPUS).lines.values(), (None, None, *([Usd(10**9)] * 2)), strict=True
+        )
+    ]
+    found = position(loan_file(SERIALS), pledges, ValuerPolicy(), NOW)
+    assert found.lendable == Usd(2 * 10**8)
+    assert found.counted == 4
+    assert "lendable.unknown" in {one.code for one in found.findings}
+
+
+def test_no_more_than_the_cap_of_nolv_is_lent_whatever_a_valuation_says():
+    pledges = [
+        Pledge(one.asset.label, one.standing, replace(one.valuation, lending=Usd(10**15)))
+        for one in book(GPUS).lines.values()
+    ]
+    found = position(loan_file(SERIALS), pledges, ValuerPolicy(), NOW)
+    assert found.values is not None
+    assert found.lendable == found.values.nolv.mid.times_down(1_000, 10_000)
 
 
 def test_a_gpu_that_fell_silent_is_in_no_number_but_the_memory_and_the_loan_is_stale():

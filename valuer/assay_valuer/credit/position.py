@@ -15,8 +15,9 @@ from typing import Final
 
 from assay_core.leaves import Severity
 from assay_core.money import ZERO, Usd, total
-from assay_core.units import BPS, ratio_bps_down, ratio_bps_up
+from assay_core.units import ratio_bps_down, ratio_bps_up
 from assay_valuer.credit.chain_state import DIFFERS, ChainView, compare
+from assay_valuer.credit.lendable import Group, haircuts, lendable_of
 from assay_valuer.credit.loan import LoanFile, LoanStatus
 from assay_valuer.credit.schedule import arrears, debt_at
 from assay_valuer.credit.tranches import TrancheCover, tranche_covers
@@ -127,23 +128,18 @@ def position(
     """
     counted = [(one, values) for one in pledges if (values := one.counted) is not None]
     groups = _groups(counted)
-    values = reduce(add, (values.times(count) for values, _, count in groups)) if groups else None
+    values = reduce(add, (one.values.times(one.count) for one in groups)) if groups else None
     owing = debt_at(loan, now_ms)
     debt = owing.owed
-    lent = [
-        values.nolv.mid.times_down(cap_bps, BPS).times_down(count, 1)
-        for values, cap_bps, count in groups
-    ]
     silent = [one for one in pledges if one.fell_silent]
     causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
     gross = None if values is None else ratio_bps_up(debt.micros, values.olv.mid.micros)
     net = None if values is None else ratio_bps_up(debt.micros, values.nolv.mid.micros)
-    lendable = total(lent)
     findings = [
         *_loan_findings(loan, debt, now_ms),
         *compare(loan, chain, now_ms).findings,
         *_cover_findings(pledges, gross, policy),
-        *_haircut_findings(values, lendable, debt),
+        *haircuts(groups, loan, debt),
         _BESIDE if covenanted else _ADVISES,
     ]
     return Position(
@@ -151,7 +147,7 @@ def position(
         state=_state(pledges, bool(silent), findings),
         debt=debt,
         values=values,
-        lendable=lendable,
+        lendable=lendable_of(groups, loan),
         ltv_gross_bps=gross,
         ltv_net_bps=net,
         coverage_bps=_coverage_bps(len(counted), len(pledges)),
@@ -168,14 +164,15 @@ def position(
     )
 
 
-def _groups(counted: Sequence[tuple[Pledge, Values]]) -> list[tuple[Values, int, int]]:
-    """Values, cap and number of the GPUs that share both: most of a fleet does."""
-    groups: dict[tuple[int, int], tuple[Values, int, int]] = {}
+def _groups(counted: Sequence[tuple[Pledge, Values]]) -> list[Group]:
+    found: dict[tuple[int, int], Group] = {}
     for one, values in counted:
         cap_bps = one.standing.cap_bps
-        key = (id(values), cap_bps)
-        groups[key] = (values, cap_bps, groups[key][2] + 1 if key in groups else 1)
-    return list(groups.values())
+        key = (id(one.valuation), cap_bps)
+        known = found.get(key)
+        count = 1 if known is None else known.count + 1
+        found[key] = Group(one.valuation, values, cap_bps, count)
+    return list(found.values())
 
 
 def _observed_ms(counted: Sequence[Standing]) -> int | None:
@@ -243,23 +240,6 @@ def _cover_findings(
     unpriced = sum(one.standing.counts and one.valuation.values is None for one in pledges)
     if unpriced:
         found.append(Finding("value.unknown", f"The value of {unpriced} is unknown."))
-    return found
-
-
-def _haircut_findings(values: Values | None, lendable: Usd, debt: Usd) -> list[Finding]:
-    """What is taken off OLV on the way to what the house would lend, each step by its name."""
-    if values is None:
-        return []
-    olv, nolv = values.olv.mid, values.nolv.mid
-    cost = f"{olv - nolv} of {olv} is taken off for the cost of a sale."
-    trust = f"{nolv - lendable} of {nolv} is taken off for how far the evidence can be trusted."
-    found = [
-        Finding("haircut.sale", cost, ratio_bps_down(nolv.micros, max(olv.micros, 1))),
-        Finding("haircut.assurance", trust, ratio_bps_down(lendable.micros, max(nolv.micros, 1))),
-    ]
-    if debt > lendable:
-        detail = f"{debt} is owed, {debt - lendable} more than the house would lend on this."
-        found.append(Finding("lendable.short", detail))
     return found
 
 
