@@ -293,7 +293,7 @@ def test_each_haircut_on_the_way_from_olv_to_what_is_lendable_is_named_with_its_
     for name in STEPS:
         if name in steps:
             taken, of_what = steps[name]
-                assert abs(of_what - left) < 0.1, name
+            assert abs(of_what - left) < 0.1, name
             left -= taken
     assert abs(left - position.lendable.micros / 1e6) < 0.1
     found = {one.code: one for one in position.findings}
