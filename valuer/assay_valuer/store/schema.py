@@ -52,6 +52,13 @@ Index(
     sqlite_where=LEDGER_ENTRY.c.host_key.is_not(None),
     postgresql_where=LEDGER_ENTRY.c.host_key.is_not(None),
 )
+Index(
+    "ledger_entry_by_kind",  # the valuer's own records, few beside what hosts send
+    LEDGER_ENTRY.c.kind,
+    LEDGER_ENTRY.c.position,
+    sqlite_where=LEDGER_ENTRY.c.host_key.is_(None),
+    postgresql_where=LEDGER_ENTRY.c.host_key.is_(None),
+)
 
 HOST: Final = Table(
     "host",

@@ -71,6 +71,13 @@ def _markets() -> None:
 
 
 def _values() -> None:
+    op.create_index(
+        "ledger_entry_by_kind",
+        "ledger_entry",
+        ["kind", "position"],
+        sqlite_where=sa.text("host_key IS NULL"),
+        postgresql_where=sa.text("host_key IS NULL"),
+    )
     op.create_table(
         "valuation_case",
         sa.Column("sha256", sa.String(length=64), nullable=False),
