@@ -8,6 +8,7 @@ kernel in case the file lies, and answers in CSV: so the same table gives the ve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Final
@@ -91,22 +92,30 @@ async def _run(data: bytes, market: Market) -> tuple[int, bytes, str]:
             _answer(process),
             _at_most(process.stderr, _TOLD_MAX),
         )
-        await process.wait()
+    except BaseException:  # however this ends, cancelled too, the child does not go on alone
+        _kill(process)
+        raise
     finally:
         await _end(process)
     lines = told.decode("utf-8", "replace").strip().splitlines()
     return process.returncode or 0, answer, ascii(lines[-1])[1:-1] if lines else ""
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ends the child if it still runs, and everything that was open to it."""
-    if process.returncode is None:
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
         process.kill()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Waits for the child's end, with everything closed that was open to it.
+
+    asyncio knows of a process's end only once its pipes are empty.
+    """
     if process.stdin is not None:
         process.stdin.close()
     for stream in (process.stdout, process.stderr):
         while stream is not None and await stream.read(65_536):
-            pass  # what a killed process had said already is nobody's
+            pass
     await process.wait()
 
 
@@ -125,7 +134,7 @@ async def _answer(process: asyncio.subprocess.Process) -> bytes:
     """What the child answers; one that goes on beyond the bound is ended."""
     answer = await _at_most(process.stdout, _ANSWER_MAX + 1)
     if len(answer) > _ANSWER_MAX:
-        process.kill()
+        _kill(process)
     return answer
 
 
