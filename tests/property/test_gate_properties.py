@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assay_valuer.market.gate import judge
+from assay_valuer.market.gradual import Gradual
 from assay_valuer.market.observations import Market, Quote, Rejected, read_row
 from assay_valuer.market.snapshot import snapshot_of
 
@@ -113,3 +114,25 @@ def test_an_interested_seller_is_as_if_it_said_nothing(rows):
     numbered = list(enumerate(rows))
     without = [one for one in numbered if one[1]["provider"] != "seller0"]
     assert judged(numbered, ["Seller0"]).quotes == judged(without).quotes
+
+
+@slow
+@given(rows=markets(), seed=st.integers(0, 1000), late=st.booleans())
+def test_rows_that_come_little_by_little_are_judged_as_all_at_once(rows, seed, late):
+    luck = random.Random(seed)
+    ordered = sorted(enumerate(rows), key=lambda one: (one[1]["date"], one[0]))
+    if late and ordered:
+        ordered.append(ordered.pop(luck.randrange(len(ordered))))
+    gradual, rejected, at = Gradual(Market.RENTAL, frozenset({"seller2"})), [], 0
+    found = gradual.judged(rejected)
+    while at < len(ordered):
+        size = luck.choice([1, 3, 40])
+        for number, cells in ordered[at : at + size]:
+            read = read_row(cells, number, Market.RENTAL, LAST)
+            if isinstance(read, Quote):
+                gradual.add(read)
+            else:
+                rejected.append(read)
+        found = gradual.judged(rejected)
+        at += size
+        assert found == judged(ordered[:at], ["seller2"])

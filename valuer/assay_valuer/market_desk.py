@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import msgspec
@@ -21,7 +21,7 @@ from assay_core.instants import DAY_MS
 from assay_core.seal import Signer
 from assay_valuer.credit import loan as loan_file
 from assay_valuer.ledger.append import append_record, to_json
-from assay_valuer.market.gate import judge
+from assay_valuer.market.gradual import Gradual
 from assay_valuer.market.observations import Market, Quote, Rejected, read_row
 from assay_valuer.market.snapshot import MarketSnapshot, snapshot_of
 from assay_valuer.market_store import (
@@ -74,31 +74,41 @@ class _Verdict:
     detail: str | None
 
 
-@dataclass(slots=True)
 class _Read:
-    """Rows judged by themselves, by id, as of a day; later ones are added to it."""
+    """The store's rows, each judged by itself as of a day, and all of them by the gate."""
 
-    day: int
-    last: int = 0
-    quotes: dict[Market, dict[int, Quote]] = field(
-        default_factory=lambda: {market: {} for market in Market}
-    )
-    rejected: dict[Market, dict[int, Rejected]] = field(
-        default_factory=lambda: {market: {} for market in Market}
-    )
-    feeds: dict[int, str] = field(default_factory=dict)
-    said: dict[int, _Verdict] = field(default_factory=dict)
+    def __init__(self, day: int, interested: frozenset[str]) -> None:
+        self.day = day
+        self.interested: Final = interested
+        self.last = 0
+        self.feeds: Final[dict[int, str]] = {}
+        self.said: Final[dict[int, _Verdict]] = {}
+        self._gradual: Final = {market: Gradual(market, interested) for market in Market}
+        self._rejected: Final[dict[Market, list[Rejected]]] = {market: [] for market in Market}
 
     def add(self, row: StoredRow) -> None:
-        """Judges a row by itself."""
+        """Takes the next row."""
         read = judged(row, self.day)
         if isinstance(read, Quote):
-            self.quotes[row.market][row.id] = read
+            self._gradual[row.market].add(read)
         else:
-            self.rejected[row.market][row.id] = read
+            self._rejected[row.market].append(read)
         self.feeds[row.id] = row.feed
         self.said[row.id] = _Verdict(row.reason, row.detail)
         self.last = row.id
+
+    def serves(self, day: int, interested: frozenset[str]) -> bool:
+        """Whether what was read says the same on another day: rows dated ahead may count by then."""
+        ahead = (one.reason == "date.future" for rows in self._rejected.values() for one in rows)
+        return self.interested == interested and (self.day == day or not any(ahead))
+
+    def snapshot(self) -> MarketSnapshot:
+        """What counts of everything read."""
+        rental, resale = (
+            self._gradual[market].judged(self._rejected[market])
+            for market in (Market.RENTAL, Market.RESALE)
+        )
+        return snapshot_of(rental, resale, self.day)
 
 
 class MarketDesk:
@@ -124,8 +134,8 @@ class MarketDesk:
         names = tuple(sorted(interested))
         if newest == 0 or (before is not None and self._stands(before, newest, day, names)):
             return None
-        read = self._catch_up(day)
-        snapshot = _snapshot(read, interested)
+        read = self._catch_up(day, interested)
+        snapshot = read.snapshot()
         parameters, error = self._fitted(snapshot, day)
         summary = summary_of(snapshot, read.feeds, names, error)
         changes = _changes(read, snapshot)
@@ -155,11 +165,11 @@ class MarketDesk:
             return False
         return (before.last_row, said.day, said.interested) == (newest, day, interested)
 
-    def _catch_up(self, day: int) -> _Read:
-        """Everything the store has, each row read once a process, but for those dated ahead."""
+    def _catch_up(self, day: int, interested: frozenset[str]) -> _Read:
+        """Everything the store has, each row read once a process while it says the same."""
         read = self._read
-        if read is None or (read.day != day and _has_future(read)):
-            read = _Read(day)
+        if read is None or not read.serves(day, interested):
+            read = _Read(day, interested)
         read.day = day
         _read_on(self._database, read)
         self._read = read
@@ -214,9 +224,9 @@ def interested_sellers(connection: Connection) -> frozenset[str]:
 
 def read_snapshot(database: Database, at: StoredSnapshot) -> MarketSnapshot:
     """The rows of a stored snapshot, judged anew as of its day. Its name must be compared."""
-    read = _Read(at.summary.day)
+    read = _Read(at.summary.day, frozenset(at.summary.interested))
     _read_on(database, read, at.last_row)
-    return _snapshot(read, frozenset(at.summary.interested))
+    return read.snapshot()
 
 
 def judged(row: StoredRow, day: int) -> Quote | Rejected:
@@ -250,13 +260,6 @@ def summary_of(
     )
 
 
-def _has_future(read: _Read) -> bool:
-    """Whether rows were dated ahead: those may count by now."""
-    return any(
-        one.reason == "date.future" for found in read.rejected.values() for one in found.values()
-    )
-
-
 def _read_on(database: Database, read: _Read, until: int | None = None) -> None:
     """Adds the rows that the store has beyond those read, up to one of this id."""
 
@@ -268,14 +271,6 @@ def _read_on(database: Database, read: _Read, until: int | None = None) -> None:
             if until is not None and row.id > until:
                 return
             read.add(row)
-
-
-def _snapshot(read: _Read, interested: frozenset[str]) -> MarketSnapshot:
-    rental, resale = (
-        judge(market, read.quotes[market].values(), read.rejected[market].values(), interested)
-        for market in (Market.RENTAL, Market.RESALE)
-    )
-    return snapshot_of(rental, resale, read.day)
 
 
 def _changes(read: _Read, snapshot: MarketSnapshot) -> dict[int, Rejected | None]:

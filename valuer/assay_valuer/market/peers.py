@@ -4,17 +4,17 @@ What is compared is the newest price of each series within half a year, a seller
 as one number, its median. A seller or row is rejected only where nearly all others, or all of them,
 stand far from it, so that one liar makes no honest seller look like one.
 
-A row's day is all that it is judged by: rows of that day and before it.
+A rule goes from day to day and is given each day's rows at once, in order of series and price: what
+it says of a row rests on rows of that day and before it.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Final, TypeAlias
 
@@ -111,28 +111,25 @@ class Board:
         return (newest, statistics.median(logs)) if logs else None
 
 
-def by_day(quotes: Iterable[Quote]) -> Iterator[tuple[int, list[Quote]]]:
-    """The quotes of each day, days rising, within one in order of series and price."""
-    ordered = sorted(quotes, key=lambda quote: (quote.day, quote.names, quote.usd))
-    for day, group in itertools.groupby(ordered, key=lambda quote: quote.day):
-        yield day, list(group)
-
-
-def scale(quotes: Sequence[Quote], market: Market) -> list[Rejected]:
+class Scale:
     """Sellers whose prices as a whole are of another unit: cents, months, nodes, another currency."""
-    board = Board(market)
-    found = []
-    for day, rows in by_day(quotes):
+
+    def __init__(self, market: Market) -> None:
+        self._board: Final = Board(market)
+
+    def step(self, day: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows; days must rise."""
         for row in rows:
-            board.post(row)
-        wrong = {seller: _scaled(board, seller, day) for seller in {row.seller for row in rows}}
+            self._board.post(row)
+        found = []
+        wrong = {one: _scaled(self._board, one, day) for one in {row.seller for row in rows}}
         for row in rows:
             factor = wrong[row.seller]
-            board.mute(row, muted=factor is not None)
+            self._board.mute(row, muted=factor is not None)
             if factor is not None:
                 detail = f"{row.seller} as a whole is {factor} what nearly all others ask"
                 found.append(Rejected(row.line, "scale", detail))
-    return found
+        return found
 
 
 def _scaled(board: Board, seller: str, day: int) -> str | None:
@@ -158,19 +155,24 @@ def _scaled(board: Board, seller: str, day: int) -> str | None:
     return f"{factor:.0f} times" if most is dear else f"a {factor:.0f}th of"
 
 
-def off_all_others(quotes: Sequence[Quote], market: Market) -> list[Rejected]:
+class OffAllOthers:
     """Rows far from every other seller's price: a node's total, another model's, or no price."""
-    board = Board(market)
-    found = []
-    for day, rows in by_day(quotes):
+
+    def __init__(self, market: Market) -> None:
+        self._board: Final = Board(market)
+        self._market: Final = market
+
+    def step(self, day: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows; days must rise."""
         for row in rows:
-            board.post(row)
-        wrong = [_off(board, row, day, market) for row in rows]
+            self._board.post(row)
+        found = []
+        wrong = [_off(self._board, row, day, self._market) for row in rows]
         for row, fault in zip(rows, wrong, strict=True):
-            board.mute(row, muted=fault is not None)
+            self._board.mute(row, muted=fault is not None)
             if fault is not None:
                 found.append(Rejected(row.line, *fault))
-    return found
+        return found
 
 
 def _off(board: Board, row: Quote, day: int, market: Market) -> tuple[str, str] | None:

@@ -1,7 +1,7 @@
 """Rules that hold a price against its own series and its own feed: the gate beside `peers`.
 
-Each is a pure function of the rows that are left, gives the rows that do not count, does not depend
-on their order, and judges a row by rows of its day and of before alone.
+Each is given the rows of one day after the other, those that are left of it, in order of series and
+price, and gives those that do not count. It judges a row by rows of its day and of before alone.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from assay_valuer.market.labels import is_sale, rental_feed, seller
-from assay_valuer.market.peers import NODE_COUNT_MIN, Board, by_day, gpu_count
+from assay_valuer.market.peers import NODE_COUNT_MIN, Board, gpu_count
 from assay_valuer.market.quotes import Market, Quote, Rejected
 
 JUMP_LOG: Final = math.log(6.5)
@@ -47,47 +48,63 @@ CARRIED_SPOT_ROWS: Final = 10
 _AVERAGE: Final = re.compile(r"avg|average|mean|median", re.IGNORECASE)
 
 
-def interested(quotes: Sequence[Quote], names: frozenset[str]) -> list[Rejected]:
+class Interested:
     """Prices of those who gain by them: borrowers of registered loans and their affiliates.
 
     They count for nobody, their own collateral or another's, so one rule suffices.
     """
-    parties = {seller(name) for name in names if re.search(r"[a-z0-9]", name.lower())}
-    return [
-        Rejected(quote.line, "interested", f"a loan's file names {quote.seller} as a party's")
-        for quote in quotes
-        if quote.seller in parties
-    ]
 
+    def __init__(self, names: frozenset[str]) -> None:
+        self._parties: Final = {
+            seller(name) for name in names if re.search(r"[a-z0-9]", name.lower())
+        }
 
-def repeated(quotes: Sequence[Quote], _: Market) -> list[Rejected]:
-    """The same series, day and price again says nothing new."""
-    found = []
-    for _same, group in itertools.groupby(quotes, key=lambda one: (one.names, one.day, one.usd)):
-        first, *again = group
-        found += [
-            Rejected(one.line, "duplicate", f"the same as row {first.line}") for one in again
+    def step(self, _: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows."""
+        return [
+            Rejected(row.line, "interested", f"a loan's file names {row.seller} as a party's")
+            for row in rows
+            if row.seller in self._parties
         ]
-    return found
 
 
-def node_totals(quotes: Sequence[Quote], market: Market) -> list[Rejected]:
+class Repeated:
+    """The same series, day and price again says nothing new."""
+
+    def step(self, _: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows."""
+        found = []
+        for _same, group in itertools.groupby(rows, key=lambda row: (row.names, row.usd)):
+            first, *again = group
+            detail = f"the same as row {first.line}"
+            found += [Rejected(row.line, "duplicate", detail) for row in again]
+        return found
+
+
+class NodeTotals:
     """A node's price written as one GPU's: N times what one GPU costs there on the same day."""
-    if market is not Market.RENTAL:
-        return []
-    single = {_where(quote): quote.usd for quote in quotes if quote.names[3] in ("1", "1.0")}
-    found = []
-    for quote in quotes:
-        count = gpu_count(quote.names[3])
-        one = single.get(_where(quote)) if count >= NODE_COUNT_MIN else None
-        if one is not None and abs(quote.usd / (one * count) - 1) < 0.03:
-            detail = f"{quote.usd:g} is {count:g} times the {one:g} of one GPU: a node's total"
-            found.append(Rejected(quote.line, "node_total", detail))
-    return found
+
+    def __init__(self, market: Market) -> None:
+        self._market: Final = market
+
+    def step(self, _: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows."""
+        if self._market is not Market.RENTAL:
+            return []
+        single = {_where(row.names): row.usd for row in rows if row.names[3] in ("1", "1.0")}
+        found = []
+        for row in rows:
+            count = gpu_count(row.names[3])
+            one = single.get(_where(row.names)) if count >= NODE_COUNT_MIN else None
+            if one is not None and abs(row.usd / (one * count) - 1) < 0.03:
+                detail = f"{row.usd:g} is {count:g} times the {one:g} of one GPU: a node's total"
+                found.append(Rejected(row.line, "node_total", detail))
+        return found
 
 
-def _where(quote: Quote) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    return quote.names[:3], quote.names[4:], quote.day
+def _where(names: tuple[str, ...]) -> tuple[str, ...]:
+    """A rental series without its count of GPUs."""
+    return names[:3] + names[4:]
 
 
 # ---------------------------------------------------------------------------- what stands still
@@ -103,14 +120,19 @@ class _Standing:
     usd: float
 
 
-def frozen(quotes: Sequence[Quote], _: Market) -> list[Rejected]:
+class Frozen:
     """Rows of a feed of many sellers whose prices all stand while its dates go on: carried forward."""
-    feeds: dict[str, dict[tuple[str, ...], _Standing]] = defaultdict(dict)
-    found = []
-    for day, rows in by_day(quotes):
+
+    def __init__(self) -> None:
+        self._feeds: Final[dict[str, dict[tuple[str, ...], _Standing]]] = defaultdict(dict)
+
+    def step(self, day: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows; days must rise."""
+        feeds = self._feeds
         for row in rows:
             _note(feeds[row.source], row)
         dead = {source for source in {row.source for row in rows} if _dead(feeds[source], day)}
+        found = []
         for row in rows:
             stood = day - feeds[row.source][row.names].since
             if row.source in dead and stood >= FROZEN_DAYS:
@@ -118,7 +140,7 @@ def frozen(quotes: Sequence[Quote], _: Market) -> list[Rejected]:
                     f"its feed goes on with new dates and old prices: this one for {stood} days"
                 )
                 found.append(Rejected(row.line, "frozen", detail))
-    return found
+        return found
 
 
 def _note(series: dict[tuple[str, ...], _Standing], row: Quote) -> None:
@@ -143,24 +165,44 @@ def _dead(series: dict[tuple[str, ...], _Standing], day: int) -> bool:
     return moved * FROZEN_MOVED < len(old)
 
 
-def carried(quotes: Sequence[Quote], market: Market) -> list[Rejected]:
+@dataclass(slots=True)
+class _Run:
+    """How long a series has been at one price: since when, until when, on how many days."""
+
+    usd: float
+    first: int
+    last: int
+    days: int
+
+
+class Carried:
     """Prices that a market makes, and that are the same for longer than any market was: copied."""
-    found = []
-    for names, group in itertools.groupby(quotes, key=lambda quote: quote.names):
-        bounds = _may_stand(names, market)
-        if bounds is None:
-            continue
-        for run in _runs(list(group)):
-            days: set[int] = set()
-            for row in run:
-                days.add(row.day)
-                stood = row.day - run[0].day
-                if stood > bounds[0] and len(days) >= bounds[1]:
-                    detail = f"{row.usd:g} again, {len(days)} times running over {stood} days"
-                    found.append(Rejected(row.line, "carried", detail))
-    return found
+
+    def __init__(self, market: Market) -> None:
+        self._market: Final = market
+        self._runs: Final[dict[tuple[str, ...], _Run]] = {}
+
+    def step(self, day: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows; days must rise."""
+        found = []
+        for row in rows:
+            bounds = _may_stand(row.names, self._market)
+            if bounds is None:
+                continue
+            run = self._runs.get(row.names)
+            if run is None or run.usd != row.usd:
+                self._runs[row.names] = _Run(row.usd, day, day, 1)
+                continue
+            run.days += run.last != day
+            run.last = day
+            stood = day - run.first
+            if stood > bounds[0] and run.days >= bounds[1]:
+                detail = f"{row.usd:g} again, {run.days} times running over {stood} days"
+                found.append(Rejected(row.line, "carried", detail))
+        return found
 
 
+@cache
 def _may_stand(names: tuple[str, ...], market: Market) -> tuple[int, int] | None:
     """For how many days and rows a price may be the same; None where it may be so for ever."""
     if market is Market.RENTAL:
@@ -168,11 +210,6 @@ def _may_stand(names: tuple[str, ...], market: Market) -> tuple[int, int] | None
         return (CARRIED_SPOT_DAYS, CARRIED_SPOT_ROWS) if spot else None
     average = is_sale(names[2]) and _AVERAGE.search(names[2])
     return (CARRIED_SOLD_DAYS, CARRIED_SOLD_ROWS) if average else None
-
-
-def _runs(rows: Sequence[Quote]) -> Iterator[list[Quote]]:
-    for _, group in itertools.groupby(rows, key=lambda row: row.usd):
-        yield list(group)
 
 
 # ---------------------------------------------------------------------------- what jumps
@@ -186,33 +223,35 @@ class _Level:
     waiting: list[float]
 
 
-def jumps(quotes: Sequence[Quote], market: Market) -> list[Rejected]:
+class Jumps:
     """Rows on a level that is far from the series' last, until it has stood, or others stand there.
 
     A series' day has the median of its rows. What was held back stays so: nothing before the row that
     settles a jump changes when that comes, so the past looks as it looked then.
     """
-    if not _jumping(quotes):
-        return []
-    board = Board(market)
-    levels: dict[tuple[str, ...], _Level] = {}
-    found = []
-    for day, rows in by_day(quotes):
-        counted = []
+
+    def __init__(self, market: Market) -> None:
+        self._board: Final = Board(market)
+        self._levels: Final[dict[tuple[str, ...], _Level]] = {}
+
+    def step(self, day: int, rows: Sequence[Quote]) -> list[Rejected]:
+        """What does not count of a day's rows; days must rise."""
+        found: list[Rejected] = []
+        counted: list[Quote] = []
         for names, group in itertools.groupby(rows, key=lambda row: row.names):
             series = list(group)
-            log = math.log(statistics.median(row.usd for row in series))
-            level = levels.setdefault(names, _Level(log, []))
+            log = math.log(statistics.median([row.usd for row in series]))
+            level = self._levels.setdefault(names, _Level(log, []))
             gap = abs(log - level.log)
-            if gap < JUMP_LOG or _settled(board, series[0], log, level, day):
+            if gap < JUMP_LOG or _settled(self._board, series[0], log, level, day):
                 level.log, level.waiting = log, []
                 counted += series
                 continue
             detail = f"{math.exp(gap):.1f} times off the price before it"
             found += [Rejected(row.line, "jump", f"{row.usd:g} is {detail}") for row in series]
         for row in counted:
-            board.post(row)
-    return found
+            self._board.post(row)
+        return found
 
 
 def _settled(board: Board, row: Quote, log: float, level: _Level, day: int) -> bool:
@@ -225,15 +264,3 @@ def _settled(board: Board, row: Quote, log: float, level: _Level, day: int) -> b
         return True
     thin = len(others) + 1 < JUMP_SELLERS
     return len(level.waiting) >= (JUMP_ROWS_THIN if thin else JUMP_ROWS)
-
-
-def _jumping(quotes: Sequence[Quote]) -> bool:
-    """Whether any series ever moves so far from one day to the next: hardly any does."""
-    names: tuple[str, ...] | None = None
-    before = 0.0
-    for (series, _), group in itertools.groupby(quotes, key=lambda quote: (quote.names, quote.day)):
-        log = math.log(statistics.median([row.usd for row in group]))
-        if series == names and abs(log - before) >= JUMP_LOG:
-            return True
-        names, before = series, log
-    return False
