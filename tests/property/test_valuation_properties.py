@@ -16,7 +16,7 @@ from assay_valuer.valuation.case import Board, from_json, to_json
 from assay_valuer.valuation.fixed import exp_e6, ln_ratio, log_of_usd, root, usd_of_log
 from assay_valuer.valuation.value import Valuation, value_case
 from tests.fakes.cases import LEVELS, maybe, plausible, readable, with_levels
-from tests.fakes.valuing import DAY, h100, of_product, of_subject
+from tests.fakes.valuing import DAY, case, h100, level, of_product, of_subject, parameters
 
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -232,6 +232,23 @@ def test_no_corner_of_a_move_of_every_level_by_1_7_percent_moves_anything_by_5(o
             one, lambda level, steps=steps: replace(level, log_e6=level.log_e6 + next(steps))
         )
         assert_near(before, amounts(value_case(moved)))
+
+
+@MANY
+@given(st.integers(-900_000, 1_200_000), maybe(st.integers(5_000_000, 9_500_000)))
+def test_where_costs_take_nearly_all_that_is_earned_a_step_of_rental_is_still_no_more(rent, price):
+    """About 0.40 to 3.30 an hour, of hardware nobody prices or from 150 to 13,000 dollars."""
+
+    def valued(by: int) -> Valuation:
+        sold = None if price is None else replace(level("1"), log_e6=price + by)
+        rental = replace(level("1"), log_e6=rent + by)
+        return value_case(case(product=parameters(rental=rental, sold=sold)))
+
+    less, more = valued(0), valued(17_000)
+    if less.values is None:  # nothing is earned, and nothing else is known: no value
+        assert price is None
+        return
+    assert_near(amounts(less), amounts(more))
 
 
 @MANY

@@ -255,6 +255,14 @@ def test_without_the_hardwares_price_nothing_is_left_at_the_end():
     assert "lending.missing" in codes(valued)
 
 
+def test_a_gpu_that_earns_nothing_has_no_value_by_what_it_earns():
+    valued = value_case(case(product=parameters(rental=level("0.40"))))
+    assert valued.values is None
+    assert codes(valued) == ["income.nothing"]
+    thin = value_case(case(product=parameters(rental=level("0.80"))))
+    assert "income.thin" in codes(thin)
+
+
 def test_rent_far_from_what_the_hardware_costs_is_held_nearer():
     valued = value_case(case(product=parameters(rental=level("12"), sold=level("5000"))))
     assert "income.far" in codes(valued)
@@ -271,6 +279,7 @@ def test_an_appraisal_anchors_the_level_on_its_premise_and_weighs_less_as_it_age
     assert by(fresh, "appraisal").weight_bps > by(aged, "appraisal").weight_bps
     assert fresh.values.fmv.mid < aged.values.fmv.mid < value_case(h100()).values.fmv.mid
     assert dollars(by(net, "appraisal").range.mid) == 20_168  # ÷ 0.85 ÷ 0.70
+    assert aged.lending <= fresh.lending
     two = (signed(12_000, days=0), signed(11_000, days=0, appraiser="other"))
     assert len(value_case(replace(h100(), appraisals=two)).indications) == 5
 
@@ -297,6 +306,16 @@ def test_approaches_that_disagree_widen_the_value_and_the_lowest_is_lent_on():
     lowest = by(apart, "market").range.mid
     factors = 8_500 * 7_000 * 7_000
     assert apart.lending < lowest.times_down(factors, 10**12)
+
+
+def test_appraisals_far_above_the_market_do_not_buy_a_loan():
+    names = ("one", "two", "three")
+    praised = tuple(signed(90_000, days=0, appraiser=name) for name in names)
+    one = case(product=parameters(sold=level("20000")), appraisals=praised)
+    valued = value_case(one)
+    assert dollars(valued.values.fmv.mid) > 60_000
+    assert valued.lending < Usd(20_000_000_000).times_down(8_500 * 7_000 * 7_000, 10**12)
+    assert "lending.lowest" in codes(valued)
 
 
 def test_a_level_too_old_for_a_value_still_lowers_what_is_lent():

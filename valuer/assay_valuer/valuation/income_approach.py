@@ -103,12 +103,12 @@ def income(
         return None
     stream = _stream(case, specs, level, contract, hardware_log_e6)
     plain = _sum(stream)
-    log_e6 = _eased_log_e6(stream, plain)
-    if log_e6 is None:
+    if plain <= 0:
         findings.append(
             Finding("income.nothing", "It earns no more than it costs: no value by that.")
         )
         return None
+    log_e6 = _eased_log_e6(stream, plain)
     found = [] if level is None else list(said_of(level, "rental, an hour", case))
     found += _said(case, stream, contract, plain, log_e6)
     own_e6 = approach_error_e6(case, "income")
@@ -254,13 +254,13 @@ def _sum(stream: _Stream) -> int:
     return total
 
 
-def _eased_log_e6(stream: _Stream, plain: int) -> int | None:
+def _eased_log_e6(stream: _Stream, plain: int) -> int:
     """ln of the eased value, micro-nats: of the plain one where that is steep nowhere above.
 
     While the same months run, V(λ) = λ·s − c, and V(λ)·λ^(−p) is greatest at λ = p·c ÷ ((p−1)·s), where
     V = c ÷ (p−1). From one such stretch to the next V bends upward: nothing is greatest at a bend.
     """
-    best = ln_ratio(plain, E12) if plain > 0 else None
+    best = ln_ratio(plain, E12)
     earned = stream.residual
     costs = -sum(month.contracted * month.discount_e12 // E12 for month in stream.months)
     for at, month in enumerate(stream.months):
@@ -276,8 +276,8 @@ def _eased_log_e6(stream: _Stream, plain: int) -> int | None:
             continue
         value = costs * E6 // (POWER_E6 - E6)
         log_e6 = ln_ratio(value, E12) - ln_ratio(top, bottom) * POWER_E6 // E6
-        best = log_e6 if best is None else max(best, log_e6)
-    return None if best is None else max(best, LEAST_LOG_E6)
+        best = max(best, log_e6)
+    return best
 
 
 def _said(
@@ -305,8 +305,8 @@ def _said(
         )
         found.append(Finding("income.contract", detail))
     eased = exp_scaled(log_e6, E12)
-    if plain <= 0 or eased * BPS // plain > BPS + 1:
-        effect = min(eased * BPS // plain, EFFECT_MAX_BPS) if plain > 0 else None
+    if eased * BPS // plain > BPS + 1:
+        effect = min(eased * BPS // plain, EFFECT_MAX_BPS)
         detail = f"Costs take most of what it earns: eased from {_usd(plain)} to {_usd(eased)}."
         found.append(Finding("income.thin", detail, effect))
     return found
