@@ -102,6 +102,28 @@ class OcspConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The only address that is ever asked; NVIDIA's own responder."""
 
 
+class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The lender's HTTP API, for machines. Off unless `listen` is set; see docs/api.md."""
+
+    listen: str | None = None
+    """name:port or address:port. Off loopback only over TLS."""
+    certificate: str | None = None
+    """The listener's own, with its chain, PEM; a renewed one is taken within a minute."""
+    key: str | None = None
+    """Its key, PEM, mode 0600."""
+    tokens_file: str | None = None
+    """Who may call; without one, api-tokens.json in state_dir. Written by `assay-valuer api-token`."""
+    requests_per_minute_of_token: _Count = 600
+    requests_per_minute_of_peer: _Count = 1_200
+    """Of one network address, whatever it shows."""
+    connections_max: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 128
+    """Open at once; whoever comes beyond them is told 503."""
+    head_within_s: Annotated[int, msgspec.Meta(ge=1, le=300)] = 10
+    """How long a caller may take to a request's whole head; then its connection ends."""
+    body_within_s: Annotated[int, msgspec.Meta(ge=1, le=300)] = 15
+    """And from there to its whole body. Judgement: a megabyte at half a megabit a second."""
+
+
 class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One source of price rows: a file of this machine, or a URL."""
 
@@ -161,6 +183,7 @@ class ValuerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     policy: ValuerPolicy = msgspec.field(default_factory=ValuerPolicy)
     oracle: OracleConfig = OracleConfig()
     ocsp: OcspConfig = OcspConfig()
+    api: ApiConfig = ApiConfig()
     market: MarketConfig = MarketConfig()
 
 
@@ -196,6 +219,7 @@ def load(path: Path | None) -> ValuerConfig:
         ("attestation.listen", config.attestation.listen),
         ("attestation.public", config.attestation.public),
         ("metrics.listen", config.metrics.listen),
+        ("api.listen", config.api.listen),
     ):
         if value is not None:
             split_endpoint(value, f"{path}: {field}")
@@ -203,6 +227,7 @@ def load(path: Path | None) -> ValuerConfig:
     if not is_safe_url(config.ocsp.url):
         raise FileError(f"{path}: ocsp.url: an https:// URL is needed")
     _check_market(config.market, str(path))
+    _check_api(config.api, str(path))
     return config
 
 
@@ -248,6 +273,19 @@ def is_loopback(hostname: str) -> bool:
         return ipaddress.ip_address(hostname).is_loopback
     except ValueError:
         return False
+
+
+def _check_api(api: ApiConfig, name: str) -> None:
+    if (api.certificate is None) != (api.key is None):
+        raise FileError(f"{name}: api.key: a certificate and its key go together")
+    if api.listen is None or api.certificate is not None:
+        return
+    address, _ = split_endpoint(api.listen, f"{name}: api.listen")
+    if not is_loopback(address):
+        raise FileError(
+            f"{name}: api.certificate: is needed off loopback, with api.key: tokens would be read on "
+            "the way"
+        )
 
 
 def _check_oracle(oracle: OracleConfig, name: str) -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from assay_core.errors import AssayError, FileError, ServiceError
 from assay_valuer.cli import (
+    api_token,
     appraisal,
     asset,
     backtest,
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         run,
         check,
         token,
+        api_token,
         host,
         price,
         market,

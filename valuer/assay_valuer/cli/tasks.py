@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from assay_valuer.api import serve_api
 from assay_valuer.desk import keep_the_book
 from assay_valuer.loan_states import read_loan_states
 from assay_valuer.ocsp import ask_about_revocations
 from assay_valuer.service import Task
 
-TASKS: Final[tuple[Task, ...]] = (keep_the_book, ask_about_revocations, read_loan_states)
+TASKS: Final[tuple[Task, ...]] = (keep_the_book, ask_about_revocations, read_loan_states, serve_api)

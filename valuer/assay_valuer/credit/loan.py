@@ -20,6 +20,7 @@ from assay_core.instants import DAY_MS, parse_instant
 from assay_core.money import Usd, total
 
 WAD: Final = 10**18
+PAYMENTS_MAX: Final = 4_000
 RATE_MAX: Final = WAD
 """A rate above 1 per second is refused on chain, and here."""
 
@@ -160,7 +161,7 @@ class LoanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     repayment: Repayment
     tranches: Annotated[tuple[Tranche, ...], msgspec.Meta(min_length=1, max_length=32)]
     originated_at: str
-    payments: Annotated[tuple[Payment, ...], msgspec.Meta(max_length=4_000)] = ()
+    payments: Annotated[tuple[Payment, ...], msgspec.Meta(max_length=PAYMENTS_MAX)] = ()
     status: LoanStatus = LoanStatus.ACTIVE
     site: Site | None = None
     host: HostId | None = None
