@@ -389,6 +389,17 @@ def test_what_is_lent_on_multiplies_up_from_its_steps():
     assert abs(amount - valued.lending.micros) * 1_000 < amount
 
 
+def test_approaches_that_say_nothing_are_taken_to_say_less():
+    valued = value_case(case(product=parameters(sold=level("20000"))))
+    steps = {one.code: one.effect_bps for one in valued.findings}
+    # 0.20 × (1/.40² + 1/.45²) ÷ (1/.25² + 1/.40² + 1/.45²) = 0.0823; e^-0.0823
+    assert steps["lending.missing"] == 9_209
+    low = valued.values.fmv.low.micros * 9_209 // valued.values.fmv.mid.micros
+    assert abs(steps["lending.low"] - low) <= 2
+    full = value_case(h100())
+    assert "lending.missing" not in codes(full)
+
+
 # -- overrides -------------------------------------------------------------------------------------
 
 
