@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from assay_core.errors import AssayError, FileError, ServiceError
-from assay_valuer import config
+from assay_valuer import config, replay
 from assay_valuer.api import views
 from assay_valuer.api.changes import LoanStored, PaymentView
 from assay_valuer.api.openapi import PATH
@@ -24,8 +24,10 @@ from assay_valuer.cli import main
 from assay_valuer.cli.api_token import RECORD
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.state import open_state
+from assay_valuer.valuation_store import keep_cases
 from tests.fakes.api import FakeApi
 from tests.fakes.events import NOW
+from tests.fakes.valuing import case, row
 
 METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS")
 
@@ -263,7 +265,7 @@ def test_answers_are_of_the_types_that_it_says(api):
             headers={"idempotency-key": "k"},
         )
         answers = [
-            (client.get("/healthz"), views.Health),
+            (client.get("/healthz"), views.Alive),
             (client.get("/v1/loans"), views.LoanList),
             (client.get("/v1/loans/loan-1"), views.LoanView),
             (client.get("/v1/loans/loan-1/history"), views.HistoryView),
@@ -276,6 +278,21 @@ def test_answers_are_of_the_types_that_it_says(api):
     for response, type_ in answers:
         read = msgspec.convert(response.json(), type_, strict=True)
         assert json.loads(msgspec.json.encode(read)) == response.json()
+
+
+def test_a_value_comes_with_all_that_works_it_out_again(api, tmp_path):
+    """By the command, from the answer's bytes alone."""
+    one = case(table=(row("used", 18_000, 22_000, 26_000),))
+    api.write(lambda c: keep_cases(c, [one], api.state.ledger_key, NOW))
+    with api.client(api.token("reader")) as client:
+        answered = client.get(f"/v1/valuations/{one.sha256}")
+        for other in ("00" * 32, one.sha256[:-1], one.sha256.upper()):
+            assert client.get(f"/v1/valuations/{other}").status_code == 404
+    assert answered.headers["etag"] == f'"{one.sha256}"'
+    file = tmp_path / "case.json"
+    file.write_bytes(answered.content)
+    assert replay.load(answered.content, "case").case == one
+    assert main(["replay", "--file", str(file)]) == 0
 
 
 # ---------------------------------------------------------------------------- tokens

@@ -68,10 +68,22 @@ def case_file(
     kept = case_of(connection, gpu)
     if kept is None:
         raise AssayError(f"{name} has no value that rests on a case; see `assay-valuer gpu show`")
+    return file_of(connection, kept, policy, key, gpu=name)
+
+
+def file_of(
+    connection: Connection,
+    kept: KeptCase,
+    policy: ValuerPolicy,
+    key: PublicKey,
+    *,
+    gpu: str | None = None,
+) -> CaseFile:
+    """All that a kept case rests on; `gpu`: whose value was asked for."""
     case = kept.record.case
     fit = case.parameters_sha256
     return CaseFile(
-        gpu=name,
+        gpu=gpu,
         sha256=kept.record.sha256,
         case=case,
         valuation=kept.record.valuation,

@@ -37,7 +37,9 @@ class Desk:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self.now_ms: Final = context.now_ms
         self.body_within_s: Final = context.state.config.api.body_within_s
-        self.policy_sha256: Final = context.state.config.policy.sha256
+        self.policy: Final = context.state.config.policy
+        self.policy_sha256: Final = self.policy.sha256
+        self.ledger_key: Final = context.state.ledger_key.public_key
 
     async def read(self, job: Callable[[Connection], _T]) -> _T:
         """What `job` returns from one consistent view of the store. Raises Problem."""

@@ -14,6 +14,7 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 _LOAN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SERIAL: Final = re.compile(r"[!-~]([ -~]{0,62}[!-~])?", re.ASCII)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _POSITION: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 _ETAG: Final = re.compile(r'"([0-9a-f]{64})"', re.ASCII)
 _ETAGS_MAX: Final = 8
@@ -36,6 +37,12 @@ def serial_of(request: Request) -> str:
     """The serial number in the address. Raises Problem."""
     page(request, none=True)
     return _part(request, "serial", _SERIAL, "no GPU has such a serial number")
+
+
+def case_of(request: Request) -> str:
+    """The case in the address, by its SHA-256. Raises Problem."""
+    page(request, none=True)
+    return _part(request, "case", _SHA256, "a case is named by its SHA-256, 64 hexadecimal digits")
 
 
 def page(request: Request, *, text: bool = False, none: bool = False) -> Page:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Final
 
@@ -22,6 +22,7 @@ _ABOUT: Final = (
 )
 
 Json = dict[str, object]
+_Refs = Mapping[type, Json]
 
 
 def document(operations: Iterable[Operation]) -> bytes:
@@ -30,10 +31,11 @@ def document(operations: Iterable[Operation]) -> bytes:
     types: list[type] = [ProblemBody]
     for one in listed:
         types += [type_ for type_ in (*one.returns.values(), one.body) if type_ is not None]
-    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    refs = dict(zip(types, schemas, strict=True))
     paths: dict[str, Json] = {}
     for one in listed:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, refs)
     paths[PATH] = {"get": _itself()}
     content = {
         "openapi": "3.1.0",
@@ -48,18 +50,18 @@ def document(operations: Iterable[Operation]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _operation(one: Operation) -> Json:
+def _operation(one: Operation, refs: _Refs) -> Json:
     made: Json = {
         "operationId": one.name,
         "summary": one.summary,
         "parameters": _parameters(one),
-        "responses": _responses(one),
+        "responses": _responses(one, refs),
         "security": [] if one.scope is None else [{"token": []}],
     }
     if one.scope is not None:
         made["x-assay-scope"] = one.scope.value
     if one.body is not None:
-        content = {"application/json": {"schema": _ref(one.body)}}
+        content = {"application/json": {"schema": refs[one.body]}}
         made["requestBody"] = {"required": True, "content": content}
     return made
 
@@ -78,23 +80,23 @@ def _parameters(one: Operation) -> list[Json]:
     return made
 
 
-def _responses(one: Operation) -> Json:
+def _responses(one: Operation, refs: _Refs) -> Json:
     made: Json = {}
     for status, type_ in one.returns.items():
-        schema = {} if type_ is None else _ref(type_)
+        schema = {} if type_ is None else refs[type_]
         made[str(status)] = {
             "description": "done",
             "content": {"application/json": {"schema": schema}},
         }
     for code in one.all_problems:
-        made[str(code.status)] = _problem(code)
+        made[str(code.status)] = _problem(code, refs)
     return made
 
 
-def _problem(code: Code) -> Json:
+def _problem(code: Code, refs: _Refs) -> Json:
     return {
         "description": f"{code.label}: {code.title}; {code.fault}",
-        "content": {MEDIA_TYPE: {"schema": _ref(ProblemBody)}},
+        "content": {MEDIA_TYPE: {"schema": refs[ProblemBody]}},
     }
 
 
@@ -106,7 +108,3 @@ def _itself() -> Json:
         "responses": {"200": {"description": "done", "content": {"application/json": {}}}},
         "security": [],
     }
-
-
-def _ref(type_: type) -> Json:
-    return {"$ref": _REF.format(name=type_.__name__)}

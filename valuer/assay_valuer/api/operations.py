@@ -22,10 +22,19 @@ from assay_valuer.api.changes import (
 )
 from assay_valuer.api.changes import read_body as read_loan_body
 from assay_valuer.api.desk import Desk, answer, etag
-from assay_valuer.api.inputs import hash_of, header, loan_id, one_of_header, page, serial_of
+from assay_valuer.api.inputs import (
+    case_of,
+    hash_of,
+    header,
+    loan_id,
+    one_of_header,
+    page,
+    serial_of,
+)
 from assay_valuer.api.problems import Code
 from assay_valuer.api.tokens import Scope
 from assay_valuer.credit.loan import LoanFile
+from assay_valuer.replay import CaseFile
 
 Handler = Callable[[Desk, Request], Awaitable[Response]]
 _ALWAYS: Final = (Code.BAD_REQUEST, Code.TOO_MANY, Code.BROKEN, Code.UNAVAILABLE)
@@ -118,6 +127,12 @@ async def _gpus(desk: Desk, request: Request) -> Response:
     return answer(await desk.read(lambda c: views.gpus(c, serial, now_ms=desk.now_ms())))
 
 
+async def _valuation(desk: Desk, request: Request) -> Response:
+    case = case_of(request)
+    found = await desk.read(lambda c: views.valuation(c, case, desk.policy, desk.ledger_key))
+    return answer(found, headers=etag(found.sha256))
+
+
 async def _market(desk: Desk, request: Request) -> Response:
     page(request, none=True)
     return answer(await desk.read(views.market))
@@ -137,7 +152,7 @@ _KEY: Final = (
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "GET", "/healthz", "health", "Whether the valuer's store answers.", None, _health,
-        {200: views.Health},
+        {200: views.Alive},
     ),
     Operation(
         "GET", "/v1/loans", "listLoans", "Every loan, a page at a time.", Scope.READ, _loans,
@@ -174,6 +189,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "GET", "/v1/gpus/{serial}", "getGpus",
         "Every GPU of a serial number: its newest value, and what people signed of it.",
         Scope.READ, _gpus, {200: views.GpuList}, (Code.NOT_FOUND,),
+    ),
+    Operation(
+        "GET", "/v1/valuations/{case}", "getValuation",
+        "All that a recorded value rests on: a file that `assay-valuer replay --file` works out again.",
+        Scope.READ, _valuation, {200: CaseFile}, (Code.NOT_FOUND,),
     ),
     Operation(
         "GET", "/v1/market", "getMarket",

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, RowMapping, select
 
 from assay_core.covenant import Covenant
 from assay_core.errors import ServiceError
+from assay_core.seal import PublicKey
 from assay_valuer.api.problems import Code, Problem
 from assay_valuer.appraisals import load_appraisals
 from assay_valuer.covenants import load_covenants, step_positions, steps_at
@@ -23,6 +24,7 @@ from assay_valuer.credit import loan as loan_file
 from assay_valuer.credit.covenant import Record
 from assay_valuer.credit.covenant import sha256_of as covenant_sha256
 from assay_valuer.credit.schedule import debt_at
+from assay_valuer.explain_rows import file_of
 from assay_valuer.ledger.append import next_position
 from assay_valuer.market_store import (
     Summary,
@@ -32,10 +34,13 @@ from assay_valuer.market_store import (
     newest_snapshot,
 )
 from assay_valuer.overrides import load_overrides
+from assay_valuer.policy import ValuerPolicy
+from assay_valuer.replay import CaseFile
 from assay_valuer.rows import GpuRow, LoanRow, gpu_rows, loan_rows
 from assay_valuer.store.schema import ASSET, COVENANT_STEP, LOAN, PLEDGE, VALUATION
 from assay_valuer.valuation import case
 from assay_valuer.valuation.parameters import ProductParameters
+from assay_valuer.valuation_store import kept_case
 
 
 class DebtView(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +160,7 @@ class MarketView(msgspec.Struct, frozen=True, kw_only=True):
     rejected: Mapping[str, int]
 
 
-class Health(msgspec.Struct, frozen=True, kw_only=True):
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
     """That the store answers."""
 
     status: str
@@ -257,10 +262,20 @@ def market(connection: Connection) -> MarketView:
     )
 
 
-def health(connection: Connection) -> Health:
+def valuation(
+    connection: Connection, sha256: str, policy: ValuerPolicy, key: PublicKey
+) -> CaseFile:
+    """All that a recorded value rests on, as `assay-valuer replay --file` takes it. Raises Problem."""
+    kept = kept_case(connection, sha256)
+    if kept is None:
+        raise Problem(Code.NOT_FOUND, f"no value rests on a case {sha256}")
+    return file_of(connection, kept, policy, key)
+
+
+def health(connection: Connection) -> Alive:
     """That the store answers. Raises ServiceError where it does not."""
     next_position(connection)
-    return Health(status="ok")
+    return Alive(status="ok")
 
 
 def _loan(connection: Connection, loan_id: str) -> RowMapping:
