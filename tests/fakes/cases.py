@@ -197,7 +197,12 @@ policies = st.builds(
         residual_year_bps=bps,
         residual_least_bps=bounded(1_000, 10_000),
     ),
-    cost=st.builds(Cost, performance_power_bps=bounded(0, 20_000)),
+    cost=st.builds(
+        Cost,
+        performance_power_bps=bounded(0, 20_000),
+        performance_least_bps=bounded(100, 10_000),
+        performance_most_bps=bounded(10_000, 1_000_000),
+    ),
     reconciliation=st.builds(
         Reconciliation,
         market_error_e6=bounded(10_000, 3_000_000),

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from assay_core.covenant import Premise
 from assay_core.money import Usd
+from assay_valuer.policy import Income, ValuerPolicy
 from assay_valuer.valuation.case import Appraisal, Board, Contract, Override
 from assay_valuer.valuation.parameters import Equivalent
 from assay_valuer.valuation.value import METHOD, value_case
@@ -14,6 +15,7 @@ from tests.fakes.valuing import (
     DAY,
     H100,
     case,
+    case_policy,
     h100,
     learned,
     level,
@@ -91,6 +93,8 @@ def test_a_table_with_both_is_its_used_row_and_no_more_than_its_new_one():
     assert capped.values is not None
     assert dollars(capped.values.fmv.mid) == 20_000
     assert "value.capped" in codes(capped)
+    cheap = value_case(case(table=(USED, row("new", 5_900, 6_000, 6_100))))
+    assert cheap.lending < Usd(6_000_000_000).times_down(8_500 * 7_000 * 7_000, 10**12)
 
 
 def test_a_degraded_gpu_is_worth_less_and_says_that_nobody_can_check_it():
@@ -200,10 +204,17 @@ def test_the_cheapest_that_does_the_same_work_is_what_a_new_one_costs():
     one = case(product=parameters(new_ask=level("30000"), equivalents=(twice,)))
     # 40,000 ÷ 2^0.8 = 22,974; × 0.65
     assert dollars(by(value_case(one), "cost").range.mid) == 14_933
-    unlike = replace(twice, performance_log_e6=log_e6("65"))
-    left = value_case(of_product(one, equivalents=(unlike,)))
-    assert dollars(by(left, "cost").range.mid) == 19_500
-    assert "equivalent.unlike" in codes(left)
+    for performance in ("4.1", "0.49"):
+        unlike = replace(twice, new_ask=level("9"), performance_log_e6=log_e6(performance))
+        left = value_case(of_product(one, equivalents=(unlike,)))
+        assert dollars(by(left, "cost").range.mid) == 19_500
+        assert "equivalent.unlike" in codes(left)
+
+
+def test_of_weaker_ones_as_many_are_bought_as_do_the_work():
+    half = Equivalent(product="H100 PCIe", new_ask=level("14000"), performance_log_e6=log_e6("0.5"))
+    one = case(product=parameters(new_ask=level("30000"), equivalents=(half,)))
+    assert dollars(by(value_case(one), "cost").range.mid) == 18_200  # 2 × 14,000 × 0.65
 
 
 # -- income ----------------------------------------------------------------------------------------
@@ -263,6 +274,12 @@ def test_a_gpu_that_earns_nothing_has_no_value_by_what_it_earns():
     assert "income.thin" in codes(thin)
 
 
+def test_hardware_that_a_policy_lets_keep_nothing_has_a_value_all_the_same():
+    policy = case_policy(ValuerPolicy(income=Income(months=120, residual_year_bps=0)))
+    one = case(product=parameters(rental=level("2.20"), sold=level("9000")), policy=policy)
+    assert value_case(one).values is not None
+
+
 def test_rent_far_from_what_the_hardware_costs_is_held_nearer():
     valued = value_case(case(product=parameters(rental=level("12"), sold=level("5000"))))
     assert "income.far" in codes(valued)
@@ -289,6 +306,19 @@ def test_only_the_newest_appraisals_count():
     valued = value_case(replace(h100(), appraisals=many))
     assert sum(one.approach == "appraisal" for one in valued.indications) == 8
     assert "appraisal.more" in codes(valued)
+
+
+def test_an_appraisal_a_little_below_the_market_lends_no_more_by_ageing():
+    """Its weight would fall faster than its error grows, were it that of the day."""
+    steady = case(
+        product=parameters(sold=level("20000", error_e6=10_000), daily_volatility_e6=6_000),
+        asset_class=learned(sales=100, market_error_e6=80_000),
+    )
+    fresh, aged = (
+        value_case(replace(steady, appraisals=(signed(18_648, days=days),))) for days in (0, 300)
+    )
+    assert aged.values.fmv.mid > fresh.values.fmv.mid
+    assert aged.lending <= fresh.lending
 
 
 # -- reconciled ------------------------------------------------------------------------------------

@@ -130,7 +130,13 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What the same work would cost to buy today. Judgement."""
 
     performance_power_bps: Annotated[int, msgspec.Meta(ge=0, le=20_000)] = 8_000
-    """β: a product of k times the performance is worth k^β times as much."""
+    """β: a product of k times the performance is worth k^β times as much. Of weaker ones that take its
+    place, 1 ÷ k are bought: there it is at least 1."""
+    performance_least_bps: Annotated[int, msgspec.Meta(ge=100, le=10_000)] = 5_000
+    """What does less of its work takes no GPU's place: several need hosts and power that no price of
+    theirs holds."""
+    performance_most_bps: Annotated[int, msgspec.Meta(ge=10_000, le=1_000_000)] = 40_000
+    """Nor does what does more: nobody buys it for this work."""
 
 
 class Reconciliation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,9 +8,9 @@ long ago. RCN caps every value: a used GPU is worth no more than a new one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from assay_core.money import Usd
+from assay_core.units import BPS
 from assay_valuer.findings import Finding
 from assay_valuer.valuation.case import Case
 from assay_valuer.valuation.estimate import (
@@ -29,9 +29,6 @@ from assay_valuer.valuation.fixed import E6, exp_e6, log_of_usd
 from assay_valuer.valuation.market_approach import range_of, row_finding, usable_row
 from assay_valuer.valuation.parameters import Level
 from assay_valuer.valuation.worth import Range
-
-PERFORMANCE_MAX_E6: Final = 4_158_883
-"""A product that does more than 64 times the work, or less than a 64th, replaces nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,11 @@ def _candidates(case: Case, scope: Scope, findings: list[Finding]) -> list[_New]
     if product is None:
         return found
     found += _level(case, scope, findings, product.new_ask, "new ones, asked")
+    policy = case.policy.cost
+    least_e6 = bps_log_e6(policy.performance_least_bps)
+    most_e6 = bps_log_e6(policy.performance_most_bps)
     for one in product.equivalents:
-        if abs(one.performance_log_e6) > PERFORMANCE_MAX_E6:
+        if not least_e6 <= one.performance_log_e6 <= most_e6:
             detail = f"{one.product} differs too much in performance to replace it."
             findings.append(Finding("equivalent.unlike", detail))
             continue
@@ -136,7 +136,9 @@ def _level(
     log_e6 = counts.log_e6
     if performance_log_e6 is not None:
         power_bps = case.policy.cost.performance_power_bps
-        scaled_e6 = -performance_log_e6 * power_bps // 10_000
+        if performance_log_e6 < 0:
+            power_bps = max(power_bps, BPS)
+        scaled_e6 = -performance_log_e6 * power_bps // BPS
         log_e6 += scaled_e6
         detail = (
             f"{what}: by its performance ({exp_e6(performance_log_e6) * 100 // E6}% of this one's)."
