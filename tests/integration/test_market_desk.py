@@ -360,7 +360,7 @@ def test_from_files_to_a_fit_and_a_proof_by_command(valuer, files):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("missing.csv", "--rental"), "cannot be opened"),
+        (("missing.csv", "--rental"), "No such file"),
         (("valuer.yaml", "--rental"), "must end in .csv"),
         (("rental.csv", "--resale"), "no column"),
         (("rental.csv", "--rental", "--feed", "Bad Name"), "--feed"),

@@ -23,7 +23,13 @@ class Gradual:
         self._market: Final = market
         self._interested: Final = interested
         self._all: Final[list[Quote]] = []
-        self._begin()
+        self._gate = Gate(market, interested)
+        self._until = 0
+        """The last day that is judged for good."""
+        self._late = False
+        self._counted: list[Quote] = []
+        self._rejected: list[Rejected] = []
+        self._coming: dict[int, list[Quote]] = defaultdict(list)
 
     def add(self, quote: Quote) -> None:
         """Takes a row that was judged by itself, and is a quote."""
@@ -36,7 +42,7 @@ class Gradual:
     def judged(self, rejected: Iterable[Rejected]) -> Observations:
         """What counts and what does not by now; `rejected` are rows that never became a quote."""
         if self._late:
-            self._begin()
+            self._begin_anew()
             for quote in self._all:
                 self._coming[quote.day].append(quote)
         days = sorted(self._coming)
@@ -55,11 +61,11 @@ class Gradual:
             found += verdicts
         return observations(self._market, left, found)
 
-    def _begin(self) -> None:
+    def _begin_anew(self) -> None:
         """Forgets what was said of days that are past."""
         self._gate = Gate(self._market, self._interested)
         self._until = 0
         self._late = False
-        self._counted: list[Quote] = []
-        self._rejected: list[Rejected] = []
-        self._coming: dict[int, list[Quote]] = defaultdict(list)
+        self._counted.clear()
+        self._rejected.clear()
+        self._coming.clear()

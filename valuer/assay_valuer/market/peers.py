@@ -15,7 +15,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from assay_valuer.market.quotes import Market, Quote, Rejected, comparable
@@ -38,6 +38,15 @@ FITS_LOG: Final = math.log(1.5)
 """How far outside the range of a model's prices one still fits it."""
 NODE_COUNT_MIN: Final = 4
 
+SERIES_MAX: Final = 500
+"""Of one seller's model, that stand on a board; the largest list in public data has 26."""
+SELLERS_MAX: Final = 500
+"""Of one model; there are about 40."""
+MODELS_MAX: Final = 500
+"""Of one seller. With these bounds no feed can make a day's judgement long."""
+KEYS_MAX: Final = 5_000
+"""Models and kinds of all."""
+
 
 class Board:
     """The newest price of every series, as far as a walk over the days has come."""
@@ -46,6 +55,7 @@ class Board:
         self._market: Final = market
         self._series: Final[dict[tuple[Key, str], dict[tuple[str, ...], tuple[int, float]]]] = {}
         self._keys: Final[dict[str, set[Key]]] = defaultdict(set)
+        self._sellers: Final[dict[Key, set[str]]] = defaultdict(set)
         self._muted: Final[set[tuple[str, ...]]] = set()
         # What each seller asks for a model, with its day; worked out anew only where it is stale.
         self._levels: Final[dict[Key, dict[str, tuple[int, float]]]] = defaultdict(dict)
@@ -58,20 +68,25 @@ class Board:
     def post(self, quote: Quote) -> None:
         """Notes a price; days must not fall."""
         key, seller = self.key(quote), quote.seller
+        if not self._has_room(key, seller, quote.names):
+            return
         series = self._series.setdefault((key, seller), {})
         series[quote.names] = (quote.day, math.log(quote.usd))
         self._keys[seller].add(key)
+        self._sellers[key].add(seller)
         self._stale[key].add(seller)
 
     def mute(self, quote: Quote, *, muted: bool) -> None:
         """Whether a quote's series is held against others' from now on."""
+        if (self.key(quote), quote.seller) not in self._series:
+            return
         if muted != (quote.names in self._muted):
             (self._muted.add if muted else self._muted.discard)(quote.names)
             self._stale[self.key(quote)].add(quote.seller)
 
     def others(self, key: Key, seller: str, day: int) -> list[float]:
         """What each other seller asks for a model, in logs."""
-        if key not in self._levels and key not in self._stale:
+        if key not in self._sellers:
             return []
         levels = self._levels[key]
         for stale in self._stale[key]:
@@ -86,22 +101,32 @@ class Board:
 
     def own(self, key: Key, seller: str, day: int) -> float | None:
         """What a seller asks for a model, in logs, whether it is held against others' or not."""
-        series = self._series[key, seller].values()
+        series = self._series.get((key, seller), {}).values()
         logs = [log for at, log in series if at >= day - FRESH_DAYS]
         return statistics.median(logs) if logs else None
 
     def keys_of(self, seller: str) -> set[Key]:
         """The models that a seller was ever seen with."""
-        return self._keys[seller]
+        return self._keys.get(seller, set())
 
     def look_alikes(self, key: Key) -> list[Key]:
         """Other models of the same kind whose name has this one's in it, or stands in it."""
         model, kind = key
         return sorted(
             other
-            for other in {*self._levels, *self._stale}
+            for other in self._sellers
             if other[1] == kind and other != key and (model in other[0] or other[0] in model)
         )
+
+    def _has_room(self, key: Key, seller: str, names: tuple[str, ...]) -> bool:
+        """Whether a series may stand on the board: who came first stays."""
+        series = self._series.get((key, seller))
+        if series is not None:
+            return names in series or len(series) < SERIES_MAX
+        if len(self._keys.get(seller, ())) >= MODELS_MAX:
+            return False
+        sellers = self._sellers.get(key)
+        return len(self._sellers) < KEYS_MAX if sellers is None else len(sellers) < SELLERS_MAX
 
     def _level(self, key: Key, seller: str) -> tuple[int, float] | None:
         series = self._series[key, seller]
@@ -203,7 +228,7 @@ def _fits(log: float, prices: Sequence[float]) -> bool:
     return min(prices) - FITS_LOG <= log <= max(prices) + FITS_LOG
 
 
-@cache
+@lru_cache(maxsize=1_024)
 def gpu_count(text: str) -> float:
     """How many GPUs; 1 where the row does not say."""
     return float(text) if re.fullmatch(r"\d{1,4}(\.0)?", text, re.ASCII) else 1.0

@@ -6,7 +6,7 @@ import enum
 import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 from assay_valuer.market.labels import rental_feed, seller
@@ -76,7 +76,7 @@ _PLAIN: Final = re.compile(
 """Words of a name that tell a maker, a form or an amount of memory, and no model."""
 
 
-@cache
+@lru_cache(maxsize=65_536)
 def model_key(accelerator: str) -> str:
     """The bare model, such as h100 or rtx3080ti: what sellers' prices are compared by.
 
@@ -86,7 +86,7 @@ def model_key(accelerator: str) -> str:
     return re.sub(r"[^a-z0-9]", "", _PLAIN.sub(" ", text))
 
 
-@cache
+@lru_cache(maxsize=65_536)
 def comparable(names: tuple[str, ...], market: Market) -> tuple[str, str]:
     """What a series' prices are compared by with other sellers' of the same: model, and kind."""
     kind = rental_feed(names[4]) if market is Market.RENTAL else ""

@@ -13,7 +13,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 from assay_valuer.market.labels import is_sale, rental_feed, seller
@@ -37,6 +37,8 @@ feed of five stood is 59 days. One seller's list may stand for years, and that i
 FROZEN_MOVED: Final = 50
 """One series in so many that moves does not make a frozen feed a living one."""
 ALIVE_DAYS: Final = 30
+FROZEN_SERIES_MAX: Final = 5_000
+"""Of one feed that are looked at."""
 
 CARRIED_SOLD_DAYS: Final = 60
 CARRIED_SOLD_ROWS: Final = 5
@@ -134,7 +136,8 @@ class Frozen:
         dead = {source for source in {row.source for row in rows} if _dead(feeds[source], day)}
         found = []
         for row in rows:
-            stood = day - feeds[row.source][row.names].since
+            known = feeds[row.source].get(row.names)
+            stood = 0 if known is None else day - known.since
             if row.source in dead and stood >= FROZEN_DAYS:
                 detail = (
                     f"its feed goes on with new dates and old prices: this one for {stood} days"
@@ -146,7 +149,8 @@ class Frozen:
 def _note(series: dict[tuple[str, ...], _Standing], row: Quote) -> None:
     known = series.get(row.names)
     if known is None:
-        series[row.names] = _Standing(row.day, row.day, row.day, row.usd)
+        if len(series) < FROZEN_SERIES_MAX:
+            series[row.names] = _Standing(row.day, row.day, row.day, row.usd)
         return
     if known.usd != row.usd:
         known.since, known.usd = row.day, row.usd
@@ -202,7 +206,7 @@ class Carried:
         return found
 
 
-@cache
+@lru_cache(maxsize=65_536)
 def _may_stand(names: tuple[str, ...], market: Market) -> tuple[int, int] | None:
     """For how many days and rows a price may be the same; None where it may be so for ever."""
     if market is Market.RENTAL:

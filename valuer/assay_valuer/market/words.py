@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -165,17 +165,17 @@ def _server_free(name: str) -> str:
     return re.sub(r"server edition|workstation edition", "", name, flags=re.IGNORECASE)
 
 
-@cache
+@lru_cache(maxsize=16_384)
 def _gigabytes(text: str) -> tuple[int, ...]:
     return tuple(
         int(one) for one in re.findall(r"(?<![a-z\d.])(\d{1,4}) ?GI?B\b", text, re.IGNORECASE)
     )
 
 
-@cache
+@lru_cache(maxsize=16_384)
 def _models_in(text: str) -> frozenset[str]:
     """Which models of data centres a text names."""
-    words = re.findall(r"[a-z]+ ?\d+[a-z]*", text.lower())
+    words = re.findall(r"(?<![a-z])[a-z]+ ?\d+[a-z]*", text.lower())
     bare = {re.sub(r"(nvl|sxm\d?|pcie)$", "", word.replace(" ", "")) for word in words}
     return frozenset(bare & _NAMED)
 
