@@ -149,12 +149,12 @@ class Walk:
         groups: dict[tuple[int, int], _Group | None] = {}
         for case in which.tolist():
             values, cumulated = self._mixture(case, pool, weight, even, groups)
+            shares = []
             for at, level in enumerate(LEVELS):
                 alpha = self._alphas.get((self._pools[case], horizon, at), 1 - level)
-                for side, share in enumerate((alpha / 2, 1 - alpha / 2)):
-                    place = int(np.searchsorted(cumulated, share - 1e-9))
-                    edge = values[min(place, len(values) - 1)]
-                    self.edges[case, 2 * at + side] = self.centre[case] + self._scale[case] * edge
+                shares += [alpha / 2 - 1e-9, 1 - alpha / 2 - 1e-9]
+            places = np.minimum(np.searchsorted(cumulated, shares), len(values) - 1)
+            self.edges[case] = self.centre[case] + self._scale[case] * values[places]
 
     def _mixture(
         self,
