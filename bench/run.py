@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 # A program in a folder finds its neighbours; this one uses the package `bench`, and tests.fakes.
 sys.path[0] = str(ROOT)
+# As the valuer's command has it: numpy's threads wait for each other longer than the sums take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.box import SIMPLE  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -37,6 +40,7 @@ from bench import (  # noqa: E402
     false_alarms,
     ingest,
     ledger,
+    market,
     oracle,
     report_latency,
     valuation,
@@ -53,6 +57,7 @@ MEASUREMENTS: Final[tuple[Measurement, ...]] = (
     agent_ticks.GROWTH,
     agent_ticks.EVENT,
     valuation.PER_GPU,
+    market.FIT,
     evidence.COST,
     false_alarms.FALSE_ALARMS,
     report_latency.LATENCY,
