@@ -139,6 +139,12 @@ class Pipeline:
         self.book = book
         return book
 
+    def known(self, now_ms: int) -> BookSnapshot:
+        """What the store knows now, up to where the running service has followed the ledger. Nothing
+        is written: `appraise` makes a book of it. Raises StoreError.
+        """
+        return self._snapshot(self._refresh(now_ms), now_ms)
+
     def _forget(self) -> None:
         self._memory = None
 

@@ -198,6 +198,15 @@ class Lending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """No fit makes it less. Judgement."""
 
 
+class Stress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `assay-valuer stress` supposes where the market has no history. No value rests on it."""
+
+    falls_bps: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1, le=9_999)], ...], msgspec.Meta(max_length=16)
+    ] = (1_500, 3_000, 5_000)
+    """Judgement: the last is about what H100 rental lost from early 2024 to autumn 2025."""
+
+
 class Assurance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Most that is lent on net value, by how far evidence can be trusted. Judgement."""
 
@@ -302,6 +311,7 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     reconciliation: Reconciliation = msgspec.field(default_factory=Reconciliation)
     factors: Factors = msgspec.field(default_factory=Factors)
     lending: Lending = msgspec.field(default_factory=Lending)
+    stress: Stress = msgspec.field(default_factory=Stress)
     assurance: Assurance = msgspec.field(default_factory=Assurance)
     evidence: Evidence = msgspec.field(default_factory=Evidence)
     lifecycle: Lifecycle = msgspec.field(default_factory=Lifecycle)

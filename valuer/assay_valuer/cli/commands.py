@@ -33,6 +33,7 @@ from assay_valuer.cli import (
     replay,
     run,
     score,
+    stress,
     token,
     value,
 )
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
         explain,
         replay,
         score,
+        stress,
         backtest,
         oracle,
         export,
