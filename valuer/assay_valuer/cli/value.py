@@ -17,7 +17,7 @@ from assay_valuer.cli.common import (
 )
 from assay_valuer.cli.gpu import assurance_of, presence_of
 from assay_valuer.credit.position import percent
-from assay_valuer.results import StoredValues
+from assay_valuer.results import StoredIndication, StoredValues
 from assay_valuer.rows import GpuRow, LoanRow, gpu_rows, loan_rows, usd
 
 
@@ -42,7 +42,16 @@ def run(args: argparse.Namespace) -> int:
         print_json({"policy": policy, "gpus": gpus, "loans": loans})
         return OK
     print_table(
-        ("GPU", "presence", "OLV low / mid / high", "net mid", "why", "loan"),
+        (
+            "GPU",
+            "presence",
+            "OLV low / mid / high",
+            "net mid",
+            "approaches (FMV, weight)",
+            "lent on",
+            "why",
+            "loan",
+        ),
         [_gpu_cells(gpu) for gpu in gpus],
         prose="why",
     )
@@ -64,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
             [_loan_cells(loan) for loan in loans],
         )
         say("the covenant alone calls a loan; risk is the house's view, and advises")
+    say(
+        "lent on: what the house takes one such GPU at, before assurance; each step: `assay-valuer explain`"
+    )
     say(f"automated valuation under policy {policy.name!r}; haircuts are judgement, see the policy")
     if any(gpu.result is not None for gpu in gpus):
         return OK
@@ -74,16 +86,22 @@ def run(args: argparse.Namespace) -> int:
 def _gpu_cells(gpu: GpuRow) -> tuple[str, ...]:
     result, loan = gpu.result, gpu.loan or ""
     if result is None:
-        return (gpu.serial or f"asset-{gpu.id}", "not valued yet", "", "", "", loan)
+        return (gpu.serial or f"asset-{gpu.id}", "not valued yet", "", "", "", "", "", loan)
     counted = presence_of(gpu) + ("" if result.counts else "\nnot counted")
     return (
         result.gpu,
         f"{counted}\n{assurance_of(result.assurance)}",
         _olv(result.values),
         "unknown" if result.values is None else usd(result.values.nolv.mid_micros),
+        "\n".join(map(_approach, result.indications)),
+        "unknown" if result.lending_micros is None else usd(result.lending_micros),
         "\n".join(finding.detail for finding in result.findings),
         loan,
     )
+
+
+def _approach(one: StoredIndication) -> str:
+    return f"{one.approach} {usd(one.range.mid_micros)}, {percent(one.weight_bps)}"
 
 
 def _olv(values: StoredValues | None) -> str:
