@@ -218,6 +218,19 @@ def test_with_two_other_sellers_nobody_can_say_that_a_price_is_none():
     assert judged(Market.RENTAL, rows).rejected == ()
 
 
+def test_prices_of_half_a_year_ago_say_nothing_of_todays():
+    for day, wrong in ((180, {5: "outlier"}), (181, {})):
+        others = market_of(2.0, 2.5, 3.0, 1.5)
+        lone = rental(usd_per_gpu_hour="0.06", date=on(day))
+        assert reasons(judged(Market.RENTAL, [*others, lone])) == wrong
+
+
+def test_a_feed_of_more_sellers_than_can_stand_on_a_board_is_judged_all_the_same():
+    crowd = market_of(*[2.5] * 520)
+    lone = rental(provider="zz late", usd_per_gpu_hour="0.06")
+    assert reasons(judged(Market.RENTAL, [*crowd, lone])) == {521: "outlier"}
+
+
 def test_a_node_price_is_known_by_other_sellers_too():
     others = market_of(2.0, 2.5, 3.0)
     node = rental(usd_per_gpu_hour="20.0")

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import Connection
 
 from assay_core.errors import AssayError, FileError
+from assay_core.printable import printable
 from assay_valuer.cli import market_show
 from assay_valuer.cli.common import (
     FALSE,
@@ -165,7 +166,7 @@ def run_prove(args: argparse.Namespace) -> int:
             say(f"there is no row {number}" if row is None else "there is no snapshot yet")
             return FALSE
         if row.reason is not None or number > newest.last_row:
-            why = "it is newer than the snapshot" if row.reason is None else f"{row.detail}"
+            why = printable(row.detail or "it is newer than the snapshot", 512)
             say(f"row {number} is not in the newest snapshot: {why}")
             return FALSE
         snapshot = read_snapshot(state.database, newest)
