@@ -1,10 +1,11 @@
 """What an approach makes of its sources: one log price, and two errors of it.
 
 The *error* is how far off it may be today: the approach's own error and that of its source, grown by
-what prices do as a source ages, and by few sellers. The *weight's error* is what
-its weight in a value rests on: the approach's own alone, or that of an estimate where nobody quotes
-the product. It knows neither what anybody quoted nor when, so that no quote moves a weight: one
-seller who could make an approach look surer would move values by more than his price does.
+what prices do as a source ages, and by few sellers. The *weight's error* is what its weight in a value
+rests on: the approach's own alone, or that of an estimate where nobody quotes the product. It knows
+neither what anybody quoted nor when, so that no quote moves a weight: one seller who could make an
+approach look surer would move values by more than his price does. (The income approach's alone knows a
+price: what its costs come to beside the hardware's; it moves by a step where that does.)
 """
 
 from __future__ import annotations
