@@ -25,6 +25,7 @@ getcontext().prec = 60
 def golden() -> Case:
     """An H100 of which everything is known: all approaches speak, all factors but one apply."""
     one = case(
+        policy_sha256="ef" * 32,
         product=parameters(
             day=DAY - 12,
             rental=level("2.31", error_e6=60_000, sellers=9),
