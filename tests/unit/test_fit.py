@@ -60,6 +60,9 @@ def test_the_wider_sellers_lie_apart_the_less_is_known():
     close = level(fit(snapshot(quotes(2.4, 2.5, 2.6, 2.5)), None, DAY))
     wide = level(fit(snapshot(quotes(1.2, 2.5, 5.0, 2.5)), None, DAY))
     assert wide.error_e6 > close.error_e6
+    # Each but two is ln 2.5/0.625 = ln 4 off the others' median; half of that is the median miss.
+    apart = level(fit(snapshot(quotes(0.625, 2.5, 10.0, 2.5)), None, DAY))
+    assert apart.error_e6 >= 1e6 * 1.4826 * math.log(4) / 2 / math.sqrt(4) - 1
 
 
 def test_old_rows_make_a_level_less_sure_than_new_ones():
@@ -283,3 +286,23 @@ def test_outlooks_learn_with_the_month_and_move_by_a_step_a_day():
     ]
     assert max(moves) == 1_000
     assert two.hardware_outlook_aim != one.hardware_outlook_aim
+
+
+def test_what_is_quoted_new_for_the_first_time_is_an_equivalent_from_the_next_fit_on():
+    plain = rows()
+    without = Rows(plain.rental, tuple(row for row in plain.resale if ",RTX" not in row[1]))
+    before = fit(snapshot(without), None, DAY - 1)
+    first = fit(snapshot(plain), before, DAY)
+    second = fit(snapshot(plain), first, DAY + 1)
+    name = "RTX 3090 PCIe"
+    assert [before.of(name).new_ask, before.of(name).equivalents] == [None, ()]
+    assert first.of(name).new_ask is not None
+    assert first.of(name).equivalents == ()
+    assert name in {one.product for one in second.of(name).equivalents}
+
+
+def test_a_market_that_had_no_outlook_has_one_from_its_first_rows_on():
+    empty = fit(snapshot(NOTHING), None, DAY)
+    found = fit(snapshot(rows()), empty, DAY + 1).of("H100 SXM5")
+    assert [one.horizon_days for one in found.rental_outlook] == [30, 90, 180]
+    assert [one.horizon_days for one in found.hardware_outlook] == [30, 90, 180]

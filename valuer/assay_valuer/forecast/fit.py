@@ -81,9 +81,7 @@ def fit(snapshot: MarketSnapshot, previous: Parameters | None, day: int) -> Para
         named = {"snapshot_sha256": snapshot.sha256, "previous_sha256": sha256}
         return msgspec.structs.replace(previous, **named)
     markets = Markets(_series(snapshot.rental, day), _series(snapshot.resale, day))
-    groups = _groups(
-        markets, day, learn=previous is None or _month(previous.made_day) != _month(day)
-    )
+    groups = _groups(markets, day, learn=_learns(markets, previous, day))
     before = {one.product: one for one in previous.products} if previous is not None else None
     days = day - previous.made_day if previous is not None else 0
     products: list[ProductParameters] = []
@@ -104,6 +102,15 @@ def _series(observations: Observations, day: int) -> tuple[Series, ...]:
     # The order of rows is no fact about prices: a snapshot may hold them in any.
     ordered = tuple(sorted(quotes, key=lambda quote: (quote.names, quote.day, quote.usd)))
     return build_series(Observations(observations.market, ordered, ()))[0]
+
+
+def _learns(markets: Markets, previous: Parameters | None, day: int) -> bool:
+    """Whether outlooks are found anew: in a month's first fit, and where a market had none."""
+    if previous is None or _month(previous.made_day) != _month(day):
+        return True
+    rental = any(one.rental_outlook_aim for one in previous.products)
+    hardware = any(one.hardware_outlook_aim for one in previous.products)
+    return bool((markets.rental and not rental) or (markets.hardware and not hardware))
 
 
 def _month(day: int) -> date:
