@@ -8,7 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from assay_valuer.market.feeds import parquet, rows
 from assay_valuer.market.feeds.feed import (
@@ -55,25 +55,27 @@ async def read_table(data: bytes, format_: Format, market: Market, name: str) ->
 def read_regular(path: Path) -> bytes:
     """A regular file's bytes, all of one moment. It blocks. Raises FeedUnavailable, FeedMalformed."""
     try:
-        # Without O_NONBLOCK the opening of a pipe waits for who writes it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unavailable(path, f"cannot be opened: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise _unavailable(path, "is no regular file")
-        if before.st_size > BYTES_MAX:
-            raise FeedMalformed(Fault.TOO_LARGE, f"{path}: more than {BYTES_MAX} bytes")
-        try:
+        with open_now(path) as file:
+            before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise FeedUnavailable(Fault.FILE, f"{path}: is no regular file")
+            if before.st_size > BYTES_MAX:
+                raise FeedMalformed(Fault.TOO_LARGE, f"{path}: more than {BYTES_MAX} bytes")
             data = file.read(BYTES_MAX + 1)
-        except OSError as error:
-            raise _unavailable(path, f"cannot be read: {error.strerror}") from error
-        after = os.fstat(descriptor)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise FeedUnavailable(Fault.FILE, f"{path}: cannot be read: {error.strerror}") from error
     if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise _unavailable(path, "was written to while it was read; put a whole one in its place")
+        raise FeedUnavailable(
+            Fault.FILE, f"{path}: was written to while it was read; put a whole one in its place"
+        )
     return data
 
 
-def _unavailable(path: Path, detail: str) -> FeedUnavailable:
-    return FeedUnavailable(Fault.FILE, f"{path}: {detail}")
+def open_now(path: Path) -> BinaryIO:
+    """Opens a file to read, and waits for nobody: a pipe would wait for who writes it. Raises OSError."""
+    return open(path, "rb", opener=_opener)
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -22,7 +22,7 @@ from assay_valuer.market.feeds.feed import (
     FeedUnavailable,
     Format,
 )
-from assay_valuer.market.feeds.file import SUFFIXES
+from assay_valuer.market.feeds.file import SUFFIXES, open_now
 
 VALIDATOR_MAX: Final = 256
 """Characters of an ETag or a Last-Modified that is kept, and sent back."""
@@ -159,9 +159,8 @@ def read_bearer(path: Path) -> Bearer:
 
 def _bearer_in(path: Path) -> tuple[int, Bearer | None]:
     """The file's mode, and its token if it has one. It raises nothing once it holds a secret."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
+    with open_now(path) as file:
+        mode = os.fstat(file.fileno()).st_mode
         data = file.read(_TOKEN_BYTES_MAX) if stat.S_ISREG(mode) else b""
     token = data.decode("ascii", "replace").strip()
     return mode, Bearer(token) if _TOKEN.fullmatch(token) else None
