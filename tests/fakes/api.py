@@ -80,7 +80,7 @@ class FakeApi:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             context = ServiceContext(self.state, CollectorRegistry(), lambda: self.now_ms)
-            self._task = asyncio.create_task(serve(context, self._heard))
+            self._task = asyncio.create_task(serve(context, self._heard, reload_s=0.05))
             try:
                 await self._task
             except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from assay_valuer.api.changes import RECORD
 from assay_valuer.api.openapi import PATH
 from assay_valuer.api.problems import MEDIA_TYPE
 from assay_valuer.api.tokens import Scope
+from assay_valuer.book_store import registry_version
 from assay_valuer.credit import loan as loan_file
 from assay_valuer.ledger.check import check_ledger
 from assay_valuer.ledger.read import entries_from
@@ -338,6 +339,15 @@ def test_a_gpu_secures_one_loan_at_a_time(reader, writer):
     answered = register(writer, "A1", loan_id="loan-2", token_id=8)
     assert "A1 is pledged to loan loan-1 already" in problem(answered, 409, "conflict")
     assert [one["id"] for one in reader.get("/v1/loans").json()["loans"]] == ["loan-1"]
+
+
+def test_two_changes_of_one_millisecond_are_both_seen_by_who_values(api, writer):
+    register(writer, "A1")
+    versions = [api.read(registry_version)]
+    for key in ("wire-1", "wire-2"):
+        assert pay(writer, key, amount=len(versions)).status_code == 201
+        versions.append(api.read(registry_version))
+    assert len(set(versions)) == 3
 
 
 def test_what_is_written_is_in_the_ledger_with_whose_word_it_was(api, writer):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import msgspec
 import pytest
 
@@ -28,6 +32,7 @@ from assay_valuer.valuation_store import keep_cases
 from tests.fakes.api import FakeApi
 from tests.fakes.events import NOW
 from tests.fakes.valuing import case, row
+from tests.integration.test_valuer_process import ValuerProcess, free_ports
 
 METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS")
 
@@ -198,6 +203,97 @@ def test_it_says_that_it_cannot_listen_where_another_does(api, tmp_path):
         other.start()
     assert isinstance(other.error, ServiceError)
     other.stop()
+
+
+def shown(api):
+    """The serial number of the certificate that a new caller is shown."""
+    with connected(api) as sealed:
+        return sealed.getpeercert()["serialNumber"]
+
+
+def until(holds):
+    for _ in range(2_000):
+        if holds():
+            return
+    raise AssertionError("it never came")
+
+
+def test_a_renewed_certificate_is_taken_and_a_broken_one_is_not(api):
+    before = shown(api)
+    api.renew_certificate(time.time_ns() // 1_000_000)
+    until(lambda: shown(api) != before)
+    renewed = shown(api)
+    (api.folder / "api.pem").write_text("no certificate")
+    with api.client() as client:
+        until(lambda: client.get("/healthz").status_code == 200)
+    assert shown(api) == renewed
+
+
+# ---------------------------------------------------------------------------- in the service
+
+
+def test_it_runs_in_the_service_and_ends_with_it(tmp_path):
+    valuer = ValuerProcess(tmp_path)
+    (port,) = free_ports(1)
+    with valuer.config.open("a") as file:
+        file.write(f"api: {{listen: '127.0.0.1:{port}'}}\n")
+    assert valuer.command("init").returncode == 0
+    token = valuer.command("api-token", "create", "books", "--scope", "read").stdout.strip()
+    valuer.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            for _ in range(600):
+                try:
+                    assert client.get("/healthz").json() == {"status": "ok"}
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            headers = {"authorization": f"Bearer {token}"}
+            assert client.get("/v1/loans", headers=headers).json() == {"loans": [], "next": None}
+            assert client.get("/v1/loans").status_code == 401
+        assert valuer.stop(signal.SIGTERM) == 0
+    finally:
+        if valuer.process is not None:
+            valuer.process.kill()
+            valuer.process.wait()
+    log = (tmp_path / "log").read_text()
+    assert '"event": "api_listening"' in log
+    assert token.rpartition(".")[2] not in log
+
+
+WITHOUT = """
+import asyncio, sys
+sys.modules["starlette"] = sys.modules["uvicorn"] = None
+from prometheus_client import CollectorRegistry
+from assay_core.errors import ServiceError
+from assay_valuer.api import serve_api
+from assay_valuer.cli import main
+from assay_valuer.config import load
+from assay_valuer.service import ServiceContext
+from assay_valuer.state import open_state
+from pathlib import Path
+config = sys.argv[1]
+assert main(["api-token", "list", "--config", config]) == 0
+state = open_state(load(Path(config)))
+try:
+    asyncio.run(serve_api(ServiceContext(state, CollectorRegistry(), lambda: 0)))
+except ServiceError as error:
+    print(error)
+"""
+
+
+def test_without_its_extra_the_rest_runs_and_it_says_what_is_missing(tmp_path):
+    config_file = tmp_path / "valuer.yaml"
+    config_file.write_text(f"state_dir: {tmp_path / 'state'}\napi: {{listen: '127.0.0.1:0'}}\n")
+    assert main(["init", "--config", str(config_file)]) == 0
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(config_file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "api.listen needs the extra `api`" in done.stdout
 
 
 # ---------------------------------------------------------------------------- the description

@@ -80,8 +80,13 @@ def import_loan(
     """
     feed_id = feed_of(loan)
     _check_feed(connection, loan, feed_id, name)
-    told = connection.execute(select(LOAN.c.terms).where(LOAN.c.id == loan.id)).scalar()
-    before = None if told is None else loan_file.from_json(told)
+    told = connection.execute(
+        select(LOAN.c.terms, LOAN.c.imported_ms).where(LOAN.c.id == loan.id)
+    ).one_or_none()
+    before = None if told is None else loan_file.from_json(told.terms)
+    if told is not None:
+        # Two changes of one millisecond are two: by this it is seen that there was another.
+        now_ms = max(now_ms, told.imported_ms + 1)
     terms = loan_file.to_json(loan)
     values = {"feed_id": feed_id, "imported_ms": now_ms, "terms": terms}
     moved = connection.execute(update(LOAN).where(LOAN.c.id == loan.id).values(**values))

@@ -7,7 +7,6 @@ the debt changes once.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -22,7 +21,7 @@ from assay_valuer.api.problems import Code, Problem
 from assay_valuer.api.views import DebtView, sha256_of
 from assay_valuer.credit import loan as loan_file
 from assay_valuer.credit.loan import LoanFile, LoanStatus, Payment
-from assay_valuer.credit.loan_reading import read_loan
+from assay_valuer.credit.loan_reading import loan_of
 from assay_valuer.credit.schedule import debt_at
 from assay_valuer.ledger.append import append_record, to_json
 from assay_valuer.registry import import_loan
@@ -93,10 +92,9 @@ def read_body(body: bytes, loan_id: str) -> LoanFile:
     """A loan's file as JSON. Raises Problem, naming the field."""
     tree = strict_json(body)
     try:
-        # As one line: its own lines are the caller's business, and a number of ours would mislead.
-        loan = read_loan(json.dumps(tree, ensure_ascii=False), _BODY)
+        loan = loan_of(tree, _BODY)
     except FileError as error:
-        raise Problem(Code.REFUSED, _without_line(error)) from error
+        raise Problem(Code.REFUSED, str(error).removeprefix(f"{_BODY}: ")) from error
     if loan.id != loan_id:
         raise Problem(Code.REFUSED, f"id: {loan.id}, and the address is of {loan_id}")
     return loan
@@ -231,8 +229,3 @@ def _paid(
 
 def _debt(loan: LoanFile, now_ms: int) -> DebtView:
     return DebtView(at_ms=now_ms, owed_micros=debt_at(loan, now_ms).owed.micros)
-
-
-def _without_line(error: FileError) -> str:
-    """The field and what is wrong with it."""
-    return str(error).removeprefix(f"{_BODY}:1: ").removeprefix(f"{_BODY}: ")

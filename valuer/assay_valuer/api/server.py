@@ -28,15 +28,23 @@ _log = structlog.get_logger(__name__)
 _IDLE_S: Final = 10
 _GRACE_S: Final = 5
 """For what runs when the service ends."""
-_RELOAD_S: Final = 60.0
+RELOAD_S: Final = 60.0
 
 
 def _ignore(_port: int) -> None:
     """Of a running service nobody waits for the port."""
 
 
-async def serve(context: ServiceContext, on_listening: Callable[[int], None] = _ignore) -> None:
-    """Serves until it is cancelled; tells the port once. Raises FileError, ServiceError."""
+async def serve(
+    context: ServiceContext,
+    on_listening: Callable[[int], None] = _ignore,
+    *,
+    reload_s: float = RELOAD_S,
+) -> None:
+    """Serves until it is cancelled; tells the port once. Raises FileError, ServiceError.
+
+    `reload_s`: how often it looks whether the certificate was renewed.
+    """
     config = context.state.config.api
     tls = _tls(config)
     listener = _listen(config)
@@ -47,7 +55,7 @@ async def serve(context: ServiceContext, on_listening: Callable[[int], None] = _
     server.config.load()
     server.config.ssl = tls
     running = asyncio.create_task(server.serve([listener]))
-    renewing = asyncio.create_task(_renew(tls, config))
+    renewing = asyncio.create_task(_renew(tls, config, reload_s))
     on_listening(listener.getsockname()[1])
     _log.info("api_listening", listen=config.listen, tls=tls is not None)
     try:
@@ -171,11 +179,11 @@ def _load(tls: ssl.SSLContext, config: ApiConfig) -> None:
         raise FileError(f"api.certificate, api.key: cannot be used: {error}") from error
 
 
-async def _renew(tls: ssl.SSLContext | None, config: ApiConfig) -> None:
+async def _renew(tls: ssl.SSLContext | None, config: ApiConfig, every_s: float) -> None:
     """Takes a renewed certificate for the handshakes to come."""
     seen = await asyncio.to_thread(_stamp, config)
     while tls is not None:
-        await asyncio.sleep(_RELOAD_S)
+        await asyncio.sleep(every_s)
         stamp = await asyncio.to_thread(_stamp, config)
         if stamp == seen:
             continue

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Final, TypeAlias
 
+import msgspec
+
 from assay_core.errors import FileError
 from assay_core.files import Path, line_of, parse
 from assay_core.instants import DAY_MS, parse_instant
@@ -29,6 +31,18 @@ def read_loan(text: str, name: str) -> LoanFile:
         for path, message in rule(loan):
             field = ".".join(str(part) for part in path)
             raise FileError(f"{name}:{line_of(text, path)}: {field}: {message}")
+    return loan
+
+
+def loan_of(tree: object, name: str) -> LoanFile:
+    """The loan in JSON that was read already, held to the same rules. Raises FileError with the field."""
+    try:
+        loan = msgspec.convert(tree, LoanFile, strict=True)
+    except msgspec.ValidationError as error:
+        raise FileError(f"{name}: {error}") from error
+    for rule in _RULES:
+        for path, message in rule(loan):
+            raise FileError(f"{name}: {'.'.join(str(part) for part in path)}: {message}")
     return loan
 
 
