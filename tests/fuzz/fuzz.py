@@ -26,7 +26,7 @@ FINDINGS = ROOT / "build" / "fuzz"
 INPUT_BYTES_MAX = 16_384
 MEMORY_MIB_MAX = 2_048
 INPUT_S_MAX = 10
-INSTRUMENTED = ["assay_core", "assay_valuer.ingest"]
+INSTRUMENTED = ["assay_core", "assay_valuer.ingest", "assay_valuer.market.feeds"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Every parser that takes bytes from a host, with what it is fed and what it may raise.
+"""Every parser that takes bytes from a host, or from who publishes prices, with what it is fed and what it may raise.
 
 A target is called with any bytes. It may return, or raise one of its named errors; anything else is
 a finding. `seeds` are inputs that hold, or nearly: the fuzzer starts from them.
@@ -29,10 +29,14 @@ from assay_core.header import Source
 from assay_proto.v1 import attestation_pb2, enrollment_pb2
 from assay_valuer.denial import Denied
 from assay_valuer.ingest import wire, wire_enrolment
+from assay_valuer.market.feeds import rows
+from assay_valuer.market.feeds.feed import COLUMNS, FeedMalformed, Format
+from assay_valuer.market.observations import Market
 from tests.fakes import ocsp as responder
 from tests.fakes.endorsing import Issuer
 from tests.fakes.endorsing import Maker as TpmMaker
 from tests.fakes.nvidia import NOW_MS, Authority, Maker, authority, baseboard, issue
+from tests.fakes.price_files import rental_file, rental_row, resale_file, resale_row
 from tests.fakes.tpm import AK_ATTRIBUTES, FakeTpm, TpmKey, sized
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -335,6 +339,38 @@ def _appraisals() -> list[bytes]:
     return [base64.b64decode(signed["payload"])]
 
 
+def _fed(format_: Format) -> Callable[[bytes], object]:
+    """Both markets' rows: what is taken is text that a store can keep, in bounds."""
+
+    def run(data: bytes) -> object:
+        tables = []
+        for market in Market:
+            try:
+                tables.append(rows.parse(data, format_, market, "feed"))
+            except FeedMalformed as error:
+                refused = error
+        if not tables:
+            raise refused
+        for row in (row for table in tables for row in table.rows):
+            if any(len(cell) > rows.CELL_MAX or not cell.isprintable() for cell in row.values()):
+                raise AssertionError("a cell was taken that nobody could keep")
+        return tables
+
+    return run
+
+
+def _tables() -> list[bytes]:
+    rental = rental_file([rental_row("2026-11-20", 2.5), rental_row("2026-11-21", "NaN"), "x"])
+    resale = resale_file([resale_row("2026-11-20", '"1,000"')])
+    return [rental.encode(), resale.encode()]
+
+
+def _objects() -> list[bytes]:
+    row = dict.fromkeys((*COLUMNS[Market.RENTAL], *COLUMNS[Market.RESALE], "title"), "a")
+    row |= {"n_obs": None, "gpu_count": 8, "usd_per_gpu_hour": 2.5, "price_usd": float("nan")}
+    return [json.dumps([row]).encode(), json.dumps({"rows": [row, 7, [row]]}).encode()]
+
+
 TARGETS: Mapping[str, Target] = {
     "spdm": Target(spdm.parse, (spdm.MalformedReport,), _reports),
     "report": Target(_report, (nvidia.BadEvidence,), _reports),
@@ -359,6 +395,8 @@ TARGETS: Mapping[str, Target] = {
     "rotate": Target(wire_enrolment.parse_rotate, (Denied,), _rotations),
     "asset_event": Target(asset_events.decode, (FileError,), _events),
     "appraisal": Target(appraisal.decode, (FileError,), _appraisals),
+    "feed_csv": Target(_fed(Format.CSV), (FeedMalformed,), _tables),
+    "feed_json": Target(_fed(Format.JSON), (FeedMalformed,), _objects),
     "disclosure": Target(_disclosed, (FileError, HostError), _disclosures),
 }
 

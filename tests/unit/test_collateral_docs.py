@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,14 @@ from assay_valuer.covenant_draft import read_covenant
 from assay_valuer.credit.covenant import Level
 from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.events.draft import read_event
+from assay_valuer.market.feeds import rows
+from assay_valuer.market.feeds.feed import BYTES_MAX, COLUMNS, Fault, Format
+from assay_valuer.market.feeds.open import open_feeds
+from assay_valuer.market.feeds.web import Limits
 from assay_valuer.market.models import PRODUCTS
+from assay_valuer.market.observations import Market, Quote, read_row
 from assay_valuer.market.prices import read_prices
+from assay_valuer.market_task import RETRY_S
 from assay_valuer.policy import ValuerPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -97,8 +104,8 @@ def test_a_file_that_no_collector_would_read_is_refused(tmp_path):
 
 
 def test_the_examples_are_good_files():
-    (prices,) = blocks("csv")
-    loan, event, covenant, appraised, policy = blocks("yaml")
+    prices, _, _ = blocks("csv")
+    _, loan, event, covenant, appraised, policy = blocks("yaml")
     assert len(read_prices(prices, "prices.csv").rows) == 3
     read = read_loan(loan, "loan.yaml")
     assert [read.reserved_for(gpu)[0] for gpu in read.pledge] == ["fra1", "fra2"]
@@ -112,11 +119,49 @@ def test_the_examples_are_good_files():
     assert parse(policy, ValuerPolicy, "policy.yaml").market.price_age_max_days == 90
 
 
+def test_the_price_feeds_are_as_the_valuer_reads_them(tmp_path):
+    file = tmp_path / "valuer.yaml"
+    file.write_text(blocks("yaml")[0])
+    market = config.load(file).market
+    assert [(feed.name, feed.market) for feed in open_feeds(market)] == [
+        ("rentals", Market.RENTAL),
+        ("sales", Market.RESALE),
+        ("ours", Market.RESALE),
+    ]
+    for text, kind in zip(blocks("csv")[1:], (Market.RENTAL, Market.RESALE), strict=True):
+        found = rows.parse(text.encode(), Format.CSV, kind, "example")
+        assert (len(found.rows), found.unread) == (1, ())
+        assert tuple(text.splitlines()[0].split(",")) == COLUMNS[kind]
+        last_day = date(2026, 11, 21).toordinal()
+        # Its only fault is that it says of itself that it is made up.
+        judged = read_row(dict(found.rows[0]) | {"source_repo": "a list"}, 1, kind, last_day)
+        assert isinstance(judged, Quote)
+
+
+def test_every_way_a_feed_fails_is_in_the_manual_with_its_bounds():
+    (told,) = re.findall(r"^## Price feeds.*?(?=^## )", MANUAL, re.MULTILINE | re.DOTALL)
+    codes = re.findall(r"^\| (`[a-z_`, ]+`) \|", told, re.MULTILINE)
+    assert {code for one in codes for code in re.findall(r"`([a-z_]+)`", one)} == set(Fault)
+    limits = Limits()
+    for bound in (
+        f"after {limits.attempts} attempts",
+        f"in {limits.total_s:g} s",
+        f"longer than {limits.wait_max_s:g} s",
+        f"more than {limits.redirects_max} times",
+        f"{BYTES_MAX // 1024**2} MiB",
+        f"{rows.ROWS_MAX:,} rows",
+        f"{rows.UNREAD_MAX:,} rows that are none",
+    ):
+        assert bound in told, bound
+    assert RETRY_S == 600
+
+
 def test_the_table_of_who_signs_is_what_is_asked():
+    (parties,) = re.findall(r"^## Parties.*?(?=^## )", MANUAL, re.MULTILINE | re.DOTALL)
     told = {
         kind: signs
         for kinds, signs in re.findall(
-            r"^\| (`[a-z_`, ]+`)[^|]*\| ([^|]+?) \|", MANUAL, re.MULTILINE
+            r"^\| (`[a-z_`, ]+`)[^|]*\| ([^|]+?) \|", parties, re.MULTILINE
         )
         for kind in re.findall(r"`([a-z_]+)`", kinds)
     }
@@ -142,7 +187,7 @@ def test_it_names_every_reason_that_an_appraisal_is_refused_for():
 
 
 def test_its_prices_are_of_products_that_gpus_are_matched_with():
-    (prices,) = blocks("csv")
+    prices, _, _ = blocks("csv")
     known = set(PRODUCTS.values())
     assert {product for product, _ in read_prices(prices, "prices.csv").rows} <= known
 
