@@ -263,6 +263,8 @@ def test_a_small_paid_up_debt_is_current():
         *(f"haircut.{step}" for step in STEPS if step in taken_off(position)),
         "lendable.short",
         "covenant.none",
+        "concentration.model",
+        "concentration.site",
     ]
 
 

@@ -138,9 +138,7 @@ def test_without_a_shock_it_is_the_book_itself_and_nothing_of_it_is_changed(worl
         (2_000, 10_000, ("WATCH", "DEFAULT"), 24),
     ],
 )
-def test_a_fall_goes_as_far_as_the_covenant_file_lets_it(
-    world, bps, ltv_bps, levels, hours
-):
+def test_a_fall_goes_as_far_as_the_covenant_file_lets_it(world, bps, ltv_bps, levels, hours):
     after = under(world, down(bps))
     assert abs(after.covenant_ltv_bps - ltv_bps) <= 1
     assert (after.covenant_at_once, after.covenant_lasting) == levels

@@ -17,6 +17,7 @@ from assay_core.leaves import Severity
 from assay_core.money import ZERO
 from assay_valuer.cases import NOTHING, Alike, Author, Basis, Kinds, Own, Spot, day_of, valued
 from assay_valuer.credit.chain_state import ChainView
+from assay_valuer.credit.concentration import Holding, concentrations
 from assay_valuer.credit.covenant import CovenantState
 from assay_valuer.credit.covenant_position import CovenantPosition, covenant_position
 from assay_valuer.credit.loan import LoanFile
@@ -246,7 +247,45 @@ def _positions(
                 uptime=snapshot.uptime,
                 now_ms=now_ms,
             )
+    sales = _monthly_sales(snapshot.parameters)
+    held_by = {loan.file.id: _holdings(loan, lines, snapshot.hosts) for loan in loans}
+    for name, told in concentrations(held_by, policy.concentration, sales).items():
+        positions[name] = replace(positions[name], findings=positions[name].findings + told)
     return positions, covenants
+
+
+def _holdings(
+    loan: Loan, lines: Mapping[int, Line], hosts: Mapping[int, Host]
+) -> tuple[Holding, ...]:
+    """What a loan has that counts, those that are alike together."""
+    contracts = loan.file.contracts_by_serial() if loan.file.contracts else {}
+    alike: dict[tuple[int, int | None, str | None], tuple[Line, int]] = {}
+    for asset_id in loan.asset_ids:
+        line = lines[asset_id]
+        if line.counted:
+            contract = contracts.get(line.asset.serial or "")
+            offtaker = None if contract is None else contract.counterparty
+            key = (id(line.valuation), line.asset.host_key, offtaker)
+            alike[key] = (line, alike[key][1] + 1 if key in alike else 1)
+    found = []
+    for (_, host_key, offtaker), (line, count) in alike.items():
+        values, product = line.valuation.values, line.valuation.product
+        host = None if host_key is None else hosts.get(host_key)
+        found.append(
+            Holding(
+                olv_micros=0 if values is None else values.olv.mid.micros * count,
+                count=count,
+                product=None if product is None else str(product),
+                site=None if host is None else host.site,
+                offtaker=offtaker,
+            )
+        )
+    return tuple(found)
+
+
+def _monthly_sales(parameters: Parameters | None) -> dict[str, int]:
+    products = () if parameters is None else parameters.products
+    return {one.product: one.monthly_sales for one in products if one.monthly_sales is not None}
 
 
 _Known = tuple[Valuation, Remembered | None]

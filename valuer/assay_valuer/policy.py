@@ -198,6 +198,19 @@ class Lending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """No fit makes it less. Judgement."""
 
 
+class Concentration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Shares of what the book has pledged (OLV) above which loans are told so. Judgement, on
+    asset-based lending's practice; no value and no state moves by them.
+    """
+
+    model_bps: Bps = 5_000
+    """Of one generation of models."""
+    site_bps: Bps = 2_500
+    offtaker_bps: Bps = 3_000
+    lot_of_sales_bps: Bps = 1_000
+    """A loan's GPUs of one product ÷ the sales a month that its market shows."""
+
+
 class Stress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `assay-valuer stress` supposes where the market has no history. No value rests on it."""
 
@@ -311,6 +324,7 @@ class ValuerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     reconciliation: Reconciliation = msgspec.field(default_factory=Reconciliation)
     factors: Factors = msgspec.field(default_factory=Factors)
     lending: Lending = msgspec.field(default_factory=Lending)
+    concentration: Concentration = msgspec.field(default_factory=Concentration)
     stress: Stress = msgspec.field(default_factory=Stress)
     assurance: Assurance = msgspec.field(default_factory=Assurance)
     evidence: Evidence = msgspec.field(default_factory=Evidence)
