@@ -11,8 +11,9 @@ from assay_core.health import START, HealthState, Record
 from assay_core.instants import DAY_MS, MINUTE_MS, parse_instant
 from assay_core.leaves import IncidentKind, Severity
 from assay_valuer.book import BookSnapshot, Loan, appraise
-from assay_valuer.credit.loan import Currency, LoanFile, Pledged, Repayment, Tranche
-from assay_valuer.market.models import PRODUCTS
+from assay_valuer.cases import day_of
+from assay_valuer.credit.loan import Contract, Currency, LoanFile, Pledged, Repayment, Tranche
+from assay_valuer.market.models import PRODUCTS, SPECS
 from assay_valuer.market.prices import COLUMNS, PriceSnapshot, read_prices
 from assay_valuer.policy import DEFAULT
 from assay_valuer.standing.assurance import Revocation
@@ -25,6 +26,15 @@ from assay_valuer.standing.trust import (
     TpmProof,
 )
 from assay_valuer.standing.types import Asset, Host, Track
+from assay_valuer.valuation.case import Override
+from assay_valuer.valuation.parameters import (
+    ClassParameters,
+    Level,
+    Outlook,
+    Parameters,
+    ProductParameters,
+    Reference,
+)
 from bench.row import Context, Measurement, MeasurementFailed, Row
 
 FEW: Final = 10_000
@@ -39,6 +49,13 @@ SILENT_ONE_IN: Final = 100
 """One host in so many has been silent for a day."""
 PROVED_ONE_IN: Final = 2
 """One host in so many has a TPM that was quoted, and GPUs that answered for themselves."""
+CONTRACTED_ONE_IN: Final = 4
+"""One loan in so many has its GPUs let under a contract."""
+PARTIAL_ONE_IN: Final = 10
+"""One host in so many has a GPU that is pledged to nobody: its baseboard is not whole."""
+OVERRIDDEN_ONE_IN: Final = 5_000
+"""Of one GPU in so many two people signed the value."""
+_SELLERS: Final = ("acme", "brook", "cedar", "delta", "elm")
 
 _NOW_MS: Final = parse_instant("2026-11-01T12:00:00Z")
 _MODELS: Final = ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA B200", "NVIDIA L40S")
@@ -78,7 +95,9 @@ def measure(context: Context) -> Sequence[Row]:
 
 
 def _snapshot(count: int, prices: PriceSnapshot) -> BookSnapshot:
-    """A fleet of four models on hosts of 8, all of it pledged, some of it sick or silent."""
+    """A fleet of four models on hosts of 8, nearly all of it pledged, some of it sick or silent, valued
+    by prices, a fit, contracts and what people signed.
+    """
     hosts = {
         key: Host(
             key=key,
@@ -94,11 +113,82 @@ def _snapshot(count: int, prices: PriceSnapshot) -> BookSnapshot:
         _loan([assets[one] for one in range(first, min(first + GPUS_OF_LOAN, count))])
         for first in range(0, count, GPUS_OF_LOAN)
     )
+    overrides = {
+        one: Override(
+            micros=20_000_000_000 + one,
+            reason="made up for a benchmark",
+            until=day_of(_NOW_MS) + 7,
+            signed_by=("lena", "luis"),
+            position=one,
+        )
+        for one in range(OVERRIDDEN_ONE_IN // 2, count, OVERRIDDEN_ONE_IN)
+    }
     uptime = merge([Span(_NOW_MS - 365 * DAY_MS, _NOW_MS)])
     proofs = {key: _tpm() for key in hosts if key % PROVED_ONE_IN == 0}
     answers = dict.fromkeys(_CERTIFICATES, Revocation(True, _NOW_MS, _NOW_MS + DAY_MS))
     return BookSnapshot(
-        hosts, assets, loans, prices, uptime, {}, {}, proofs=proofs, revocations=answers
+        hosts,
+        assets,
+        loans,
+        prices,
+        uptime,
+        {},
+        {},
+        proofs=proofs,
+        revocations=answers,
+        parameters=_parameters(),
+        overrides=overrides,
+    )
+
+
+def _parameters() -> Parameters:
+    """A fit of the four models, made up."""
+    today = day_of(_NOW_MS)
+    outlooks = tuple(
+        Outlook(
+            horizon_days=days,
+            q025_e6=-4_000 * days,
+            q10_e6=-2_500 * days,
+            q50_e6=-500 * days,
+            q90_e6=1_500 * days,
+            q975_e6=3_000 * days,
+        )
+        for days in (30, 90, 180)
+    )
+    products = sorted((PRODUCTS[name] for name in _MODELS), key=str)
+    return Parameters(
+        made_day=today,
+        snapshot_sha256="0" * 64,
+        previous_sha256=None,
+        code="made up",
+        products=tuple(
+            ProductParameters(
+                product=str(product),
+                asset_class=SPECS[product].asset_class,
+                day=today,
+                rental=_level(900_000, today),
+                new_ask=_level(10_200_000, today),
+                used_ask=_level(9_900_000, today),
+                rental_outlook=outlooks,
+                hardware_outlook=outlooks,
+                daily_volatility_e6=11_000,
+                shortfall_log_e6=400_000,
+            )
+            for product in products
+        ),
+        classes=(ClassParameters(asset_class=SPECS[products[0]].asset_class, sales=0),),
+    )
+
+
+def _level(log_e6: int, today: int) -> Level:
+    return Level(
+        log_e6=log_e6,
+        error_e6=70_000,
+        sellers=len(_SELLERS),
+        quotes=60,
+        newest_day=today - 1,
+        basis="quotes",
+        references=tuple(Reference(seller=name, log_e6=log_e6) for name in _SELLERS),
     )
 
 
@@ -172,6 +262,7 @@ def _asset(number: int, host: Host) -> Asset:
 
 def _loan(assets: Sequence[Asset]) -> Loan:
     first = assets[0].id
+    pledged = [one for one in assets if not _spare(one)]
     file = LoanFile(
         id=f"loan-{first}",
         chain_id=42161,
@@ -183,10 +274,26 @@ def _loan(assets: Sequence[Asset]) -> Loan:
         originated_at="2026-03-01T00:00:00Z",
         pledge=tuple(
             Pledged(serial=one.serial or "", board_part_number=one.board_part_number or "")
-            for one in assets
+            for one in pledged
         ),
+        contracts=(_CONTRACT,) if first // GPUS_OF_LOAN % CONTRACTED_ONE_IN == 0 else (),
     )
-    return Loan(file, first.to_bytes(32, "big"), tuple(one.id for one in assets))
+    return Loan(file, first.to_bytes(32, "big"), tuple(one.id for one in pledged))
+
+
+_CONTRACT: Final = Contract(
+    counterparty="made up",
+    usd_per_gpu_hour="2.10",
+    until="2028-03-31",
+    default_bps_per_year=200,
+    document_sha256="0" * 64,
+)
+
+
+def _spare(one: Asset) -> bool:
+    """Whether it is pledged to nobody: the last GPU of some hosts."""
+    last = one.id % GPUS_OF_HOST == GPUS_OF_HOST - 1
+    return last and one.id // GPUS_OF_HOST % PARTIAL_ONE_IN == 0
 
 
 def _prices() -> PriceSnapshot:
