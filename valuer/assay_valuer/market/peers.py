@@ -25,8 +25,10 @@ Key: TypeAlias = tuple[str, str]
 
 FRESH_DAYS: Final = 180
 """An older price is compared with nothing."""
-SCALE_LOG: Final = math.log(6)
-"""Honest hyperscalers' rows lie up to 5.8 times off the median of the others."""
+SCALE_LOG: Final = math.log(5)
+"""From the median of the others. Honest sellers as a whole, hyperscalers too, lie within 4 times."""
+SCALE_EACH_LOG: Final = math.log(2.5)
+"""From each of more than three quarters of them, so that a few liars make no honest seller look like one."""
 SCALE_OTHERS: Final = 3
 SCALE_MODELS: Final = 2
 OUTLIER_LOG: Final = math.log(8)
@@ -159,20 +161,19 @@ class Scale:
 
 def _scaled(board: Board, seller: str, day: int) -> str | None:
     """How far off a seller is in most of what it can be compared in; None where it is not."""
-    gaps: list[float] = []
+    dear: list[float] = []
+    cheap: list[float] = []
     compared = 0
     for key in board.keys_of(seller):
         others, own = board.others(key, seller, day), board.own(key, seller, day)
         if own is None or len(others) < SCALE_OTHERS:
             continue
         compared += 1
-        dearer = [own - other for other in others if own - other >= SCALE_LOG]
-        cheaper = [own - other for other in others if other - own >= SCALE_LOG]
-        far = max(dearer, cheaper, key=len)
-        if 4 * len(far) >= 3 * len(others):
-            gaps.append(statistics.median(far))
-    dear = [gap for gap in gaps if gap > 0]
-    cheap = [gap for gap in gaps if gap < 0]
+        gap = own - statistics.median(others)
+        sign = 1 if gap > 0 else -1
+        far = sum(sign * (own - other) >= SCALE_EACH_LOG for other in others)
+        if abs(gap) >= SCALE_LOG and 4 * far > 3 * len(others):
+            (dear if gap > 0 else cheap).append(gap)
     most = max(dear, cheap, key=len)
     if compared < SCALE_MODELS or 3 * len(most) < 2 * compared:
         return None
