@@ -11,12 +11,17 @@ from __future__ import annotations
 import calendar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
+
+from msgspec.structs import replace
 
 from assay_core.instants import SECOND_MS
 from assay_core.money import Usd
 from assay_valuer.credit.loan import WAD, LoanFile, LoanStatus
 
+REMEMBERED_MAX: Final = 4_096
+"""Schedules that are remembered: a book's loans."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -70,6 +75,13 @@ def due_days(loan: LoanFile) -> tuple[str, ...]:
 
 def schedule(loan: LoanFile) -> tuple[Due, ...]:
     """What is due when: as the parties wrote it, or else as the terms foresee."""
+    # Remembered by the terms alone: hashing a long pledge would cost more than it saves.
+    terms = replace(loan, pledge=loan.pledge[:1], payments=(), sellers=(), contracts=())
+    return _schedule(terms)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _schedule(loan: LoanFile) -> tuple[Due, ...]:
     return _written(loan) if loan.schedule else level_schedule(loan)
 
 

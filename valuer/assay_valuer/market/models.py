@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -168,6 +169,7 @@ _DIES: Final = MappingProxyType(
 certificates GH100 and GB100 were seen; the others of a generation are not told from each other."""
 
 
+@lru_cache(maxsize=4_096)
 def may_be(name: str | None, chip: str) -> bool:
     """Whether a GPU that its driver gives this name can have the die that its certificate names.
 
