@@ -28,6 +28,8 @@ from assay_valuer.store.schema import APPRAISED
 from tests.fakes.appraisal import DAY, MICROS, appraisal_of, gpu_at, signed
 from tests.fakes.collateral import PART, loan_text
 from tests.fakes.events import NOW, FakeDesk, new_key
+from tests.fakes.host import START_MS
+from tests.fakes.valued import Valued, fmv
 
 AGE_MAX_DAYS = 365
 
@@ -216,6 +218,33 @@ def test_one_that_was_withdrawn_counts_for_nothing_and_the_one_before_holds_agai
         "withdrawn_ms": NOW,
         "why": "taken back",
     }
+
+
+# ---------------------------------------------------------------------------- in the book
+
+
+def test_values_are_anchored_to_it_from_the_next_tick_until_it_is_withdrawn(tmp_path):
+    valued = Valued(tmp_path)
+    try:
+        automated = [fmv(one) for one in valued.tick()]
+        day = date(2026, 9, 20)
+        first = gpu_at(valued.host.gpus[0].serial, 9_000_000_000)
+        valued.appraise(premise=Premise.FMV, effective_on=day, assets=(first,))
+        values = valued.tick(START_MS + 60_000)
+        lower = min(values, key=fmv)
+        # What is far surer than a table's row weighs far more; both are GPUs without their board.
+        assert 9_000_000_000 * 85 // 100 < fmv(lower) < automated[0] * 2 // 3
+        assert max(map(fmv, values)) == automated[0]
+        assert [one.approach for one in lower.indications if one.approach == "appraisal"]
+        (taken,) = valued.books.database.read(list_appraisals)
+        valued.books.database.write(
+            lambda c: withdraw_appraisal(
+                c, taken.sha256, why="a slip", signer=valued.books.key, now_ms=START_MS
+            )
+        )
+        assert [fmv(one) for one in valued.tick(START_MS + 120_000)] == automated
+    finally:
+        valued.books.close()
 
 
 # ---------------------------------------------------------------------------- by command

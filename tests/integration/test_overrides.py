@@ -17,6 +17,8 @@ from assay_valuer.overrides import load_overrides
 from assay_valuer.store.schema import VALUE_OVERRIDE
 from tests.fakes.collateral import PART, loan_text
 from tests.fakes.events import DAY_MS, NOW, FakeDesk, event, new_key
+from tests.fakes.host import START_MS
+from tests.fakes.valued import Valued, fmv
 
 FMV_MICROS = 17_500_000_000
 
@@ -163,3 +165,27 @@ def form_of(micros):
 def test_keys_that_nobody_registered_sign_nothing(desk):
     with pytest.raises(EventError, match="is no party's"):
         desk.propose(override("A1"), desk.alice, new_key())
+
+
+# ---------------------------------------------------------------------------- in the book
+
+
+@pytest.fixture
+def valued(tmp_path):
+    made = Valued(tmp_path)
+    yield made
+    made.books.close()
+
+
+def test_a_gpu_is_worth_what_two_lenders_say_from_the_next_tick_until_it_ends(valued):
+    automated = [fmv(one) for one in valued.tick()]
+    assert len(set(automated)) == 1
+    until = START_MS + 2 * DAY_MS
+    valued.override(17_000_000_000, until)
+    one, other = valued.tick(START_MS + DAY_MS)
+    assert sorted((fmv(one), fmv(other))) == sorted((17_000_000_000, automated[0]))
+    changed = one if fmv(one) == 17_000_000_000 else other
+    told = " ".join(finding.detail for finding in changed.findings)
+    for word in ("alice", "carol", "the maker recalls this batch"):
+        assert word in told
+    assert [fmv(one) for one in valued.tick(until)] == automated
