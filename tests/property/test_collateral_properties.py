@@ -152,6 +152,7 @@ def test_silence_only_takes_away_and_never_makes_a_value(assets, later_ms):
             assert line.valuation.values.olv.low > ZERO
     before, after = only(fresh), only(later)
     assert after.coverage_bps <= before.coverage_bps
+    assert after.lendable <= before.lendable
     assert (after.values is None) == (after.counted == 0)
     if after.values is not None:
         assert after.values.olv.low > ZERO
