@@ -36,6 +36,7 @@ from rich.table import Table  # noqa: E402
 from bench import (  # noqa: E402
     agent,
     agent_ticks,
+    backtest,
     evidence,
     false_alarms,
     ingest,
@@ -58,6 +59,7 @@ MEASUREMENTS: Final[tuple[Measurement, ...]] = (
     agent_ticks.EVENT,
     valuation.PER_GPU,
     market.FIT,
+    backtest.FULL,
     evidence.COST,
     false_alarms.FALSE_ALARMS,
     report_latency.LATENCY,

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from assay_valuer.forecast.cases import HORIZONS, STILL, Bools, Cases, Floats
+from assay_valuer.forecast.cases import HORIZONS, STILL, Bools, Cases, Floats, Ints
 from assay_valuer.forecast.intervals import LEVELS, within
 
 MODELS: Final = (
@@ -93,33 +93,39 @@ def score(cases: Cases, point: Floats, edges: Floats) -> Scored:
 def rows(cases: Cases, counted: Bools, scored: dict[str, Scored]) -> list[Row]:
     """One per series, horizon and model that has a counted case, in the order of their names."""
     found = []
-    for number in np.unique(cases.index[counted]).tolist():
-        one = cases.series[number]
-        for horizon in HORIZONS:
-            mine = counted & (cases.index == number) & (cases.horizon == horizon)
-            if not mine.any():
-                continue
-            for model in MODELS:
-                errors = scored[model]
-                mape, median, inside, interval = _means(errors, mine)
-                found.append(
-                    Row(
-                        one.name,
-                        one.feed,
-                        one.asset_class,
-                        cases.market.value,
-                        horizon,
-                        model,
-                        int(mine.sum()),
-                        mape,
-                        median,
-                        inside[0],
-                        inside[1],
-                        interval[0],
-                        interval[1],
-                    )
+    for which in _groups(cases, counted):
+        one = cases.series[int(cases.index[which[0]])]
+        for model in MODELS:
+            mape, median, inside, interval = _means(scored[model], which)
+            found.append(
+                Row(
+                    one.name,
+                    one.feed,
+                    one.asset_class,
+                    cases.market.value,
+                    int(cases.horizon[which[0]]),
+                    model,
+                    len(which),
+                    mape,
+                    median,
+                    inside[0],
+                    inside[1],
+                    interval[0],
+                    interval[1],
                 )
+            )
     return found
+
+
+def _groups(cases: Cases, counted: Bools) -> list[Ints]:
+    """The counted cases of each series and horizon, by the numbers of both; in one sort."""
+    which = np.flatnonzero(counted)
+    order = which[np.lexsort((which, cases.horizon[which], cases.index[which]))]
+    if not len(order):
+        return []
+    index, horizon = cases.index[order], cases.horizon[order]
+    starts = np.flatnonzero((np.diff(index) != 0) | (np.diff(horizon) != 0)) + 1
+    return np.split(order, starts)
 
 
 def summaries(cases: Cases, counted: Bools, scored: dict[str, Scored]) -> list[Summary]:
@@ -156,7 +162,9 @@ def summaries(cases: Cases, counted: Bools, scored: dict[str, Scored]) -> list[S
     return found
 
 
-def _means(errors: Scored, mine: Bools) -> tuple[float, float, Sequence[float], Sequence[float]]:
+def _means(
+    errors: Scored, mine: Bools | Ints
+) -> tuple[float, float, Sequence[float], Sequence[float]]:
     return (
         float(errors.ape[mine].mean()),
         float(np.median(errors.ape[mine])),
