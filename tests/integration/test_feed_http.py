@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import itertools
+import re
 import socket
 import traceback
 from collections.abc import Iterator
@@ -400,9 +401,10 @@ def test_no_proxy_of_the_environment_is_asked(
 def told(error: Exception) -> str:
     """All that a log can print of an error: with it every variable on the way."""
     out = io.StringIO()
-    show = RichTracebackFormatter(locals_max_string=10_000, width=200)
+    show = RichTracebackFormatter(show_locals=True, locals_max_string=10_000, width=200)
     show(out, (type(error), error, error.__traceback__))
-    return out.getvalue() + "".join(traceback.format_exception(error))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    return plain + "".join(traceback.format_exception(error))
 
 
 @pytest.fixture
