@@ -119,6 +119,7 @@ def _tell(place: World, console: Console, *, once: bool) -> None:
     if once:
         screen.show(console, screen.look(database, hub))
     _verify_offline(place, console)
+    _replay_offline(place, console)
     console.print(
         f"\nTold in {place.age_s:.0f} s. {FAULTY.loan_id}, as read back from the contract:"
     )
@@ -215,6 +216,18 @@ def _verify_offline(place: World, console: Console) -> None:
         world.run(world.tool("assay"), "verify", "window", str(window), "--trust", str(trust)),
         end="",
         markup=False,
+    )
+
+
+def _replay_offline(place: World, console: Console) -> None:
+    """Exports all that one GPU's value rests on, and works it out again from that file alone."""
+    (gpu, *_) = world.serials(SITES[0])
+    case = place.directory / "case.json"
+    world.valuer(place, "explain", gpu, "--export", str(case))
+    console.print(f"\n$ assay-valuer explain {gpu} --export {case.name}")
+    console.print(f"$ assay-valuer replay --file {case.name}")
+    console.print(
+        world.run(world.tool("assay-valuer"), "replay", "--file", str(case)), end="", markup=False
     )
 
 

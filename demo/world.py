@@ -38,6 +38,7 @@ from assay_valuer.oracle.rpc import JsonRpc
 from assay_valuer.oracle.signer import LocalSigner, create_keystore
 from assay_valuer.oracle.transaction import Unsigned, market_fees, sign
 from assay_valuer.store.database import Database
+from demo import market
 from demo.simulated_tpm import Maker, SimulatedTpm
 from scripts import tools
 
@@ -250,6 +251,7 @@ def fund(rpc: JsonRpc, admin: LocalSigner, account: str) -> None:
 
 def set_up_valuer(world: World, hub: Hub, url: str, keys: Keys) -> None:
     """The valuer's state, prices and loans; then the valuer itself."""
+    feeds = _write_feeds(world)
     settings = {
         "state_dir": str(world.directory / "valuer"),
         "trust_domain": "demo.assay.test",
@@ -259,6 +261,7 @@ def set_up_valuer(world: World, hub: Hub, url: str, keys: Keys) -> None:
         "sources": ["nvml", "simulated"],
         "window_ms": 5_000,
         "tick_s": 1,
+        "market": {"feeds": feeds},
         "policy": POLICY | {"evidence": EVIDENCE | {"simulated_tpm_roots": [_root(world)]}},
         "oracle": {
             "enabled": True,
@@ -282,6 +285,17 @@ def set_up_valuer(world: World, hub: Hub, url: str, keys: Keys) -> None:
         file.write_text(json.dumps(_loan(site, hub.domain.chain_id), indent=1))
         valuer(world, "loan", "import", str(file))
     world.start("valuer", tool("assay-valuer"), "run", "--config", str(world.valuer_config))
+
+
+def _write_feeds(world: World) -> list[dict[str, object]]:
+    """Two feeds of a made-up market, as files up to today; returns what valuer.yaml says of them."""
+    today = datetime.now(UTC).date()
+    feeds: list[dict[str, object]] = []
+    for name, text in (("rental", market.rental_csv(today)), ("resale", market.resale_csv(today))):
+        path = world.directory / f"{name}s.csv"
+        path.write_text(text)
+        feeds.append({"name": f"demo-{name}s", "market": name, "path": str(path), "every_s": 60})
+    return feeds
 
 
 def valuer(world: World, *command: str) -> str:
@@ -352,6 +366,11 @@ def _covenant(site: Site) -> dict[str, object]:
         "value_cure_hours": 240,
         "reporting_cure_hours": 72,
     }
+
+
+def serials(site: Site) -> list[str]:
+    """What stands on the site's boards."""
+    return [gpu.serial for gpu in simulation.gpus_of(scenario.parse(site.scenario(), site.name))]
 
 
 def replace_gpu(world: World, site: Site, index: int) -> str:
