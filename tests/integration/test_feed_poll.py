@@ -289,10 +289,10 @@ def test_each_is_asked_when_it_is_due_and_one_that_failed_sooner(
         RETRY_S: ["b", "c"],
         3_600: ["a", "b", "c"],
     }
-    assert count(one, "assay_feed_answers_total", "a", answer="new") == 1
-    assert count(one, "assay_feed_answers_total", "a", answer="unchanged") == 1
-    assert count(one, "assay_feed_answers_total", "b", answer="file") == 3
-    assert count(one, "assay_feed_answers_total", "b", answer="new") == 0
+    assert count(one, "assay_market_feed_answers_total", "a", answer="new") == 1
+    assert count(one, "assay_market_feed_answers_total", "a", answer="unchanged") == 1
+    assert count(one, "assay_market_feed_answers_total", "b", answer="file") == 3
+    assert count(one, "assay_market_feed_answers_total", "b", answer="new") == 0
 
 
 def test_one_that_gives_nothing_new_for_long_is_stale(ledger: FakeLedger, tmp_path: Path):
@@ -302,10 +302,10 @@ def test_one_that_gives_nothing_new_for_long_is_stale(ledger: FakeLedger, tmp_pa
     stale = {}
     for days in (0, 2, 3):
         asyncio.run(one.look(NOW + days * DAY_MS))
-        stale[days] = count(one, "assay_feed_stale", "a")
+        stale[days] = count(one, "assay_market_feed_stale", "a")
     (tmp_path / "a.csv").write_text(RENTAL + rental_row("2026-11-20", 3) + "\n")
     asyncio.run(one.look(NOW + 4 * DAY_MS))
-    assert (stale, count(one, "assay_feed_stale", "a")) == ({0: 0, 2: 0, 3: 1}, 0)
+    assert (stale, count(one, "assay_market_feed_stale", "a")) == ({0: 0, 2: 0, 3: 1}, 0)
 
 
 def test_whatever_fails_it_goes_on(ledger: FakeLedger, tmp_path: Path):

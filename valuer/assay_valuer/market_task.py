@@ -48,13 +48,13 @@ class Polling:
         """Raises FileError for a feed that cannot be."""
         self.feeds = open_feeds(self.config)
         self._answers = Counter(
-            "assay_feed_answers",
+            "assay_market_feed_answers",
             "Times that a price feed was asked, by what came of it.",
             ["feed", "answer"],
             registry=self.registry,
         )
         self._stale = Gauge(
-            "assay_feed_stale",
+            "assay_market_feed_stale",
             "Whether a price feed gave no new row for market.stale_after_days.",
             ["feed"],
             registry=self.registry,
