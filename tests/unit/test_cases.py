@@ -190,6 +190,8 @@ def test_what_people_signed_of_one_gpu_is_in_its_case_alone():
     assert cases[3] == cases[4]
     assert (cases[3].appraisals, cases[3].override) == ((), None)
     assert made.lines[2].valuation.values.fmv.mid == Usd(17_500_000_000)
+    other_way = appraise(replace(base, appraisals={1: (two, one)}), DEFAULT, NOW)
+    assert other_way.lines[1].valuation.case_sha256 == made.lines[1].valuation.case_sha256
 
 
 def test_the_methodology_names_method_policy_prices_and_fit():
