@@ -205,8 +205,11 @@ def worth(tree: dict) -> dict[str, str]:
     total = sum(weights)
     centre = sum(w * one[1] for w, one in zip(weights, says, strict=True)) / total
     error = (sum((w * one[2]) ** 2 for w, one in zip(weights, says, strict=True)) / total**2).sqrt()
-    centre = min(centre, min(one[1] for one in says) + error, rcn)
-    low = (centre - Z10 * error).exp()
+    fall = max(
+        e6(fit["shortfall_log_e6"]), -(1 - bps(policy["lending"]["market_haircut_least_bps"])).ln()
+    )
+    lowest = min(one[1] for one in says) - (((Z10 - 1) * error) ** 2 + fall**2).sqrt()
+    low = min(min(centre, rcn) - ((Z10 * error) ** 2 + fall**2).sqrt(), lowest).exp()
 
     factors = bps(policy["health"]["degraded_bps"]) * bps(policy["factors"]["board_partial_bps"])
     factors *= bps(policy["factors"]["warranty_bps"])
@@ -216,10 +219,6 @@ def worth(tree: dict) -> dict[str, str]:
     lot = max(lot, bps(policy["factors"]["lot_least_bps"]))
     orderly = bps(market["olv_of_fmv_bps"]) * lot
     net = 1 - bps(market["sale_cost_bps"])
-    kept = min(
-        (-e6(fit["shortfall_log_e6"])).exp(),
-        1 - bps(policy["lending"]["market_haircut_least_bps"]),
-    )
     amounts = {}
     for name, step in (("low", -1), ("mid", 0), ("high", 1)):
         fair = (x + step * Z10 * sigma).exp() * factors
@@ -227,7 +226,7 @@ def worth(tree: dict) -> dict[str, str]:
         amounts[f"olv_{name}"] = fair * orderly
         amounts[f"nolv_{name}"] = fair * orderly * net
         amounts[f"flv_{name}"] = fair * orderly * bps(market["flv_of_olv_bps"])
-    amounts["lending"] = low * factors * orderly * net * kept
+    amounts["lending"] = low * factors * orderly * net
     return {name: f"{amount:.2f}" for name, amount in amounts.items()}
 
 

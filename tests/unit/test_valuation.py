@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from assay_core.covenant import Premise
 from assay_core.money import Usd
-from assay_valuer.policy import Income, ValuerPolicy
+from assay_valuer.policy import Income, Lending, ValuerPolicy
 from assay_valuer.valuation.case import Appraisal, Board, Contract, Override
 from assay_valuer.valuation.parameters import Equivalent
 from assay_valuer.valuation.value import METHOD, value_case
@@ -410,11 +410,42 @@ def test_the_market_haircut_is_the_fitted_shortfall_and_never_less_than_the_leas
     assert effects == [7_000, 6_703, 9_000]  # stated; e^-0.4; 1 - 10%
 
 
+def test_a_low_level_and_a_fall_are_taken_by_the_root_of_their_squares():
+    policy = case_policy()
+    exact = replace(
+        policy,
+        reconciliation=replace(policy.reconciliation, market_error_e6=300_000, missing_e6=0),
+    )
+    one = case(
+        policy=exact,
+        product=parameters(sold=level("20000", error_e6=400_000), shortfall_log_e6=500_000),
+    )
+    valued = value_case(one)
+    steps = {found.code: found.effect_bps for found in valued.findings}
+    # the level: 1.281552 × √(.3² + .4²) = .640776; the fall: .5; √(.640776² + .5²) = .812769
+    assert steps["lending.low"] == 5_268  # e^-.640776
+    assert steps["lending.market"] == 6_065  # e^-.5
+    assert steps["lending.together"] == 13_881  # e^(.640776 + .5 - .812769)
+    # 20,000 × e^-.812769 × .85 × .70 = 5,279.17
+    assert abs(valued.lending.micros - 5_279_170_000) < 20_000
+    calm = value_case(of_product(one, shortfall_log_e6=0))
+    # no less than 10%: -ln .9 = .105361; √(.640776² + .105361²) = .649380; 6,216.20
+    assert abs(calm.lending.micros - 6_216_197_000) < 20_000
+
+
+def test_where_all_may_be_lost_until_the_sale_nothing_is_lent():
+    policy = replace(case_policy(), lending=Lending(market_haircut_bps=10_000))
+    valued = value_case(replace(h100(), policy=policy))
+    assert valued.lending == Usd(0)
+    assert valued.values == value_case(h100()).values
+
+
 def test_what_is_lent_on_multiplies_up_from_its_steps():
     valued = value_case(of_subject(h100(), degraded=True, lot=128))
     steps = {one.code: one.effect_bps for one in valued.findings if one.effect_bps is not None}
     amount = valued.values.fmv.mid.micros  # after health
-    for code in ("lending.low", "premise.olv", "lot", "sale.cost", "lending.market"):
+    both = ("lending.market", "lending.together")
+    for code in ("lending.low", "premise.olv", "lot", "sale.cost", *both):
         amount = amount * steps[code] // 10_000
     assert abs(amount - valued.lending.micros) * 1_000 < amount
 

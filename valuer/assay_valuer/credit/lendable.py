@@ -1,7 +1,7 @@
 """What the house would lend on what a loan's pledges are worth, each haircut by its name. Pure.
 
 From the median OLV: to the low quantile, to what a sale leaves, through a fall of prices until then,
-to the approach that says least, through how far the evidence can be trusted, and past what comes
+back for what these two seldom do together, to the approach that says least, through how far the evidence can be trusted, and past what comes
 before the loan. Only the house's view: no covenant is measured by it.
 """
 
@@ -18,6 +18,7 @@ from assay_valuer.findings import Finding
 from assay_valuer.valuation.worth import Valuation, Values
 
 _MARKET: Final = "lending.market"
+_TOGETHER: Final = "lending.together"
 _LOT: Final = "lot"
 
 
@@ -49,6 +50,10 @@ class Group:
         return next(found, None)
 
 
+_DISAGREEMENT: Final = {
+    False: "because an approach says less, or says nothing",
+    True: "approaches that lie apart widen a value, and here the lowest bounds it instead",
+}
 _Of: TypeAlias = Callable[[Group], Usd]
 
 
@@ -58,7 +63,7 @@ def lendable_of(groups: Sequence[Group], loan: LoanFile) -> Usd:
 
 
 def haircuts(groups: Sequence[Group], loan: LoanFile, debt: Usd) -> list[Finding]:
-    """The steps from OLV to `lendable_of`, each with its amount; those that take nothing left out,
+    """The steps from OLV to `lendable_of`, each with its amount; those that change nothing left out,
     but for the sale and the evidence, which are always told.
     """
     if not groups:
@@ -67,6 +72,7 @@ def haircuts(groups: Sequence[Group], loan: LoanFile, debt: Usd) -> list[Finding
     low = _sum(groups, lambda one: one.values.olv.low)
     net = _sum(groups, lambda one: one.values.nolv.low)
     fallen = _sum(groups, _after_fall)
+    joint = _sum(groups, _after_both)
     basis = _sum(groups, lambda one: one.basis)
     lent = total([one.lent for one in groups])
     lendable = lendable_of(groups, loan)
@@ -74,18 +80,19 @@ def haircuts(groups: Sequence[Group], loan: LoanFile, debt: Usd) -> list[Finding
         ("haircut.uncertainty", olv, low, "for how uncertain the value is: one in ten is lower"),
         ("haircut.sale", low, net, "for the cost of a sale"),
         ("haircut.market", net, fallen, "for a fall of prices until the sale"),
-        ("haircut.disagreement", fallen, basis, "because an approach says less, or says nothing"),
+        ("haircut.together", fallen, joint, "for a low value and a fall seldom come together"),
+        ("haircut.disagreement", joint, basis, _DISAGREEMENT[joint < basis]),
         ("haircut.assurance", basis, lent, "for how far the evidence can be trusted"),
         ("haircut.reserves", lent, lendable, _why(loan)),
     )
     found = [
         Finding(
             code,
-            f"{before - after} of {before} is taken off {why}.",
+            _told(before, after, why),
             ratio_bps_down(max(after.micros, 0), max(before.micros, 1)),
         )
         for code, before, after, why in steps
-        if before > after or code in ("haircut.sale", "haircut.assurance")
+        if before != after or code in ("haircut.sale", "haircut.assurance")
     ]
     found += _lot(groups)
     unknown = sum(one.count for one in groups if one.valuation.lending is None)
@@ -101,6 +108,18 @@ def haircuts(groups: Sequence[Group], loan: LoanFile, debt: Usd) -> list[Finding
 def _after_fall(one: Group) -> Usd:
     effect = one.effect_bps(_MARKET)
     return one.values.nolv.low if effect is None else one.values.nolv.low.times_down(effect, BPS)
+
+
+def _after_both(one: Group) -> Usd:
+    effect = one.effect_bps(_TOGETHER)
+    fallen = _after_fall(one)
+    return fallen if effect is None else fallen.times_down(effect, BPS)
+
+
+def _told(before: Usd, after: Usd, why: str) -> str:
+    if after > before:
+        return f"{after - before} is given back to {before}: {why}."
+    return f"{before - after} of {before} is taken off {why}."
 
 
 def _lot(groups: Iterable[Group]) -> list[Finding]:

@@ -14,11 +14,11 @@ from assay_valuer.valuation.case import Case
 from assay_valuer.valuation.cost_approach import cost, replacement
 from assay_valuer.valuation.estimate import Estimate, Scope, validated
 from assay_valuer.valuation.factors import on_lot, on_value
-from assay_valuer.valuation.fixed import exp_e6, usd_of_log
+from assay_valuer.valuation.fixed import LOG_MAX_E6, exp_e6, ln_ratio, log_of_usd, usd_of_log
 from assay_valuer.valuation.income_approach import income
 from assay_valuer.valuation.market_approach import market, table
-from assay_valuer.valuation.premises import lending_of, range_of_log, values_of
-from assay_valuer.valuation.reconcile import Reconciled, lending_low_log_e6, reconcile
+from assay_valuer.valuation.premises import fall_log_e6, lending_of, range_of_log, values_of
+from assay_valuer.valuation.reconcile import Reconciled, Start, lending_start, reconcile
 from assay_valuer.valuation.worth import Indication, Range, Values
 
 
@@ -55,10 +55,9 @@ def automated(case: Case, specs: Specs | None) -> Automated:
         fair = only
     factors, lot = on_value(case, specs), on_lot(case)
     gathered = [fresh, *(_gather(case, specs, scope, []) for scope in older)]
-    lows = [lending_low_log_e6(one.estimates, one.rcn_log_e6, case) for one in gathered]
-    low = usd_of_log(min(log_e6 for log_e6, _, _ in lows))
-    low = low if only is None else min(low, only.low)
-    lending, haircut = lending_of(low, factors, lot, case)
+    starts = _starts(gathered, only, case)
+    start = min(starts, key=lambda one: one.lent_log_e6(fall_log_e6(case)))
+    lending, falls = lending_of(start, factors, lot, case)
     said = tuple(finding for estimate in fresh.estimates for finding in estimate.findings)
     findings = [*refusals, *said, *_reconciled(one, fresh, case), *factors]
     worth = fair
@@ -70,8 +69,23 @@ def automated(case: Case, specs: Specs | None) -> Automated:
     if values.olv.low.micros <= 0:
         findings.append(Finding("price.vanishes", "Its value rounds to nothing: no value."))
         return Automated(None, None, one.error_e6, _indications(fresh, one), tuple(findings))
-    findings += (*_lending(low, fair, lows), haircut)
+    findings += (*_lending(start, fair, older=start != starts[0]), *falls)
     return Automated(values, lending, one.error_e6, _indications(fresh, one), tuple(findings))
+
+
+def _starts(gathered: list[_Gathered], only: Range | None, case: Case) -> list[Start]:
+    """What lending starts from by the sources that count, then with any of what is too old. `only`: the
+    range of a table's row that stands alone.
+    """
+    fall_e6 = fall_log_e6(case)
+    fresh, *older = (
+        lending_start(one.estimates, one.rcn_log_e6, case, fall_e6) for one in gathered
+    )
+    if only is not None:
+        low_e6 = ln_ratio(only.mid.micros, only.low.micros)
+        own = Start(log_of_usd(only.mid), low_e6, 0, lowest=False)
+        fresh = min(fresh, own, key=lambda one: one.lent_log_e6(fall_e6))
+    return [fresh, *older]
 
 
 def _scopes(case: Case) -> list[Scope]:
@@ -144,17 +158,17 @@ def _reconciled(one: Reconciled, fresh: _Gathered, case: Case) -> list[Finding]:
     return found
 
 
-def _lending(low: Usd, fair: Range, lows: list[tuple[int, int, bool]]) -> list[Finding]:
+def _lending(start: Start, fair: Range, *, older: bool) -> list[Finding]:
     """The steps from FMV to what lending starts from."""
-    decided = min(lows)
+    low = usd_of_log(max(start.log_e6 - start.low_e6 - start.missing_e6, -LOG_MAX_E6))
     effect = low.micros * BPS // fair.mid.micros
     found = [Finding("lending.low", f"One in ten is worth less than {low} (FMV).", effect)]
-    if decided[1]:
+    if start.missing_e6:
         detail = "Approaches that say nothing are taken to say less than the others: a judgement."
-        found.append(Finding("lending.missing", detail, exp_e6(-decided[1]) // 100))
-    if decided[2]:
+        found.append(Finding("lending.missing", detail, exp_e6(-start.missing_e6) // 100))
+    if start.lowest:
         found.append(Finding("lending.lowest", "The lowest approach decides what is lent on."))
-    if decided != lows[0]:
+    if older:
         found.append(
             Finding("lending.older", "What is too old to count as a price lowers it still.")
         )

@@ -9,10 +9,13 @@ ln V)², by which approaches that disagree widen it. Both grow smoothly: there i
 small move of a price changes anything by more than a small move.
 
 *Lending* takes other care. Its weights never change as sources age, its scatter is not bought off by
-a high approach, and its centre is at most one error above the lowest approach: where they disagree,
+a high approach, and its low is at most one error above that of the lowest approach: where they disagree,
 the lowest decides. What says nothing is taken to say less than the others. So neither more errors, nor
 older sources, nor the loss of one that said no less than the rest ever raise it, and a higher
 rental price never lowers it.
+
+How uncertain the level is and how far prices may fall until a sale are two things that seldom turn out
+badly together: what is taken off for both is the root of the sum of their squares, in logs.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ SCATTER_SHARE: Final = (1, 2)
 """Of the scatter's square, what adds to the error's square: the error of a mean of three from their
 scatter. Judgement; more of it would let one seller move a range by more than 5%."""
 LEAD_E6: Final = E6
-"""How many of its errors lending's centre may lie above the lowest approach. Judgement."""
+"""How many of its errors lending's low may lie above that of the lowest approach. Judgement."""
 _WEIGHT: Final = 10**30
 
 
@@ -44,6 +47,23 @@ class Reconciled:
     capped: bool
     disagree: bool
     """Whether an approach lies further off than the policy's count of standard errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What lending starts from, in micro-nats: a log of FMV, and what comes off it."""
+
+    log_e6: int
+    low_e6: int
+    """How far below it the truth lies one time in ten."""
+    missing_e6: int
+    """For approaches that say nothing."""
+    lowest: bool
+    """Whether the lowest approach decided."""
+
+    def lent_log_e6(self, fall_e6: int) -> int:
+        """What is left after a fall of prices as well."""
+        return self.log_e6 - self.missing_e6 - root(self.low_e6**2 + fall_e6**2)
 
 
 def reconcile(estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case) -> Reconciled:
@@ -72,23 +92,31 @@ def reconcile(estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case)
     )
 
 
-def lending_low_log_e6(
-    estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case
-) -> tuple[int, int, bool]:
-    """The log of FMV that lending starts from, below which the truth lies one time in ten; what was
-    taken off for approaches that say nothing; and whether the lowest approach decided.
+def lending_start(
+    estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case, fall_e6: int
+) -> Start:
+    """What lending starts from where prices may fall by so much (micro-nats) until a sale: of the
+    weighted mean and the lowest approach, what leaves less.
     """
     errors = [one.lending_weight_error_e6 for one in estimates]
     weights = [_WEIGHT // (error * error) for error in errors]
-    mean_e6 = _mean(estimates, weights)
     error_e6 = root(_own_e12(estimates, weights))
     missing_e6 = _missing_e6(estimates, case)
-    lowest_e6 = min(one.log_e6 for one in estimates) + error_e6 * LEAD_E6 // E6
-    centre_e6 = min(mean_e6, lowest_e6)
+    mean_e6 = _mean(estimates, weights)
     if rcn_log_e6 is not None:
-        centre_e6 = min(centre_e6, rcn_log_e6)
-    low_e6 = centre_e6 - error_e6 * Z10_E6 // E6 - missing_e6
-    return low_e6, missing_e6, lowest_e6 < mean_e6
+        mean_e6 = min(mean_e6, rcn_log_e6)
+    low_e6 = error_e6 * Z10_E6 // E6
+    # The lead comes off the low and not onto the centre: a wider error never raises what is left.
+    ways = (
+        Start(mean_e6, low_e6, missing_e6, lowest=False),
+        Start(
+            min(one.log_e6 for one in estimates),
+            low_e6 - error_e6 * LEAD_E6 // E6,
+            missing_e6,
+            lowest=True,
+        ),
+    )
+    return min(ways, key=lambda one: one.lent_log_e6(fall_e6))
 
 
 def _mean(estimates: Sequence[Estimate], weights: Sequence[int]) -> int:

@@ -16,9 +16,11 @@ from assay_valuer.findings import Finding
 from assay_valuer.market.models import SPECS, Product, product_of
 from assay_valuer.valuation.automated import Automated, automated
 from assay_valuer.valuation.case import Case, Override
+from assay_valuer.valuation.estimate import Z10_E6
 from assay_valuer.valuation.factors import on_lot
-from assay_valuer.valuation.fixed import log_of_usd
+from assay_valuer.valuation.fixed import E6, log_of_usd
 from assay_valuer.valuation.premises import lending_of, range_of_log, values_of
+from assay_valuer.valuation.reconcile import Start
 from assay_valuer.valuation.worth import Indication, Range, Valuation, Values
 from assay_valuer.valuation.worth import unknown as _unknown
 
@@ -101,7 +103,8 @@ def _overridden(
     fair = range_of_log(log_of_usd(signed), error_e6)
     lot = on_lot(case)
     values, steps = values_of(Range(fair.low, signed, max(fair.high, signed)), lot, case)
-    lending, _ = lending_of(fair.low, (), lot, case)
+    start = Start(log_of_usd(signed), error_e6 * Z10_E6 // E6, 0, lowest=False)
+    lending, _ = lending_of(start, (), lot, case)
     beside = "none" if by_sources.values is None else str(by_sources.values.fmv.mid)
     detail = (
         f"{signed} (FMV) in the place of the automated {beside}, by {' and '.join(override.signed_by)} "
