@@ -51,8 +51,7 @@ def measure(context: Context) -> Sequence[Row]:
 
 def _series(text: str, name: str, market: Market) -> tuple[Series, ...]:
     """A file's series."""
-    found, _ = build_series(read_observations(text, name, market, LAST))
-    return found
+    return build_series(read_observations(text, name, market, LAST))
 
 
 def _texts() -> tuple[list[str], str]:

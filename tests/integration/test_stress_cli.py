@@ -116,7 +116,7 @@ def test_the_markets_own_worst_fall_is_found_in_the_store_and_nothing_is_written
     stored = books.database.read(newest_snapshot)
     snapshot = read_snapshot(books.database, stored)
     assert snapshot.sha256 == stored.sha256
-    rental, resale = (build_series(one)[0] for one in (snapshot.rental, snapshot.resale))
+    rental, resale = (build_series(one) for one in (snapshot.rental, snapshot.resale))
     shocks = {one.name: one for one in market_shocks(book, rental, resale, snapshot.sha256)}
     worst = shocks["data_centre-rental-30d"]
     assert worst.source.startswith("acme|H100|SXM|8|on_demand|eu, 2026-0")

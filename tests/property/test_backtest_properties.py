@@ -57,7 +57,7 @@ def read(market: Market, rows, factor: float = 1.0):
     lines = [one((FIRST + timedelta(days=day)).isoformat(), usd * factor, name)
              for day, usd, name in rows]  # fmt: skip
     text = rental_file(lines) if market is Market.RENTAL else resale_file(lines)
-    return build_series(read_observations(text, "f.csv", market, LATER))[0]
+    return build_series(read_observations(text, "f.csv", market, LATER))
 
 
 def everything(market: Market, found):

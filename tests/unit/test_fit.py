@@ -264,7 +264,7 @@ def test_forecasts_for_values_are_those_that_the_backtest_scores(market):
     """Asking for the open ones changes none of those that are scored."""
     found = snapshot(rows())
     observations = found.rental if market is Market.RENTAL else found.resale
-    series, _ = build_series(observations)
+    series = build_series(observations)
     scored, both = build_cases(series, market), build_cases(series, market, DAY)
     edges = Walk(both, medians(both)).run()
     closed = both.outcome != NEVER

@@ -34,7 +34,7 @@ LATER = date(2027, 1, 1).toordinal()
 
 def series(market: Market, rows: list[str]):
     text = rental_file(rows) if market is Market.RENTAL else resale_file(rows)
-    return build_series(read_observations(text, "f.csv", market, LATER))[0]
+    return build_series(read_observations(text, "f.csv", market, LATER))
 
 
 def day(text: str) -> int:

@@ -110,13 +110,12 @@ def _load(path: Path, market: Market) -> tuple[tuple[Series, ...], Source, Count
     text = read_text(path)
     today = datetime.now(UTC).date().toordinal()
     found = read_observations(text, str(path), market, today)
-    series, held = build_series(found)
-    rejected = (*found.rejected, *held)
-    say(f"{path}: {len(found.quotes)} rows count, {len(rejected)} do not, {len(series)} series")
-    for one in rejected[:REASONS_SHOWN]:
+    series, rejected = build_series(found), len(found.rejected)
+    say(f"{path}: {len(found.quotes)} rows count, {rejected} do not, {len(series)} series")
+    for one in found.rejected[:REASONS_SHOWN]:
         say(f"{path}:{one.line}: {one.reason}: {one.detail}")
-    if len(rejected) > REASONS_SHOWN:
-        say(f"{path}: and {len(rejected) - REASONS_SHOWN} more; --json has how many of each reason")
+    if rejected > REASONS_SHOWN:
+        say(f"{path}: and {rejected - REASONS_SHOWN} more; --json has how many of each reason")
     if not found.quotes:
         say(f"{path}: has no row that counts; there is no {market.value} market to score")
     days = [quote.day for quote in found.quotes]
@@ -127,7 +126,7 @@ def _load(path: Path, market: Market) -> tuple[tuple[Series, ...], Source, Count
         len(series),
         date.fromordinal(min(days)).isoformat() if days else None,
         date.fromordinal(max(days)).isoformat() if days else None,
-        dict(Counter(one.reason for one in rejected).most_common()),
+        dict(Counter(one.reason for one in found.rejected).most_common()),
     )
     return series, source, _sales(found)
 

@@ -98,7 +98,7 @@ def _priced(state: State, book: Book) -> tuple[Shock, ...]:
     found: tuple[Shock, ...] = ()
     if stored is not None:
         snapshot = read_snapshot(state.database, stored)
-        series = [build_series(one)[0] for one in (snapshot.rental, snapshot.resale)]
+        series = [build_series(one) for one in (snapshot.rental, snapshot.resale)]
         found = market_shocks(book, series[0], series[1], snapshot.sha256)
     return found or judged_shocks(state.config.policy.stress.falls_bps)
 

@@ -101,7 +101,7 @@ def _series(observations: Observations, day: int) -> tuple[Series, ...]:
     quotes = tuple(quote for quote in observations.quotes if quote.day <= day)
     # The order of rows is no fact about prices: a snapshot may hold them in any.
     ordered = tuple(sorted(quotes, key=lambda quote: (quote.names, quote.day, quote.usd)))
-    return build_series(Observations(observations.market, ordered, ()))[0]
+    return build_series(Observations(observations.market, ordered, ()))
 
 
 def _learns(markets: Markets, previous: Parameters | None, day: int) -> bool:

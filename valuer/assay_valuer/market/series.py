@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay_valuer.market import labels
-from assay_valuer.market.observations import Market, Observations, Quote, Rejected
+from assay_valuer.market.observations import Market, Observations, Quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Series:
     logs: NDArray[np.float64]
 
 
-def build_series(observations: Observations) -> tuple[tuple[Series, ...], tuple[Rejected, ...]]:
-    """Every series in order of its name; and no row: what jumps, the gate held back already."""
+def build_series(observations: Observations) -> tuple[Series, ...]:
+    """Every series in order of its name."""
     found: list[Series] = []
     for name, quotes in itertools.groupby(observations.quotes, key=lambda quote: quote.series):
         rows = list(quotes)
         found.append(_series(name, observations.market, rows[0], _daily(rows)))
-    return tuple(sorted(found, key=lambda one: one.name)), ()
+    return tuple(sorted(found, key=lambda one: one.name))
 
 
 def _daily(quotes: Iterable[Quote]) -> list[tuple[int, float]]:
