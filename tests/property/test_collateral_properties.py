@@ -21,6 +21,7 @@ from assay_valuer.policy import Publishing, ValuerPolicy
 from assay_valuer.standing.silence import Span, merge
 from assay_valuer.standing.types import Condition
 from assay_valuer.valuation.value import Range, Values
+from assay_valuer.valuation.worth import together
 from tests.fakes.collateral import NOW, asset, book, host, loan_file, prices, record, snapshot
 
 POLICY = ValuerPolicy(credit_simulated=True)
@@ -205,7 +206,7 @@ def test_ranges_add_and_scale_without_ever_rounding_up(low, more, factor):
     both = (small + small).times_down(factor)
     assert both.mid.micros * 10_000 <= small.mid.micros * 2 * factor
     values = Values(small, small, small, small)
-    assert (values + values).flv.high == Usd(2 * (low + 2 * more))
+    assert together([(values, 1), (values, 2)]).flv.high == Usd(3 * (low + 2 * more))
 
 
 amounts = st.integers(1, 10**9).map(Usd)

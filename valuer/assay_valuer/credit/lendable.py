@@ -42,12 +42,14 @@ class Group:
     @property
     def lent(self) -> Usd:
         """What is lent on all of them."""
-        return self.basis.times_down(self.cap_bps, BPS).times_down(self.count, 1)
+        return Usd(self.basis.micros * self.cap_bps // BPS * self.count)
 
     def effect_bps(self, code: str) -> int | None:
         """What is left after a step that the valuation names; None where it names none."""
-        found = (one.effect_bps for one in self.valuation.findings if one.code == code)
-        return next(found, None)
+        for one in self.valuation.findings:
+            if one.code == code:
+                return one.effect_bps
+        return None
 
 
 _DISAGREEMENT: Final = {
@@ -140,4 +142,4 @@ def _why(loan: LoanFile) -> str:
 
 
 def _sum(groups: Iterable[Group], of: _Of) -> Usd:
-    return total([of(one).times_down(one.count, 1) for one in groups])
+    return Usd(sum([of(one).micros * one.count for one in groups]))

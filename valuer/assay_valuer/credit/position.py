@@ -7,10 +7,9 @@ needs that loan's own signed covenant file and stands beside it (`covenant_posit
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Final
 
 from assay_core.leaves import Severity
@@ -26,6 +25,7 @@ from assay_valuer.policy import ValuerPolicy
 from assay_valuer.standing.assurance import CUSTODY
 from assay_valuer.standing.types import Cause, Presence, Standing
 from assay_valuer.valuation.value import Valuation, Values
+from assay_valuer.valuation.worth import together
 
 _ADVISES: Final = Finding(
     "covenant.none", "No covenant file: this is the house's risk view, and can call no loan."
@@ -74,7 +74,7 @@ class Pledge:
     @property
     def fell_silent(self) -> bool:
         """Whether it was seen once and silence took it out of the count."""
-        return self.standing.presence in AWAY and not self.standing.counts
+        return _fell_silent(self.standing)
 
 
 AWAY: Final = frozenset(
@@ -127,24 +127,28 @@ def position(
     the loan's router says of it, where the file names one.
     """
     counted = [(one, values) for one in pledges if (values := one.counted) is not None]
+    # Many pledges share a standing: what is asked of any or of the least is asked of each once.
+    standings = _apart([one.standing for one in pledges])
+    believed = _apart([one.standing for one, _ in counted])
     groups = _groups(counted)
-    values = reduce(add, (one.values.times(one.count) for one in groups)) if groups else None
+    values = together([(one.values, one.count) for one in groups]) if groups else None
     owing = debt_at(loan, now_ms)
     debt = owing.owed
-    silent = [one for one in pledges if one.fell_silent]
+    away = any(_fell_silent(one) for one in standings)
+    silent = [one for one in pledges if one.fell_silent] if away else []
     causes = tuple(sorted({one.standing.cause for one in silent if one.standing.cause}))
     gross = None if values is None else ratio_bps_up(debt.micros, values.olv.mid.micros)
     net = None if values is None else ratio_bps_up(debt.micros, values.nolv.mid.micros)
     findings = [
         *_loan_findings(loan, debt, now_ms),
         *compare(loan, chain, now_ms).findings,
-        *_cover_findings(pledges, gross, policy),
+        *_cover_findings(pledges, gross, policy, uncounted=len(pledges) - len(counted)),
         *haircuts(groups, loan, debt),
         _BESIDE if covenanted else _ADVISES,
     ]
     return Position(
         loan_id=loan.id,
-        state=_state(pledges, bool(silent), findings),
+        state=_state(standings, bool(silent), findings),
         debt=debt,
         values=values,
         lendable=lendable_of(groups, loan),
@@ -153,9 +157,9 @@ def position(
         coverage_bps=_coverage_bps(len(counted), len(pledges)),
         counted=len(counted),
         pledged=len(pledges),
-        assurance=_weakest([one.standing.assurance for one, _ in counted]),
-        observed_ms=_observed_ms([one.standing for one, _ in counted]),
-        simulated=any(one.standing.simulated for one in pledges),
+        assurance=_weakest([one.assurance for one in believed]),
+        observed_ms=_observed_ms(believed),
+        simulated=any(one.simulated for one in standings),
         stale=bool(silent),
         causes=causes,
         uncounted_olv=total([one.remembered.olv for one in silent if one.remembered]),
@@ -164,15 +168,22 @@ def position(
     )
 
 
+def _fell_silent(standing: Standing) -> bool:
+    return standing.presence in AWAY and not standing.counts
+
+
+def _apart(standings: Sequence[Standing]) -> list[Standing]:
+    """Each of the standings once."""
+    return list({id(one): one for one in standings}.values())
+
+
 def _groups(counted: Sequence[tuple[Pledge, Values]]) -> list[Group]:
-    found: dict[tuple[int, int], Group] = {}
-    for one, values in counted:
-        cap_bps = one.standing.cap_bps
-        key = (id(one.valuation), cap_bps)
-        known = found.get(key)
-        count = 1 if known is None else known.count + 1
-        found[key] = Group(one.valuation, values, cap_bps, count)
-    return list(found.values())
+    keys = [(id(one.valuation), one.standing.cap_bps) for one, _ in counted]
+    alike = dict(zip(keys, counted, strict=True))
+    return [
+        Group(alike[key][0].valuation, alike[key][1], key[1], count)
+        for key, count in Counter(keys).items()
+    ]
 
 
 def _observed_ms(counted: Sequence[Standing]) -> int | None:
@@ -198,9 +209,9 @@ def _coverage_bps(counted: int, pledged: int) -> int:
     return max(ratio_bps_down(counted, pledged), 1) if counted else 0
 
 
-def _state(pledges: Sequence[Pledge], silent: bool, findings: Sequence[Finding]) -> State:
+def _state(standings: Sequence[Standing], silent: bool, findings: Sequence[Finding]) -> State:
     differs = any(finding.code == DIFFERS for finding in findings)
-    if differs or any(one.standing.disputed or one.standing.frozen for one in pledges):
+    if differs or any(one.disputed or one.frozen for one in standings):
         return State.DISPUTED
     if silent:
         return State.STALE
@@ -218,7 +229,7 @@ def _loan_findings(loan: LoanFile, debt: Usd, now_ms: int) -> list[Finding]:
 
 
 def _cover_findings(
-    pledges: Sequence[Pledge], gross_bps: int | None, policy: ValuerPolicy
+    pledges: Sequence[Pledge], gross_bps: int | None, policy: ValuerPolicy, *, uncounted: int
 ) -> list[Finding]:
     found: list[Finding] = []
     if gross_bps is None:
@@ -228,16 +239,18 @@ def _cover_findings(
         if crossed:
             detail = f"Gross LTV is {percent(gross_bps)}, at or above {percent(crossed[-1])}."
             found.append(Finding("watch.ltv", detail))
-    impaired = sum(one.standing.severity is Severity.IMPAIRED for one in pledges)
+    standings = [one.standing for one in pledges]
+    impaired = [one.severity for one in standings].count(Severity.IMPAIRED)
     if impaired:
         found.append(Finding("watch.impaired", f"{impaired} of {len(pledges)} are impaired."))
-    frozen = sum(one.standing.frozen for one in pledges)
+    frozen = [one.frozen for one in standings].count(True)
     if frozen:
         found.append(Finding("watch.frozen", f"{frozen} of {len(pledges)} are frozen."))
-    away = sum(one.counted is None for one in pledges)
-    if away:
-        found.append(Finding("watch.coverage", f"{away} of {len(pledges)} pledged do not count."))
-    unpriced = sum(one.standing.counts and one.valuation.values is None for one in pledges)
+    if uncounted:
+        found.append(
+            Finding("watch.coverage", f"{uncounted} of {len(pledges)} pledged do not count.")
+        )
+    unpriced = uncounted - [one.counts for one in standings].count(False)
     if unpriced:
         found.append(Finding("value.unknown", f"The value of {unpriced} is unknown."))
     return found

@@ -22,9 +22,11 @@ from assay_valuer.standing.assurance import (
     Assurance,
     Known,
     Machine,
+    OcspState,
     Revocation,
     assure,
     machine,
+    ocsp_state,
     vouched,
 )
 from assay_valuer.standing.notes import Note
@@ -52,18 +54,29 @@ INCIDENTS_SAID_MAX: Final = 8
 _SIMULATED: Final = Finding("assurance.simulated", "Simulated or replayed: no real hardware.")
 
 
+_Proved = tuple[int | None] | tuple[int | None, str | None, int, int, str, bool, bool, bool]
+"""A host's key, and what else decides the assurance of a GPU there that was seen lately: nothing, if
+its device has never answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What GPUs of one host have in common, by its key; `_assurance` alone touches it."""
+    """What GPUs of one host have in common; `_assurance` and `stand` alone touch it.
+
+    `standings` are by the assurance they have, which is kept beside each so that its id stays its own.
+    """
 
     machines: dict[int | None, Machine] = field(default_factory=dict)
-    bare: dict[int | None, Assurance] = field(default_factory=dict)
+    assurances: dict[_Proved, Assurance] = field(default_factory=dict)
+    standings: dict[tuple[int, str | None, int | None], tuple[Assurance, Standing]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """Everything around the GPUs at one instant: hosts, voices and proofs by the host's key, answers
-    about certificates by their SHA-256.
+    about certificates by their SHA-256, and the certificates whose answer is good now.
     """
 
     hosts: Mapping[int, Host]
@@ -73,6 +86,7 @@ class Scene:
     now_ms: int
     proofs: Mapping[int, HostProofs] = field(default_factory=dict)
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
+    good: frozenset[str] = frozenset()
     shared: _Shared = field(default_factory=_Shared, init=False, compare=False)
 
 
@@ -87,7 +101,12 @@ def scene(
 ) -> Scene:
     """The scene, with each host's silence attributed."""
     heard = voices(hosts, uptime, policy.silence, now_ms)
-    return Scene(hosts, heard, uptime, policy, now_ms, proofs, revocations)
+    good = frozenset(
+        name
+        for name, answer in revocations.items()
+        if ocsp_state(answer, policy, now_ms) is OcspState.GOOD
+    )
+    return Scene(hosts, heard, uptime, policy, now_ms, proofs, revocations, good)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +118,38 @@ class _Where:
 
 
 def stand(asset: Asset, around: Scene) -> Standing:
-    """The standing of one asset."""
-    policy = around.policy
+    """The standing of one asset. Those of a host that are present, with nothing else to be said of
+    them, have one and the same.
+    """
     proofs = NO_PROOFS if asset.host_key is None else around.proofs.get(asset.host_key, NO_PROOFS)
+    where = _where(asset, around)
+    assurance = _assurance(asset, proofs, around)
+    if where is not _PRESENT or proofs.transitions or _remarkable(asset):
+        return _stand(asset, proofs, where, assurance, around)
+    key = (id(assurance), asset.name, asset.track.seen_ms)
+    known = around.shared.standings.get(key)
+    if known is None:
+        standing = _stand(asset, proofs, where, assurance, around)
+        known = around.shared.standings[key] = assurance, standing
+    return known[1]
+
+
+def _remarkable(asset: Asset) -> bool:
+    """Whether its standing may rest on more than where it is and how far it can be trusted."""
+    track, trust = asset.track, asset.trust
+    if asset.simulated or track.health.records or track.notes.findings:
+        return True
+    proof = trust.proof
+    simulated = proof is not None and proof.simulated
+    return simulated or bool(trust.claims or trust.freezes or trust.transitions)
+
+
+def _stand(
+    asset: Asset, proofs: HostProofs, where: _Where, assurance: Assurance, around: Scene
+) -> Standing:
+    policy = around.policy
     under_way = _under_way(asset, proofs, around)
-    where = _in_transition(_where(asset, around), under_way)
+    where = _in_transition(where, under_way)
     findings: list[Finding] = [] if where.finding is None else [where.finding]
     incidents: tuple[Incident, ...] = ()
     severity: Severity | None = None
@@ -118,7 +164,6 @@ def stand(asset: Asset, around: Scene) -> Standing:
         counts = False
         findings.append(Finding("count.impaired", "Impaired: not eligible, and not counted."))
     frozen = bool(proofs.freezes or asset.trust.freezes)
-    assurance = _assurance(asset, proofs, around)
     if where.presence is not Presence.EXPECTED:
         findings += assurance.findings
     proof = asset.trust.proof
@@ -193,22 +238,41 @@ def _in_transition(where: _Where, under_way: Transition | None) -> _Where:
 
 def _assurance(asset: Asset, proofs: HostProofs, around: Scene) -> Assurance:
     """How far it can be trusted. What its host's TPM is worth is worked out once for all of it, and so
-    is everything for GPUs that have proved nothing of their own.
+    is everything for GPUs that have proved the same, or nothing, and are in nobody's custody.
     """
     policy, now_ms, seen_ms = around.policy, around.now_ms, asset.track.seen_ms
     trust, shared, key = asset.trust, around.shared, asset.host_key
-    bare = trust.proof is None and not (trust.custody or trust.freezes)
-    vouches = bare and vouched(seen_ms, policy, now_ms)
-    if vouches and key in shared.bare:
-        return shared.bare[key]
+    proved: _Proved | None = None
+    if not (trust.custody or trust.freezes) and vouched(seen_ms, policy, now_ms):
+        proved = _proved(asset, around)
+        found = shared.assurances.get(proved)
+        if found is not None:
+            return found
     host = shared.machines.get(key)
     if host is None:
         host = shared.machines[key] = machine(proofs, policy, now_ms)
     known = Known(trust, proofs, key, seen_ms, around.revocations, asset.name)
     found = assure(known, policy, now_ms, host)
-    if vouches:
-        shared.bare[key] = found
+    if proved is not None:
+        shared.assurances[proved] = found
     return found
+
+
+def _proved(asset: Asset, around: Scene) -> _Proved:
+    proof = asset.trust.proof
+    if proof is None:
+        return (asset.host_key,)
+    good = around.good.issuperset(proof.certificates)
+    return (
+        asset.host_key,
+        asset.name,
+        proof.at_ms,
+        proof.host_key,
+        proof.chip,
+        proof.whole,
+        proof.simulated,
+        good,
+    )
 
 
 def _claims(asset: Asset, around: Scene) -> list[Finding]:

@@ -6,6 +6,7 @@ debt. What cannot be known is None with the reason beside it, and never zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assay_core.money import Usd
@@ -30,14 +31,6 @@ class Range:
             self.high.times_down(factor_bps, BPS),
         )
 
-    def times(self, count: int) -> Range:
-        """Of `count` alike."""
-        return Range(
-            self.low.times_down(count, 1),
-            self.mid.times_down(count, 1),
-            self.high.times_down(count, 1),
-        )
-
     def __add__(self, other: Range) -> Range:
         """Sums as if both moved together: the widest range, for nothing is known to offset."""
         return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
@@ -52,22 +45,26 @@ class Values:
     nolv: Range
     flv: Range
 
-    def times(self, count: int) -> Values:
-        """Of `count` alike."""
-        return Values(
-            self.fmv.times(count),
-            self.olv.times(count),
-            self.nolv.times(count),
-            self.flv.times(count),
-        )
 
-    def __add__(self, other: Values) -> Values:
-        return Values(
-            self.fmv + other.fmv,
-            self.olv + other.olv,
-            self.nolv + other.nolv,
-            self.flv + other.flv,
-        )
+def together(some: Sequence[tuple[Values, int]]) -> Values:
+    """What so many of each are worth, as if all moved together: the widest ranges, for nothing is known
+    to offset.
+    """
+    return Values(
+        fmv=_sum([(one.fmv, count) for one, count in some]),
+        olv=_sum([(one.olv, count) for one, count in some]),
+        nolv=_sum([(one.nolv, count) for one, count in some]),
+        flv=_sum([(one.flv, count) for one, count in some]),
+    )
+
+
+def _sum(some: Sequence[tuple[Range, int]]) -> Range:
+    low = mid = high = 0
+    for one, count in some:
+        low += one.low.micros * count
+        mid += one.mid.micros * count
+        high += one.high.micros * count
+    return Range(Usd(low), Usd(mid), Usd(high))
 
 
 @dataclass(frozen=True, slots=True)
