@@ -30,7 +30,7 @@ def around(draw, log_e6: int, spread_e6: int = 700_000) -> Level:
     """A level around a log price."""
     return Level(
         log_e6=log_e6 + draw(st.integers(-spread_e6, spread_e6)),
-        error_e6=draw(st.integers(10_000, 400_000)),
+        error_e6=draw(st.integers(10_000, 400_000) | st.integers(400_000, 1_700_000)),
         sellers=draw(st.integers(0, 6)),
         quotes=draw(st.integers(1, 100)),
         newest_day=DAY - draw(st.integers(0, 400)),
@@ -66,7 +66,7 @@ def products(draw):
         committed_3y_log_e6=draw(maybe(st.integers(-1_500_000, -2_000))),
         drift_log_e6=draw(maybe(st.integers(-600_000, 100_000))),
         daily_volatility_e6=draw(maybe(st.integers(3_000, 30_000))),
-        shortfall_log_e6=draw(maybe(st.integers(50_000, 500_000))),
+        shortfall_log_e6=draw(maybe(st.integers(50_000, 1_300_000))),
         monthly_sales=draw(maybe(st.integers(0, 100_000))),
     )
 

@@ -15,6 +15,13 @@ from tests.fakes.quoted_market import DAY, MARKETS, SELLERS, Rows, rows, shuffle
 
 LEVEL_E6 = 14_000
 RATIO_E6 = 2_000
+ERROR_E6 = 8_000
+USUAL = {
+    "committed_1y_log_e6": -430_783,  # ln .65
+    "committed_3y_log_e6": -867_501,  # ln .42
+    "drift_log_e6": -223_144,  # ln .80
+}
+"""What the policy as it comes has for each."""
 KINDS = ("rental", "new_ask", "used_ask", "sold")
 MODELS = ("H100|SXM", "H200|", "B200|", "A100|SXM 80GB", "L40S|", "T4|", "RTX 3090|", "RTX A6000|")
 TERMS = ("on_demand", "reserved_1y", "reserved_3y", "spot")
@@ -90,15 +97,22 @@ def check(honest: Parameters, lied: Parameters, before: Parameters) -> None:
         for kind in KINDS:
             if getattr(old, kind) is not None:
                 check_level(getattr(one, kind), getattr(two, kind))
+            for level in (getattr(one, kind), getattr(two, kind)):
+                # What the previous fit had not is not in use, whoever shows it.
+                assert level is None or not level.in_use or getattr(old, kind) is not None
         for name in ("rental_outlook", "hardware_outlook"):
             if getattr(old, name):
                 check_outlooks(getattr(one, name), getattr(two, name))
         for name in ("committed_1y_log_e6", "committed_3y_log_e6", "drift_log_e6"):
             if getattr(old, name) is not None:
                 assert near(getattr(one, name), getattr(two, name), RATIO_E6)
+            for found in (getattr(one, name), getattr(two, name)):
+                if getattr(old, name) is None and found is not None:
+                    assert near(found, USUAL[name], RATIO_E6)
         for name in ("daily_volatility_e6", "shortfall_log_e6"):
             if getattr(old, name) is not None:
-                assert near(getattr(one, name), getattr(two, name), getattr(old, name) / 50 + 2)
+                most = min(getattr(old, name) / 50 + 2, ERROR_E6)
+                assert near(getattr(one, name), getattr(two, name), most)
         assert [e.product for e in one.equivalents] == [e.product for e in two.equivalents]
         for mine, other in zip(one.equivalents, two.equivalents, strict=True):
             check_level(mine.new_ask, other.new_ask)
@@ -111,7 +125,7 @@ def check(honest: Parameters, lied: Parameters, before: Parameters) -> None:
         if old_class.ask_to_sold_log_e6 is not None:
             assert near(mine_class.ask_to_sold_log_e6, other_class.ask_to_sold_log_e6, RATIO_E6)
         if old_class.market_error_e6 is not None:
-            most = old_class.market_error_e6 / 50 + 2
+            most = min(old_class.market_error_e6 / 50 + 2, ERROR_E6)
             assert near(mine_class.market_error_e6, other_class.market_error_e6, most)
 
 
@@ -119,8 +133,8 @@ def check_level(one: Level | None, two: Level | None) -> None:
     assert one is not None
     assert two is not None
     assert near(one.log_e6, two.log_e6, LEVEL_E6)
-    assert near(one.error_e6, two.error_e6, one.error_e6 / 49 + 2)
-    assert (one.basis, one.sellers) == (two.basis, two.sellers)
+    assert near(one.error_e6, two.error_e6, min(one.error_e6 / 49 + 2, ERROR_E6))
+    assert (one.basis, one.sellers, one.in_use) == (two.basis, two.sellers, two.in_use)
 
 
 def check_outlooks(one: tuple[Outlook, ...], two: tuple[Outlook, ...]) -> None:

@@ -288,17 +288,59 @@ def test_outlooks_learn_with_the_month_and_move_by_a_step_a_day():
     assert two.hardware_outlook_aim != one.hardware_outlook_aim
 
 
-def test_what_is_quoted_new_for_the_first_time_is_an_equivalent_from_the_next_fit_on():
-    plain = rows()
-    without = Rows(plain.rental, tuple(row for row in plain.resale if ",RTX" not in row[1]))
-    before = fit(snapshot(without), None, DAY - 1)
-    first = fit(snapshot(plain), before, DAY)
-    second = fit(snapshot(plain), first, DAY + 1)
+def test_a_kind_of_price_that_is_new_to_a_product_waits_until_three_sellers_stand_behind_it():
     name = "RTX 3090 PCIe"
+    two = rows()
+    third = [row.replace("shop", "stall") for who, row in two.resale if who == "shop"]
+    three = two.plus("stall", resale=third)
+    before = fit(
+        snapshot(Rows(two.rental, tuple(row for row in two.resale if ",RTX" not in row[1]))),
+        None,
+        DAY - 2,
+    )
     assert [before.of(name).new_ask, before.of(name).equivalents] == [None, ()]
-    assert first.of(name).new_ask is not None
-    assert first.of(name).equivalents == ()
-    assert name in {one.product for one in second.of(name).equivalents}
+    waiting = before
+    for day in range(DAY - 1, DAY + 5):
+        waiting = fit(snapshot(two, day), waiting, day)
+        level = waiting.of(name).new_ask
+        assert (level.sellers, level.in_use, waiting.of(name).equivalents) == (2, False, ())
+    seen = [waiting]
+    for day in range(DAY + 5, DAY + 8):
+        seen.append(fit(snapshot(three, day), seen[-1], day))
+    # The third is heard of, then counts, then others are compared with what it sells.
+    assert [one.of(name).new_ask.in_use for one in seen] == [False, False, True, True]
+    listed = [name in {e.product for e in one.of(name).equivalents} for one in seen]
+    assert listed == [False, False, False, True]
+    gone = fit(snapshot(two, DAY + 8), seen[-1], DAY + 8)
+    assert gone.of(name).new_ask.in_use
+
+
+def test_a_figure_that_is_new_begins_at_what_a_value_took_without_it():
+    """One seller who is the first to rent by the year does not set what a year costs."""
+    plain = rows()
+    bare = Rows(tuple(row for row in plain.rental if "reserved" not in row[1]), ())
+    before = fit(snapshot(bare), None, DAY - 1)
+    old = before.of("H100 SXM5")
+    assert (old.committed_1y_log_e6, old.drift_log_e6, old.shortfall_log_e6) == (None, None, None)
+    series = "acme|H100|SXM|8|reserved_1y|eu"
+    told = plain.plus("acme", [rental_row("2025-06-01", 0.02, series)])
+    found = fit(snapshot(told), before, DAY).of("H100 SXM5")
+    assert abs(found.committed_1y_log_e6 - -430_783) <= 1_000  # ln .65
+    assert abs(found.drift_log_e6 - -223_144) <= 1_000  # ln .80
+    assert abs(found.shortfall_log_e6 - 356_675) <= 3_567  # -ln .70
+    assert abs(found.daily_volatility_e6 - 12_000) <= 120
+    classes = fit(snapshot(told), before, DAY).of_class("consumer")
+    assert abs(classes.ask_to_sold_log_e6 - -430_783) <= 1_000
+
+
+def test_realised_sales_that_are_taken_back_leave_a_class_tested():
+    plain = rows()
+    before = fit(snapshot(plain), None, DAY - 1)
+    sales = before.of_class("consumer").sales
+    assert sales >= 30
+    after = fit(snapshot(plain.without("shop").without("bazaar")), before, DAY)
+    assert after.of_class("consumer").sales == sales
+    assert after.of_class("consumer").market_error_e6 is not None
 
 
 def test_a_market_that_had_no_outlook_has_one_from_its_first_rows_on():

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
+from assay_core.units import BPS
 from assay_valuer.forecast import history, present, steps
 from assay_valuer.forecast.cases import HORIZONS, Floats
 from assay_valuer.forecast.rounding import e6
@@ -27,6 +28,8 @@ from assay_valuer.market.names import candidates
 from assay_valuer.market.observations import Market, Observations
 from assay_valuer.market.series import Series, build_series
 from assay_valuer.market.snapshot import MarketSnapshot
+from assay_valuer.policy import DEFAULT
+from assay_valuer.valuation.estimate import bps_log_e6
 from assay_valuer.valuation.parameters import (
     ClassParameters,
     Equivalent,
@@ -44,6 +47,31 @@ EQUIVALENTS_MAX: Final = 6
 """The nearest in performance."""
 EQUIVALENT_WITHIN: Final = math.log(4)
 """Beyond a factor of four no product does another's work. Judgement."""
+
+
+# What a value takes where nothing was fitted: a figure that comes later begins there, whoever brings it.
+_USUAL_1Y_E6: Final = bps_log_e6(DEFAULT.income.committed_1y_bps)
+_USUAL_3Y_E6: Final = bps_log_e6(DEFAULT.income.committed_3y_bps)
+_USUAL_DRIFT_E6: Final = bps_log_e6(DEFAULT.income.residual_year_bps)
+_USUAL_VOLATILITY_E6: Final = DEFAULT.reconciliation.daily_volatility_e6
+_USUAL_SHORTFALL_E6: Final = -bps_log_e6(BPS - DEFAULT.lending.market_haircut_bps)
+_USUAL_SOLD_E6: Final = bps_log_e6(DEFAULT.market.ask_to_sold_bps)
+_USUAL_ERROR_E6: Final = DEFAULT.reconciliation.market_error_e6
+
+
+class _Old(NamedTuple):
+    """A figure of the previous fit: whether that knew its product or class, what it had, and what a
+    value takes where it had nothing.
+    """
+
+    known: bool
+    e6: int | None
+    usual_e6: int
+
+    @property
+    def start_e6(self) -> int | None:
+        """What the figure goes on from; None where nothing holds it."""
+        return self.usual_e6 if self.known and self.e6 is None else self.e6
 
 
 Before: TypeAlias = Mapping[str, ProductParameters]
@@ -162,7 +190,8 @@ def _levels(group: Group, previous: Before, days: int) -> dict[tuple[Product, st
             if old is not None:
                 found[product, kind] = steps.moved(old, seen, pace, family_e6)
             else:
-                found[product, kind] = steps.first(seen, pace) if seen is not None else None
+                new = str(product) not in previous
+                found[product, kind] = steps.first(seen, pace, in_use=new) if seen else None
     return found
 
 
@@ -201,6 +230,7 @@ def _products(
     for product in group.products:
         name = str(product)
         old = previous.get(name) if previous is not None else None
+        known = old is not None
         rental_aim, hardware_aim = _aims(group, product, old)
         own = history.volatility(_of(group.markets.hardware, product))
         daily = own if own is not None else volatility
@@ -214,25 +244,31 @@ def _products(
                 new_ask=levels[product, present.NEW],
                 used_ask=levels[product, present.USED],
                 sold=levels[product, present.SOLD],
-                committed_1y_log_e6=steps.ratio(
-                    old.committed_1y_log_e6 if old else None, _e6(terms.get((name, 1)))
+                committed_1y_log_e6=_ratio(
+                    _Old(known, old.committed_1y_log_e6 if old else None, _USUAL_1Y_E6),
+                    _e6(terms.get((name, 1))),
                 ),
-                committed_3y_log_e6=steps.ratio(
-                    old.committed_3y_log_e6 if old else None, _e6(terms.get((name, 3)))
+                committed_3y_log_e6=_ratio(
+                    _Old(known, old.committed_3y_log_e6 if old else None, _USUAL_3Y_E6),
+                    _e6(terms.get((name, 3))),
                 ),
                 equivalents=_equivalents(group, product, levels, previous),
                 rental_outlook=steps.outlooks(old.rental_outlook if old else (), rental_aim),
                 hardware_outlook=steps.outlooks(old.hardware_outlook if old else (), hardware_aim),
                 rental_outlook_aim=rental_aim,
                 hardware_outlook_aim=hardware_aim,
-                drift_log_e6=steps.ratio(
-                    old.drift_log_e6 if old else None, yearly[0] if yearly else None
+                drift_log_e6=_ratio(
+                    _Old(known, old.drift_log_e6 if old else None, _USUAL_DRIFT_E6),
+                    yearly[0] if yearly else None,
                 ),
                 daily_volatility_e6=_stepped(
-                    old.daily_volatility_e6 if old else None,
+                    _Old(known, old.daily_volatility_e6 if old else None, _USUAL_VOLATILITY_E6),
                     max(daily, group.stress) if daily is not None else None,
                 ),
-                shortfall_log_e6=_stepped(old.shortfall_log_e6 if old else None, shortfall),
+                shortfall_log_e6=_stepped(
+                    _Old(known, old.shortfall_log_e6 if old else None, _USUAL_SHORTFALL_E6),
+                    shortfall,
+                ),
             )
         )
     return found
@@ -279,7 +315,7 @@ def _equivalents(
     for other in group.products:
         level = levels[other, present.NEW]
         decided = _level(previous.get(str(other)), present.NEW) if previous is not None else level
-        if level is None or decided is None or decided.basis != "quotes":
+        if level is None or decided is None or decided.basis != "quotes" or not decided.in_use:
             continue
         gap = performance(other) - performance(product)
         if SPECS[other].released >= SPECS[product].released and abs(gap) <= EQUIVALENT_WITHIN:
@@ -293,18 +329,20 @@ def _equivalents(
 
 def _class(group: Group, previous: Parameters | None) -> ClassParameters:
     old = previous.of_class(group.name) if previous is not None else None
+    known = old is not None
     sales, error = history.sales_foretold(group.markets.hardware)
     # Whether a class is tested is what the previous fit has, so that no seller's rows turn it.
     tested = old is None or old.market_error_e6 is not None or old.sales >= history.OUTCOMES_MIN
     return ClassParameters(
         asset_class=group.name,
-        sales=sales,
-        ask_to_sold_log_e6=steps.ratio(
-            old.ask_to_sold_log_e6 if old else None,
+        # A class that was tested stays so, whoever takes its rows back.
+        sales=sales if old is None else max(old.sales, sales),
+        ask_to_sold_log_e6=_ratio(
+            _Old(known, old.ask_to_sold_log_e6 if old else None, _USUAL_SOLD_E6),
             _e6(history.ask_to_sold(group.markets.hardware)),
         ),
         market_error_e6=_stepped(
-            old.market_error_e6 if old else None,
+            _Old(known, old.market_error_e6 if old else None, _USUAL_ERROR_E6),
             error if tested and sales >= history.OUTCOMES_MIN else None,
         ),
     )
@@ -323,8 +361,14 @@ def _e6(value: float | None) -> int | None:
     return None if value is None else e6(value)
 
 
-def _stepped(old_e6: int | None, value: float | None) -> int | None:
+def _ratio(old: _Old, aim_e6: int | None) -> int | None:
+    """A ratio or drift after a fit; kept where nothing was found."""
+    return old.e6 if aim_e6 is None else steps.ratio(old.start_e6, aim_e6)
+
+
+def _stepped(old: _Old, value: float | None) -> int | None:
     """A deviation after a fit; kept where nothing was found."""
-    if old_e6 is None or value is None:
-        return _e6(value) if old_e6 is None else old_e6
-    return steps.stepped(old_e6, e6(value))
+    if value is None:
+        return old.e6
+    start_e6 = old.start_e6
+    return e6(value) if start_e6 is None else steps.stepped(start_e6, e6(value))

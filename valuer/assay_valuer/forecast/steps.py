@@ -13,7 +13,8 @@ seller's rows the levels that follow differ by 2·(b + c) at most: n and the oth
 Splitting into many sellers is not covered: who counts as one is `market.labels.seller`'s to say.
 
 Where nobody quotes a product (n = 0) its level moves by the median move of its class's that have
-sellers, and by the correction. How many sellers count, and the basis, are what the previous fit had.
+sellers, and by the correction. How many sellers count, the basis, and whether a level is in use are what
+the previous fit had: a kind of price that is new to a product waits until three sellers stand behind it.
 
 The steps are for one fit a day. `previous` is the last fit of an earlier day; given a fit of the same
 day, nothing moves.
@@ -35,8 +36,12 @@ CORRECTION_STEP_E6: Final = 2_500
 """c. In a month the level follows its cross-section by 7%. Judgement, both."""
 CORRECTION_PART: Final = 10
 ERROR_STEP: Final = 100
-"""An error moves by 1/100 of itself at most."""
+"""An error moves by 1/100 of itself at most,"""
+ERROR_STEP_E6: Final = 4_000
+"""and by no more than this: of what is hardly known 1/100 would be much."""
 RATIO_STEP_E6: Final = 1_000
+IN_USE_FROM: Final = 3
+"""Sellers that a kind of price needs to come into use where an earlier fit had none of it. Judgement."""
 QUOTED_FROM: Final = 3
 """Sellers that a rental level needs to be of quotes. Judgement."""
 
@@ -78,7 +83,7 @@ class Pace:
     """Sellers that a level needs to be of quotes."""
 
 
-def first(seen: Seen, pace: Pace) -> Level:
+def first(seen: Seen, pace: Pace, *, in_use: bool) -> Level:
     """A level without a previous one: the cross-section's, with nothing to hold it."""
     return Level(
         log_e6=seen.log_e6,
@@ -87,6 +92,7 @@ def first(seen: Seen, pace: Pace) -> Level:
         quotes=seen.quotes,
         newest_day=seen.newest_day,
         basis="quotes" if len(seen.offers) >= pace.quoted_from else "hedonic",
+        in_use=in_use,
         references=tuple(Reference(seller=o.seller, log_e6=o.log_e6) for o in seen.offers),
     )
 
@@ -131,13 +137,15 @@ def moved(previous: Level, seen: Seen | None, pace: Pace, family_e6: int) -> Lev
         quotes=seen.quotes if seen else 0,
         newest_day=max(previous.newest_day, seen.newest_day if seen else 0),
         basis="quotes" if count >= least else "hedonic",
+        in_use=previous.in_use or count >= IN_USE_FROM,
         references=references,
     )
 
 
 def stepped(previous_e6: int, aim_e6: int) -> int:
     """A deviation after a fit: nearer to what was found, by 1/100 of itself at most."""
-    return previous_e6 + clip(aim_e6 - previous_e6, max(previous_e6 // ERROR_STEP, 1))
+    most = min(max(previous_e6 // ERROR_STEP, 1), ERROR_STEP_E6)
+    return previous_e6 + clip(aim_e6 - previous_e6, most)
 
 
 def ratio(previous_e6: int | None, aim_e6: int | None) -> int | None:

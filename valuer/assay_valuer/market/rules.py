@@ -36,6 +36,8 @@ FROZEN_SELLERS: Final = 5
 feed of five stood is 59 days. One seller's list may stand for years, and that is no fault."""
 FROZEN_MOVED: Final = 50
 """One series in so many that moves does not make a frozen feed a living one."""
+FROZEN_MOVERS: Final = 2
+"""Sellers: where so many move, the feed lives, however many series of another stand."""
 ALIVE_DAYS: Final = 30
 FROZEN_SERIES_MAX: Final = 5_000
 """Of one feed that are looked at."""
@@ -165,8 +167,10 @@ def _dead(series: dict[tuple[str, ...], _Standing], day: int) -> bool:
     }
     if len(old) < FROZEN_SERIES or len({seller(names[0]) for names in old}) < FROZEN_SELLERS:
         return False
-    moved = sum(one.since > day - FROZEN_DAYS for one in old.values())
-    return moved * FROZEN_MOVED < len(old)
+    moved = [names for names, one in old.items() if one.since > day - FROZEN_DAYS]
+    # However many series one seller shows that never change, it makes no feed dead where two move.
+    movers = {seller(names[0]) for names in moved}
+    return len(moved) * FROZEN_MOVED < len(old) and len(movers) < FROZEN_MOVERS
 
 
 @dataclass(slots=True)

@@ -9,10 +9,12 @@ What one seller can do. Take two snapshots that differ in one seller's rows, in 
 fits that follow the same previous fit. Then (forecast/steps.py, held by property tests):
 
 - every level that the previous fit had differs by at most 1.4% (14,000 e6);
-- every error, daily volatility and shortfall by at most 2% of itself;
+- every error, daily volatility and shortfall by at most 2% of itself, and by 0.008;
 - every outlook's quantile, drift, committed ratio and ask-to-sold ratio by at most 0.002 (2,000 e6);
-- `basis`, `sellers`, which levels there are, and which products are equivalents do not differ: the
-  previous fit has decided them. They may for a product or a level that it had not.
+- `basis`, `sellers`, which levels are in use, and which products are equivalents do not differ: the
+  previous fit has decided them. They may for a product that it had not; a kind of level that it had not
+  is not in use. A ratio, drift, deviation or shortfall that it had not begins at what the policy as it
+  comes has in its place, and goes on from there by these steps.
 - `quotes`, `newest_day` and `references` differ freely: they inform, and no number may hang on them.
 
 Levels are of their product's `day`, and their errors hold all that is not known on it, the age of
@@ -63,6 +65,9 @@ class Level(_Struct, frozen=True, kw_only=True):
     basis: Annotated[str, msgspec.Meta(pattern=r"^(quotes|hedonic)$")]
     """`hedonic`: estimated from its specifications and its class, or drawn towards that, since fewer
     than three sellers (of hardware: no market) quote it."""
+    in_use: bool = True
+    """False where an earlier fit had no such level and fewer than three sellers have shown one since:
+    no value rests on it."""
     references: tuple[Reference, ...] = ()
     """By seller, ascending."""
 
@@ -125,7 +130,7 @@ class ClassParameters(_Struct, frozen=True, kw_only=True):
 
     asset_class: Name
     sales: Count
-    """Realised sales that were observed: to be told. What is validated has an error below, and whether
+    """The most realised sales that a fit has seen. What is validated has an error below, and whether
     it has one the previous fit has decided, at 30 sales."""
     ask_to_sold_log_e6: Log | None = None
     """ln of sold ÷ asking price in the same month; None where no pair was seen."""

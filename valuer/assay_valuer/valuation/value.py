@@ -43,7 +43,7 @@ def value_case(case: Case) -> Valuation:
     product = product_of(name)
     if product is None:
         return _unknown(None, "product.unknown", f"No product is known as {name!r}.", digest)
-    case, notes = _own_alone(case, product)
+    case, notes = _in_use(*_own_alone(case, product))
     by_sources = automated(case, SPECS.get(product))
     if case.override is not None and case.override.until < case.day:
         detail = "The value that people signed in its place has expired: it counts for nothing."
@@ -80,6 +80,28 @@ def _own_alone(case: Case, product: Product) -> tuple[Case, tuple[Finding, ...]]
     if not notes:
         return case, notes
     return msgspec.structs.replace(case, product=fitted, asset_class=learned), notes
+
+
+def _in_use(case: Case, notes: tuple[Finding, ...]) -> tuple[Case, tuple[Finding, ...]]:
+    """The case without levels that too few sellers have shown to be used yet."""
+    fitted = case.product
+    if fitted is None:
+        return case, notes
+    levels = {
+        "rental": fitted.rental,
+        "new_ask": fitted.new_ask,
+        "used_ask": fitted.used_ask,
+        "sold": fitted.sold,
+    }
+    waiting = [name for name, one in levels.items() if one is not None and not one.in_use]
+    for name in waiting:
+        detail = (
+            f"A price of this kind ({name}) is new to it: it counts when three sellers stand behind "
+            "it. A price table or an appraisal counts at once."
+        )
+        notes += (Finding("level.waiting", detail),)
+    product = msgspec.structs.replace(fitted, **dict.fromkeys(waiting))
+    return msgspec.structs.replace(case, product=product), notes
 
 
 def _why_nothing(case: Case, product: Product) -> Finding:
