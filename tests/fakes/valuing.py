@@ -40,13 +40,15 @@ def level(
     )
 
 
-def parameters(product: str = "H100 SXM5", asset_class: str = CLASS, **fitted: object):
-    known = {"day": DAY, **fitted}
-    return ProductParameters(product=product, asset_class=asset_class, **known)
+def parameters(
+    product: str = "H100 SXM5", asset_class: str = CLASS, **fitted: object
+) -> ProductParameters:
+    bare = ProductParameters(product=product, asset_class=asset_class, day=DAY)
+    return replace(bare, **fitted)
 
 
 def learned(asset_class: str = CLASS, sales: int = 0, **known: object) -> ClassParameters:
-    return ClassParameters(asset_class=asset_class, sales=sales, **known)
+    return replace(ClassParameters(asset_class=asset_class, sales=sales), **known)
 
 
 def case_policy(policy: ValuerPolicy = DEFAULT) -> CasePolicy:
@@ -63,16 +65,15 @@ def case_policy(policy: ValuerPolicy = DEFAULT) -> CasePolicy:
 
 def case(name: str | None = H100, /, **parts: object) -> Case:
     """A case of a GPU with this driver's name; `subject` overrides the name."""
-    stated = {
-        "method": METHOD,
-        "day": DAY,
-        "subject": Subject(name=name),
-        "policy": case_policy(),
-        "policy_sha256": DEFAULT.sha256,
-        "has_prices": True,
-        **parts,
-    }
-    return Case(**stated)
+    stated = Case(
+        method=METHOD,
+        day=DAY,
+        subject=Subject(name=name),
+        policy=case_policy(),
+        policy_sha256=DEFAULT.sha256,
+        has_prices=True,
+    )
+    return replace(stated, **parts)
 
 
 def h100(**fitted: object) -> Case:
@@ -83,7 +84,7 @@ def h100(**fitted: object) -> Case:
         "used_ask": level("30000"),
         **fitted,
     }
-    return case(product=parameters(**levels), asset_class=learned())
+    return case(product=replace(parameters(), **levels), asset_class=learned())
 
 
 def of_subject(one: Case, **changes: object) -> Case:
@@ -93,6 +94,7 @@ def of_subject(one: Case, **changes: object) -> Case:
 
 def of_product(one: Case, **changes: object) -> Case:
     """The case with its product's parameters changed."""
+    assert one.product is not None
     return replace(one, product=replace(one.product, **changes))
 
 
