@@ -124,7 +124,7 @@ def stand(asset: Asset, around: Scene) -> Standing:
     proofs = NO_PROOFS if asset.host_key is None else around.proofs.get(asset.host_key, NO_PROOFS)
     where = _where(asset, around)
     assurance = _assurance(asset, proofs, around)
-    if where is not _PRESENT or proofs.transitions or _remarkable(asset):
+    if where is not _PRESENT or _remarkable(asset):
         return _stand(asset, proofs, where, assurance, around)
     key = (id(assurance), asset.name, asset.track.seen_ms)
     known = around.shared.standings.get(key)
@@ -135,13 +135,13 @@ def stand(asset: Asset, around: Scene) -> Standing:
 
 
 def _remarkable(asset: Asset) -> bool:
-    """Whether its standing may rest on more than where it is and how far it can be trusted."""
+    """Whether its standing may rest on more than its host, its name, when it was seen and how far it can
+    be trusted.
+    """
     track, trust = asset.track, asset.trust
     if asset.simulated or track.health.records or track.notes.findings:
         return True
-    proof = trust.proof
-    simulated = proof is not None and proof.simulated
-    return simulated or bool(trust.claims or trust.freezes or trust.transitions)
+    return bool(trust.claims or trust.freezes or trust.transitions)
 
 
 def _stand(
