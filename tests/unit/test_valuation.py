@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from assay_core.covenant import Premise
 from assay_core.money import Usd
 from assay_valuer.policy import Income, Lending, ValuerPolicy
-from assay_valuer.valuation.case import Appraisal, Board, Contract, Override
+from assay_valuer.valuation.case import Appraisal, Board, Contract, Override, Subject
 from assay_valuer.valuation.parameters import Equivalent
 from assay_valuer.valuation.value import METHOD, value_case
 from tests.fakes.valuing import (
@@ -343,7 +343,7 @@ def test_appraisals_far_above_the_market_do_not_buy_a_loan():
     praised = tuple(signed(90_000, days=0, appraiser=name) for name in names)
     one = case(product=parameters(sold=level("20000")), appraisals=praised)
     valued = value_case(one)
-    assert dollars(valued.values.fmv.mid) > 60_000
+    assert dollars(valued.values.fmv.mid) > 50_000
     assert valued.lending < Usd(20_000_000_000).times_down(8_500 * 7_000 * 7_000, 10**12)
     assert "lending.lowest" in codes(valued)
 
@@ -497,3 +497,49 @@ def test_nothing_is_lent_on_an_override_that_no_automated_value_stands_beside():
 def test_the_method_is_part_of_what_a_case_says():
     assert METHOD == "three-approaches/1"
     assert value_case(h100()).case_sha256 == h100().sha256
+
+
+def contract(usd, **changes):
+    stated = Contract(
+        counterparty="US Treasury",
+        micros_per_hour=usd * 1_000_000,
+        until=DAY + 73 * 365,
+        default_bps_per_year=0,
+        document_sha256="cd" * 32,
+    )
+    return replace(stated, **changes)
+
+
+def test_a_contract_that_is_made_up_moves_little_lends_nothing_and_is_named():
+    bare = h100()
+    false = value_case(of_subject(bare, contract=contract(1_000)))
+    assert "contract.far" in codes(false)
+    dearer = max(by(value_case(bare), one).range.mid for one in ("income", "market"))
+    assert by(false, "income").range.mid <= dearer.times_down(13_001, 10_000)
+    assert false.lending == value_case(bare).lending
+    assert "lending.contract" in codes(false)
+
+
+@pytest.mark.parametrize("fitted", [None, parameters()])
+def test_a_contract_that_nothing_stands_beside_is_no_value(fitted):
+    alone = value_case(case(product=fitted, subject=Subject(name=H100, contract=contract(1_000))))
+    assert alone.values is None and alone.lending is None
+    assert "contract.alone" in codes(alone)
+
+
+def test_a_contract_without_any_price_of_the_hardware_is_held_to_what_the_market_pays():
+    rented = case(product=parameters(rental=level("2.20")))
+    let = of_subject(rented, contract=contract(1_000))
+    most = value_case(rented).values.fmv.mid.times_down(13_001, 10_000)
+    assert value_case(let).values.fmv.mid <= most
+    assert value_case(let).lending == value_case(rented).lending
+
+
+@pytest.mark.parametrize("days", [0, 5_000])
+def test_an_appraisal_tenfold_above_the_market_counts_no_further_than_any_approach_may_lie(days):
+    sold = case(product=parameters(sold=level("20000"), day=DAY - days))
+    praised = value_case(replace(sold, appraisals=(signed(300_000, days=0),)))
+    assert by(praised, "appraisal").range.mid < Usd(54_400_000_000)
+    assert "appraisal.far" in codes(praised)
+    low = value_case(replace(sold, appraisals=(signed(2_000, days=0),)))
+    assert by(low, "appraisal").range.mid < Usd(2_001_000_000)

@@ -1,6 +1,7 @@
 """Signed appraisals: what a registered appraiser said that this very GPU is worth.
 
-Each is brought to FMV by the policy's ratios between premises. Its weight falls as it ages. For
+Each is brought to FMV by the policy's ratios between premises, and counts for no more than the policy lets
+any approach lie above the hardware's price (`income.far_e6`). Its weight falls as it ages. For
 lending it weighs, from its first day, as it will at the end of its time: so its ageing never raises
 what is lent.
 """
@@ -22,7 +23,7 @@ from assay_valuer.valuation.estimate import (
     volatility_e6,
     young,
 )
-from assay_valuer.valuation.fixed import log_of_usd
+from assay_valuer.valuation.fixed import LOG_MAX_E6, exp_e6, log_of_usd, usd_of_log
 
 APPRAISALS_MAX: Final = 8
 """So many of the newest count; a GPU that was appraised more often has older ones left out."""
@@ -33,8 +34,13 @@ def newest(case: Case) -> list[Appraisal]:
     return sorted(case.appraisals, key=lambda one: (-one.day, one.micros))[:APPRAISALS_MAX]
 
 
-def appraisals(case: Case, scope: Scope, findings: list[Finding]) -> list[Estimate]:
-    """An estimate for each appraisal that counts; the reasons why others do not are said."""
+def appraisals(
+    case: Case, scope: Scope, asked_log_e6: int | None, findings: list[Finding]
+) -> list[Estimate]:
+    """An estimate for each appraisal that counts; the reasons why others do not are said.
+
+    `asked_log_e6`: what a used one sells for by prices; None where none is known.
+    """
     found = []
     if len(case.appraisals) > APPRAISALS_MAX:
         detail = f"Of {len(case.appraisals)} appraisals, the newest {APPRAISALS_MAX} alone count."
@@ -52,7 +58,12 @@ def appraisals(case: Case, scope: Scope, findings: list[Finding]) -> list[Estima
         if not HARDWARE_LOGS_E6[0] <= log_e6 <= HARDWARE_LOGS_E6[1]:
             findings.append(Finding("appraisal.absurd", f"{what} says no price of a GPU."))
             continue
-        found.append(_estimate(case, one, log_e6))
+        most_e6 = log_e6 if asked_log_e6 is None else asked_log_e6 + case.policy.income.far_e6
+        if log_e6 > most_e6:
+            detail = f"{what} says {usd_of_log(log_e6)}, too far above the market: held nearer."
+            effect = exp_e6(max(most_e6 - log_e6, -LOG_MAX_E6)) // 100
+            findings.append(Finding("appraisal.far", detail, effect))
+        found.append(_estimate(case, one, min(log_e6, most_e6)))
     return found
 
 

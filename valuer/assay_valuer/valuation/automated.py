@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from assay_core.money import Usd
 from assay_core.units import BPS
@@ -11,7 +13,7 @@ from assay_valuer.findings import Finding
 from assay_valuer.market.models import Specs
 from assay_valuer.valuation.appraisals import appraisals, newest
 from assay_valuer.valuation.case import Case
-from assay_valuer.valuation.cost_approach import cost, replacement
+from assay_valuer.valuation.cost_approach import Replacement, cost, replacement
 from assay_valuer.valuation.estimate import Estimate, Scope, validated
 from assay_valuer.valuation.factors import on_lot, on_value
 from assay_valuer.valuation.fixed import LOG_MAX_E6, exp_e6, ln_ratio, log_of_usd, usd_of_log
@@ -56,7 +58,8 @@ def automated(case: Case, specs: Specs | None) -> Automated:
     factors, lot = on_value(case, specs), on_lot(case)
     gathered = [fresh, *(_gather(case, specs, scope, []) for scope in older)]
     starts = _starts(gathered, only, case)
-    start = min(starts, key=lambda one: one.lent_log_e6(fall_log_e6(case)))
+    bare = _bare_starts(case, specs)
+    start = min([*starts, *bare], key=lambda one: one.lent_log_e6(fall_log_e6(case)))
     lending, falls = lending_of(start, factors, lot, case)
     said = tuple(finding for estimate in fresh.estimates for finding in estimate.findings)
     findings = [*refusals, *said, *_reconciled(one, fresh, case), *factors]
@@ -69,7 +72,11 @@ def automated(case: Case, specs: Specs | None) -> Automated:
     if values.olv.low.micros <= 0:
         findings.append(Finding("price.vanishes", "Its value rounds to nothing: no value."))
         return Automated(None, None, one.error_e6, _indications(fresh, one), tuple(findings))
-    findings += (*_lending(start, fair, older=start != starts[0]), *falls)
+    if start not in starts:
+        detail = "Nothing more is lent on a contract: only its loan's file says that there is one."
+        findings.append(Finding("lending.contract", detail))
+    older_decides = start not in (starts[0], *bare[:1])
+    findings += (*_lending(start, fair, older=older_decides), *falls)
     return Automated(values, lending, one.error_e6, _indications(fresh, one), tuple(findings))
 
 
@@ -86,6 +93,20 @@ def _starts(gathered: list[_Gathered], only: Range | None, case: Case) -> list[S
         own = Start(log_of_usd(only.mid), low_e6, 0, lowest=False)
         fresh = min(fresh, own, key=lambda one: one.lent_log_e6(fall_e6))
     return [fresh, *older]
+
+
+def _bare_starts(case: Case, specs: Specs | None) -> list[Start]:
+    """What lending would start from without the contract; none where there is no contract."""
+    if case.subject.contract is None:
+        return []
+    subject = msgspec.structs.replace(case.subject, contract=None)
+    bare = msgspec.structs.replace(case, subject=subject)
+    gathered = [_gather(bare, specs, scope, []) for scope in _scopes(bare)]
+    said = [one for one in gathered if one.estimates]
+    if not said:
+        return []
+    alone = len(said[0].estimates) == 1
+    return _starts(said, said[0].estimates[0].own if alone else None, bare)
 
 
 def _scopes(case: Case) -> list[Scope]:
@@ -109,16 +130,34 @@ def _scopes(case: Case) -> list[Scope]:
 
 def _gather(case: Case, specs: Specs | None, scope: Scope, findings: list[Finding]) -> _Gathered:
     """Every approach's estimate by the sources that count."""
+    sold, row, used, new = _of_hardware(case, scope, findings)
+    hardware = _first_log_e6(sold, row, used)
+    earned = income(case, specs, hardware, scope, findings)
+    found = [one for one in (sold, row, earned, used) if one is not None]
+    if case.appraisals:
+        # However old: nobody's word counts for more by outliving every price.
+        ever = replace(scope, fit=None, used_row=None, new_row=None)
+        asked = hardware
+        if asked is None:
+            asked = _first_log_e6(*_of_hardware(case, ever, [])[:3])
+        found += appraisals(case, scope, asked, findings)
+    return _Gathered(tuple(found), None if new is None else new.log_e6)
+
+
+def _of_hardware(
+    case: Case, scope: Scope, findings: list[Finding]
+) -> tuple[Estimate | None, Estimate | None, Estimate | None, Replacement | None]:
+    """By sales and asking prices, by the table, and by what a new one costs."""
     sold = market(case, scope, findings)
     row = table(case, scope, findings)
     new = replacement(case, scope, findings)
     # A table that prices used ones has said what they are worth: its new row only caps that.
     used = None if new is None or (row is not None and new.row is not None) else cost(case, new)
-    hardware = next((one.log_e6 for one in (sold, row, used) if one is not None), None)
-    earned = income(case, specs, hardware, scope, findings)
-    found = [one for one in (sold, row, earned, used) if one is not None]
-    found += appraisals(case, scope, findings)
-    return _Gathered(tuple(found), None if new is None else new.log_e6)
+    return sold, row, used, new
+
+
+def _first_log_e6(*estimates: Estimate | None) -> int | None:
+    return next((one.log_e6 for one in estimates if one is not None), None)
 
 
 def _indications(fresh: _Gathered, one: Reconciled) -> tuple[Indication, ...]:

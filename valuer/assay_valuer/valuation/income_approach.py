@@ -10,6 +10,10 @@ u of them: so c_T = u·F at the middle of the term, where F is the price to come
 a line of its log from 1 today through c_1/u at 6 months and c_3/u at 18, and on at the mean slope of
 these 18 months. It never rises: a committed rate above u says nothing of a boom.
 
+*Contracts.* Nobody but the loan's own file says what one pays. So it raises what the approach says by
+`CONTRACT_MOST_E6` above the dearer of what the market pays and what the hardware sells for at the very
+most, and says nothing at all where neither is known.
+
 *Thin margins.* Where costs take most of what is earned, a small move of prices is a large one of value:
 whoever moves a rental level a little would move a loan a lot. So the approach is eased: it is the
 least curve above the plain sum that climbs no faster than `POWER_E6` when rental and hardware prices
@@ -51,6 +55,8 @@ LEAST_LOG_E6: Final = -27_631_021
 """A trillionth of a dollar: nothing here is reckoned finer."""
 EFFECT_MAX_BPS: Final = 1_000_000
 """An effect beyond a factor of 100 is shown as that."""
+CONTRACT_MOST_E6: Final = 262_364
+"""ln 1.3. A contract worth more above the market than this is wrong, or ends with its payer. Judgement."""
 RENTAL_POWER_E6: Final = 1_250_000
 """By how much an error of the rental level is one of the value: what a step of rental alone makes it
 climb, of the products that are rented most. Judgement."""
@@ -109,6 +115,13 @@ def income(
         )
         return None
     log_e6 = _eased_log_e6(stream, plain)
+    if contract is not None:
+        bare = _stream(case, specs, level, None, hardware_log_e6)
+        most_e6 = _contract_most_e6(bare, level, hardware_log_e6)
+        findings += _contract_far(contract, log_e6, most_e6)
+        if most_e6 is None:
+            return None
+        log_e6 = min(log_e6, most_e6)
     found = [] if level is None else list(said_of(level, "rental, an hour", case))
     found += _said(case, stream, contract, plain, log_e6)
     own_e6 = approach_error_e6(case, "income")
@@ -131,6 +144,34 @@ def income(
         (own_e6, own_e6) if level is None else level_errors_e6(case, level, own_e6, RENTAL_POWER_E6)
     )
     return Estimate("income", log_e6, errors[0], errors[1], errors[1], tuple(found))
+
+
+def _contract_most_e6(
+    bare: _Stream, level: Level | None, hardware_log_e6: int | None
+) -> int | None:
+    """The most that a contract lets the approach say; None where no market says anything.
+
+    `bare`: what there is without it.
+    """
+    known = [] if hardware_log_e6 is None else [hardware_log_e6]
+    if level is not None and (plain := _sum(bare)) > 0:
+        known.append(_eased_log_e6(bare, plain))
+    return max(known) + CONTRACT_MOST_E6 if known else None
+
+
+def _contract_far(contract: Contract, log_e6: int, most_e6: int | None) -> tuple[Finding, ...]:
+    """What is to be said where a contract does not count in full."""
+    who = contract.counterparty
+    if most_e6 is None:
+        detail = f"Nothing but the contract with {who} says what it is worth: that is no value."
+        return (Finding("contract.alone", detail),)
+    if log_e6 <= most_e6:
+        return ()
+    detail = (
+        f"By the contract with {who} it is {usd_of_log(log_e6)}, far more than the market says: held "
+        "nearer. Only its loan's file says that there is one."
+    )
+    return (Finding("contract.far", detail, exp_e6(most_e6 - log_e6) // 100),)
 
 
 def _leverage_e6(case: Case, stream: _Stream, hardware_log_e6: int) -> int:
