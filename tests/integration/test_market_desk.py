@@ -321,6 +321,7 @@ def files(tmp_path) -> tuple[str, str]:
 
 def test_from_files_to_a_fit_and_a_proof_by_command(valuer, files):
     rental, resale = files
+    assert "there are no rows yet" in valuer("market", "refresh")[2]
     code, _, said = valuer("market", "import", rental, "--rental")
     count = len(rentals()) + 1
     assert (code, f"{count} rows, {count} of them new" in said) == (0, True)
@@ -345,6 +346,7 @@ def test_from_files_to_a_fit_and_a_proof_by_command(valuer, files):
     assert json.loads(valuer("market", "rejected", "--reason", "jump", "--json")[1]) == {
         "rejected": []
     }
+    assert "price.not_positive" in valuer("market", "rejected", "--reason", "jump")[2]
     code, out, _ = valuer("market", "prove", "1")
     proof = msgspec.json.decode(out, type=Proof)
     assert (code, proof.snapshot_sha256, holds(proof)) == (0, sha256, True)

@@ -259,6 +259,22 @@ def test_a_contract_comes_first_and_only_as_far_as_its_payer_lives():
     assert "contract.over" in codes(said[2])
 
 
+def test_where_no_rental_price_is_known_nothing_is_said_of_what_the_market_pays():
+    contract = Contract(
+        counterparty="renter",
+        micros_per_hour=2_500_000,
+        until=DAY + 365,
+        default_bps_per_year=100,
+        document_sha256="cd" * 32,
+    )
+    valued = value_case(
+        of_subject(case(product=parameters(sold=level("15000"))), contract=contract)
+    )
+    assert "income.unpriced" in codes(valued)
+    assert "income.switched_off" not in codes(valued)
+    assert not any("the market" in f.detail for f in by(valued, "income").findings)
+
+
 def test_without_the_hardwares_price_nothing_is_left_at_the_end():
     valued = value_case(case(product=parameters(rental=level("2.20"))))
     assert "income.no_residual" in codes(valued)

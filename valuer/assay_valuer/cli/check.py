@@ -120,7 +120,10 @@ def _ledger(state: State, entries: int, *, quiet: bool) -> str:
                 progress=lambda at: progress.update(task, completed=at - first),
             )
         )
-    return f"{count} of {newest + 1} entries checked: bytes, signatures, chains and heads hold"
+    return (
+        f"{count} of {newest + 1} entries checked: bytes, signatures, chains and heads hold, by the "
+        f"key {state.ledger_key.public_key.fingerprint}"
+    )
 
 
 def _hosts(state: State) -> str:

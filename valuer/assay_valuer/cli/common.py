@@ -116,6 +116,8 @@ def print_table(
     columns = list(zip(headings, *rows, strict=True))
     widths = [_PROSE_MIN if column[0] == prose else max(map(_width, column)) for column in columns]
     if sum(widths) + 3 * len(widths) + 1 > console.width:
+        if headings[0]:
+            console.print(Text(f"{headings[0]}:", style="bold"))
         for row in rows:
             console.print(_paragraph(headings, row, prose, console.width))
         return

@@ -36,6 +36,7 @@ from assay_valuer.market_desk import MarketDesk, judged, read_snapshot
 from assay_valuer.market_store import (
     FeedState,
     add_rows,
+    last_row,
     load_row,
     newest_snapshot,
     note_feed,
@@ -133,6 +134,7 @@ def run_refresh(args: argparse.Namespace) -> int:
     """0 where there is a fit, new or as before; 1 where the fit failed."""
     with opened(args) as state:
         done = MarketDesk(state.database, state.ledger_key).refresh(now_ms())
+        empty = state.database.read(last_row) == 0
     if args.json:
         print_json(
             {
@@ -144,6 +146,12 @@ def run_refresh(args: argparse.Namespace) -> int:
             }
         )
     if done is None:
+        if empty:
+            say(
+                "there are no rows yet: name feeds in valuer.yaml (docs/collateral.md) and let "
+                "`assay-valuer run` ask them, or keep a file's with `assay-valuer market import`"
+            )
+            return OK
         say("nothing to do: no row came since the newest snapshot, and no day began")
         return OK
     counted = sum(done.summary.counted.values())

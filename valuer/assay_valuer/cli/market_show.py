@@ -28,6 +28,7 @@ from assay_valuer.market_store import (
     FeedState,
     StoredRow,
     StoredSnapshot,
+    count_rejected,
     load_feeds,
     load_rejected,
     newest_parameters,
@@ -117,8 +118,13 @@ def run_rejected(args: argparse.Namespace) -> int:
     """0, also where there are none."""
     with opened(args) as state:
         rows = state.database.read(lambda c: load_rejected(c, args.reason, args.limit))
+        reasons = state.database.read(count_rejected)
     if args.json:
         print_json({"rejected": rows})
+        return OK
+    if not rows:
+        known = ", ".join(reasons)
+        say(f"none; the reasons that there are: {known}" if known else "no row is rejected")
         return OK
     print_table(
         ("row", "feed", "reason", "what", "why"),

@@ -326,6 +326,7 @@ def _said(
 ) -> list[Finding]:
     policy = case.policy.income
     idle = sum(month.earns <= stream.cost for month in stream.months)
+    priced = any(month.earns for month in stream.months)
     found = [
         Finding(
             "income.model",
@@ -334,7 +335,10 @@ def _said(
             "policy's numbers are judgement.",
         )
     ]
-    if idle:
+    if not priced:
+        detail = "No rental price is known: nothing is earned but what the contract pays."
+        found.append(Finding("income.unpriced", detail))
+    elif idle:
         detail = (
             f"In {idle} of {policy.months} months the market pays less than it costs: switched off."
         )
@@ -342,7 +346,8 @@ def _said(
     if contract is not None:
         rate = Usd(contract.micros_per_hour)
         detail = (
-            f"{rate} an hour from {contract.counterparty}, as far as it survives, then the market."
+            f"{rate} an hour from {contract.counterparty}, as far as it survives"
+            f"{', then the market' if priced else ''}."
         )
         found.append(Finding("income.contract", detail))
     eased = exp_scaled(log_e6, E12)
