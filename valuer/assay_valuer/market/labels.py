@@ -8,6 +8,7 @@ narrower than it should be, which the backtest sees; it never makes a price.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -53,6 +54,9 @@ _TIERS: Final = (
     ("platform", PLATFORMS),
 )
 _RENAMED: Final = MappingProxyType({"datacrunch": "verda"})
+_SITE: Final = re.compile(r"^\s*(https?://)?(www\.)?")
+_FORM: Final = re.compile(r"([\s,._-]+(inc|llc|ltd|limited|corp|gmbh|ag|sa|sas|bv|plc))+\W*$")
+"""What stands before a seller's name where it is an address, and after it for its legal form."""
 _TRADE: Final = re.compile(r"(labs|cloud|compute|io|sh|ai|com)$")
 
 
@@ -65,10 +69,17 @@ def asset_class(accelerator: str) -> str:
     return OTHER
 
 
+def latin(text: str) -> str:
+    """The text with its letters' marks and widths left out: é is e, and a wide L is an L."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(one for one in parts if not unicodedata.combining(one))
+
+
 @cache
 def seller(provider: str) -> str:
     """One name for one seller: `lambda`, `lambda_labs` and `lambdalabs` are not three sources."""
-    name = re.sub(r"[^a-z0-9]", "", provider.lower())
+    words = _FORM.sub("", _SITE.sub("", latin(provider).lower()))
+    name = re.sub(r"[^a-z0-9]", "", words)
     short = _TRADE.sub("", name)
     short = short if len(short) >= 3 else name
     return _RENAMED.get(short, short) or "unnamed"

@@ -21,6 +21,7 @@ from typing import Final
 
 from assay_core.errors import FileError
 from assay_valuer.market import gate, words
+from assay_valuer.market.labels import latin
 from assay_valuer.market.quotes import Market, Observations, Quote, Rejected
 
 __all__ = [
@@ -92,6 +93,8 @@ def read_row(
     names = tuple(texts.get(field, "").replace("|", "/") for field in NAMES[market])
     if max(map(len, names)) > TEXT_MAX:
         return Rejected(line, "name", f"a name is longer than {TEXT_MAX} characters")
+    if any(one.isalpha() and not one.isascii() for one in latin(names[0])):
+        return Rejected(line, "name", f"{names[0][:40]!a} has letters that are none of a to z")
     repository = texts.get("source_repo", "")
     if _invented(repository) or _invented(texts.get("source_commit_or_path", "")):
         return Rejected(line, "synthetic", "its source calls it made up")
