@@ -56,6 +56,35 @@ def test_two_sellers_are_too_few_to_be_a_price_of_its_own():
     assert level(fit(snapshot(quotes(2.5, 2.5)), None, DAY)).basis == "hedonic"
 
 
+def test_dear_sellers_do_not_set_what_a_buyer_pays():
+    """Two neoclouds at list price, three marketplaces below: the level is the middle one's."""
+    found = NOTHING
+    for name, usd in (("neoa", 4.3), ("neob", 6.1), ("vast", 2.2), ("runpod", 2.7), ("cudo", 2.5)):
+        found = found.plus(name, [rental_row(iso(DAY), usd, f"{name}|H100|SXM|8|on_demand|eu")])
+    one = level(fit(snapshot(found), None, DAY))
+    assert math.exp(one.log_e6 / 1e6) == pytest.approx(2.7, rel=0.05)
+    # Two tiers' middles, each one vote: half the distance between them.
+    apart = math.log(math.sqrt(4.3 * 6.1) / 2.5) / 2
+    assert one.error_e6 >= 1e6 * apart - 20_000
+
+
+def test_what_hyperscalers_alone_rent_out_has_no_seller_and_says_so():
+    plain = rows()
+    aws = [rental_row(iso(DAY), 10.0, "aws|H200|SXM|8|on_demand|eu")]
+    found = fit(snapshot(plain.plus("aws", aws)), None, DAY)
+    one = level(found, "H200 SXM5")
+    assert (one.basis, one.sellers, one.references) == ("hedonic", 0, ())
+    # gcp asks two to three times the others' prices, so 10 dollars are no 10 of theirs.
+    assert math.exp(one.log_e6 / 1e6) < 7
+    assert "gcp" not in {seller.seller for seller in level(found).references}
+
+
+def test_beyond_what_is_quoted_less_is_known_the_further_it_is():
+    found = fit(snapshot(rows()), None, DAY)
+    errors = [level(found, name, "new_ask").error_e6 for name in ("H200 SXM5", "B200 SXM6")]
+    assert errors[1] - errors[0] > 50_000
+
+
 def test_the_wider_sellers_lie_apart_the_less_is_known():
     close = level(fit(snapshot(quotes(2.4, 2.5, 2.6, 2.5)), None, DAY))
     wide = level(fit(snapshot(quotes(1.2, 2.5, 5.0, 2.5)), None, DAY))
@@ -146,7 +175,8 @@ def test_what_a_seller_moves_today_it_does_not_move_again_tomorrow():
     logs = [level(one).log_e6 for one in fits]
     moved = 1e6 * math.log(1.01) / 5
     assert logs[1] - logs[0] == pytest.approx(moved, abs=400)
-    assert abs(logs[4] - logs[1]) < 400
+    # What is left is the cross-section's: four sellers of five still ask what they asked.
+    assert logs[0] - 400 < logs[4] <= logs[1]
 
 
 def test_a_level_outlives_its_rows_and_is_ever_less_sure():

@@ -39,7 +39,7 @@ from assay_valuer.valuation.parameters import (
     ProductParameters,
 )
 
-CODE: Final = "market-fit/1"
+CODE: Final = "market-fit/2"
 """Name and version of this method."""
 CLASSES: Final = (labels.CONSUMER, labels.DATA_CENTRE, labels.WORKSTATION)
 KINDS: Final = (present.RENTAL, present.NEW, present.USED, present.SOLD)

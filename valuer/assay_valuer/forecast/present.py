@@ -12,14 +12,14 @@ three years, brought to the day by the ageing that the forecasts take, and ever 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
-from assay_valuer.forecast import hedonic
+from assay_valuer.forecast import hedonic, rents
 from assay_valuer.forecast.centres import DECAY_YEARLY, YEAR_DAYS
 from assay_valuer.forecast.rounding import E6, e6
 from assay_valuer.forecast.specs import Guess, Kind, Point, regress
@@ -52,6 +52,7 @@ KINDS: Final = {NEW: Kind(0.0, 0.3), USED: Kind(-0.35, 0.2), SOLD: Kind(-0.45, 0
 ONLY: Final = {RENTAL: Kind(0.0, 0.0)}
 MARKET_ERROR: Final = {NEW: 0.20, USED: 0.20, SOLD: 0.15}
 """How far one market's price lies off the others', as a deviation. Judgement."""
+_NOWHERE: Final = "nowhere in particular"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +152,29 @@ def apart(found: Sequence[Offer]) -> float:
 def rentals(
     quotes: Sequence[Quoted], asset_class: str, products: Sequence[Product], day: int
 ) -> dict[Product, Seen]:
-    """Each product's rental level as one class's quotes show it; empty where it has none."""
+    """Each product's rental level as one class's quotes show it; empty where it has none.
+
+    Hyperscalers' prices tell the models apart, and are no seller's that a level counts.
+    """
     mine = [quote for quote in quotes if labels.asset_class(quote.names[1]) == asset_class]
-    priced = [hedonic.Priced(_canonical(quote), quote.newest, quote.log) for quote in mine]
-    fitted = hedonic.fit(priced, day)
+    fitted = hedonic.fit([hedonic.Priced(_canonical(q), q.newest, q.log) for q in mine], day)
     if fitted is None:
         return {}
-    named = {one.names[1] for one in priced}
+    named = {_canonical(quote)[1] for quote in mine}
     known = [product for product in products if family(product) in named]
-    logs, errors = _neutral(fitted, known)
+    exact = _by_product(
+        quote
+        for quote in mine
+        if quote.kind == RENTAL and labels.tier(quote.names[0]) != "hyperscaler"
+    )
+    votes = {product: _votes(own, product, fitted, day) for product, own in exact.items()}
     points = [
-        Point(product, RENTAL, log, max(error, 0.05))
-        for product, log, error in zip(known, logs, errors, strict=True)
+        Point(product, RENTAL, one.log, max(one.error, 0.05))
+        for product, one in _centres(fitted, known, votes).items()
     ]
     others = [(product, RENTAL) for product in products if product not in known]
     guesses = dict(zip(others, regress(points, others, ONLY), strict=True)) if points else {}
     guesses |= {(one.product, RENTAL): Guess(one.log, one.error) for one in points}
-    exact = _by_product(one for one in mine if one.kind == RENTAL)
     newest = max(quote.newest for quote in mine)
     found = {}
     for (product, _), guess in guesses.items():
@@ -177,6 +184,50 @@ def rentals(
         stale = RENTAL_UNKNOWN_DAILY * math.sqrt(day - last)
         error = math.hypot(max(guess.error, apart(asked)), stale)
         found[product] = Seen(asked, len(own), last, e6(guess.log), e6(error))
+    return found
+
+
+def _votes(
+    quotes: Sequence[Quoted], product: Product, fitted: hedonic.Fit, day: int
+) -> list[rents.Vote]:
+    """What each seller asks for one product, were it for the neutral number of GPUs and place.
+
+    A row that leaves the number open stays as it is: it is no row for one GPU.
+    """
+    written = [_canonical(quote) for quote in quotes]
+    neutral = [(*names[:3], names[3] and _count(product), names[4], _NOWHERE) for names in written]
+    logs = fitted.predict([*written, *neutral])
+    by_seller: dict[str, list[tuple[float, int, str]]] = {}
+    for at, quote in enumerate(quotes):
+        log = quote.log - float(logs[at] - logs[at + len(quotes)])
+        tier = labels.tier(quote.names[0])
+        by_seller.setdefault(quote.seller, []).append((log, quote.newest, tier))
+    return [
+        rents.Vote(
+            seller,
+            own[0][2],
+            math.fsum(log for log, _, _ in own) / len(own),
+            2.0 ** ((max(newest for _, newest, _ in own) - day) / RENTAL_HALF_LIFE),
+        )
+        for seller, own in sorted(by_seller.items())
+    ]
+
+
+def _centres(
+    fitted: hedonic.Fit, known: Sequence[Product], votes: Mapping[Product, Sequence[rents.Vote]]
+) -> dict[Product, rents.Centre]:
+    """Each known product's level: of its sellers, drawn to the class's; of the class's alone."""
+    logs, errors = _neutral(fitted, known)
+    apart: dict[str, list[float]] = {}
+    for product, log in zip(known, logs, strict=True):
+        for vote in votes.get(product, ()):
+            apart.setdefault(vote.seller, []).append(vote.log - log)
+    off, unsure = rents.distance(apart)
+    found = {}
+    for product, log, error in zip(known, logs, errors, strict=True):
+        guess = rents.Centre(log + off, math.hypot(error, unsure), 0.0)
+        own = votes.get(product)
+        found[product] = rents.drawn(rents.centre(own), guess.log, guess.error) if own else guess
     return found
 
 
@@ -232,6 +283,11 @@ def _variant(product: Product) -> str:
     return f"{SPECS[product].memory_gb}GB {product.form_factor}"
 
 
+def _count(product: Product) -> str:
+    """How many GPUs a neutral node has."""
+    return "8" if product.form_factor.startswith("SXM") else "1"
+
+
 def _neutral(
     fitted: hedonic.Fit, products: Sequence[Product]
 ) -> tuple[Sequence[float], Sequence[float]]:
@@ -240,9 +296,8 @@ def _neutral(
         return (), ()
     wanted = []
     for product in products:
-        count = "8" if product.form_factor.startswith("SXM") else "1"
-        names = ("nobody in particular", family(product), _variant(product), count)
-        wanted.append((*names, "on_demand", "nowhere in particular"))
+        names = ("nobody in particular", family(product), _variant(product), _count(product))
+        wanted.append((*names, "on_demand", _NOWHERE))
     # That seller and place are new to the model: their own deviation is no error of the market's level.
     new = sum(apart**2 for name, apart in hedonic.EFFECTS if name in ("seller", "region"))
     errors = np.sqrt(np.maximum(fitted.errors(wanted) ** 2 - new, 0.0))

@@ -28,6 +28,9 @@ LEVEL_APART: Final = 2.0
 PRODUCT_APART: Final = 0.30
 """How far products of the same figures lie apart. Judgement."""
 PRODUCT_KIND_APART: Final = 0.10
+BEYOND: Final = 0.5
+"""How unsure a product's price is per log of performance beyond all that are quoted, as a deviation.
+Judgement: nothing quoted can test it."""
 FREEDOM: Final = 4.0
 ROUNDS: Final = 6
 
@@ -84,7 +87,8 @@ def regress(
     centres = level + np.array([_mean(p, kinds[k]) for p, k in wanted]) + across @ solved
     own = np.array([_covariance([one], [one], kinds)[0, 0] for one in wanted])
     known = (across * np.linalg.solve(total, across.T).T).sum(axis=1)
-    errors = np.sqrt(np.maximum(own - known, 0.0))
+    beyond = np.array([_beyond(product, have) for product, _ in wanted])
+    errors = np.sqrt(np.maximum(own - known, 0.0) + (BEYOND * beyond) ** 2)
     return [Guess(log, error) for log, error in zip(centres.tolist(), errors.tolist(), strict=True)]
 
 
@@ -108,6 +112,13 @@ def performance(product: Product) -> float:
     """
     rate, bandwidth, memory, _ = features(product)
     return 0.4 * rate + 0.4 * bandwidth + 0.2 * memory
+
+
+def _beyond(product: Product, have: Sequence[tuple[Product, str]]) -> float:
+    """How far its performance lies outside that of what has a price; 0 within."""
+    quoted = [performance(other) for other, _ in have]
+    own = performance(product)
+    return max(own - max(quoted), min(quoted) - own, 0.0)
 
 
 def _mean(product: Product, kind: Kind) -> float:
