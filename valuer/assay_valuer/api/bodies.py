@@ -10,9 +10,12 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from assay_valuer.api.problems import Code, Problem
+from assay_valuer.nesting import nests_deeper
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 """Room for a loan on 8,000 GPUs. A larger file is imported by command."""
+LEVELS_MAX: Final = 32
+"""How deep its lists and objects may nest; a loan's file takes four."""
 _DRAINED: Final = 8
 """Of what is too large so many times as much is read and dropped: whoever is still sending when its
 connection is closed may never see why."""
@@ -55,13 +58,13 @@ def strict_json(body: bytes) -> object:
     """
     try:
         text = body.decode("utf-8")
+        if nests_deeper(text, LEVELS_MAX):
+            raise Problem(Code.BAD_JSON, "nested too deeply")
         tree: object = json.loads(
             text, object_pairs_hook=_once, parse_constant=_constant, parse_float=_fraction
         )
         # Half of a pair of surrogates can be written in JSON, and nowhere else.
         json.dumps(tree, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise Problem(Code.BAD_JSON, "nested too deeply") from None
     except ValueError as error:
         raise Problem(Code.BAD_JSON, str(error)) from error
     return tree

@@ -24,10 +24,13 @@ from assay_valuer.market.feeds.feed import (
 )
 from assay_valuer.market.observations import Market, Rejected
 from assay_valuer.market.words import BESIDE
+from assay_valuer.nesting import nests_deeper
 
 ROWS_MAX: Final = 100_000
 """Of one answer: six times what the largest public collection of such rows has."""
 COLUMNS_MAX: Final = 64
+LEVELS_MAX: Final = 8
+"""How deep JSON may nest; rows take three levels, and what is deeper in a cell is no cell."""
 CELL_MAX: Final = 1_024
 """Characters of a cell that counts. A source's path may be long; no name is."""
 UNREAD_MAX: Final = 1_000
@@ -188,6 +191,8 @@ def _read_json(text: str, gathering: Gathering) -> None:
     """A list of objects, or an object whose `rows` are one. A number keeps its own digits."""
     if text.count("{") + text.count("[") > 2 * ROWS_MAX:
         raise gathering.malformed(f"more than {2 * ROWS_MAX} objects and lists", Fault.TOO_LARGE)
+    if nests_deeper(text, LEVELS_MAX):
+        raise gathering.malformed("not JSON of rows: nested too deep")
     try:
         tree: _Json = json.loads(
             text,
@@ -198,8 +203,6 @@ def _read_json(text: str, gathering: Gathering) -> None:
         )
     except ValueError as error:
         raise gathering.malformed(f"not JSON: {error}") from None
-    except RecursionError:
-        raise gathering.malformed("not JSON of rows: nested too deep") from None
     if isinstance(tree, _Twice):
         raise gathering.malformed(f"{shown(tree.key)} is there twice", Fault.COLUMNS)
     rows = tree.get("rows") if isinstance(tree, dict) else tree
