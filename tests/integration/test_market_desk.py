@@ -193,6 +193,18 @@ def test_with_all_feeds_down_the_last_snapshot_stays_and_grows_old(ledger):
     assert later.parameters.previous_sha256 == first.parameters.sha256
 
 
+def test_what_a_clock_that_ran_ahead_made_is_not_the_newest_until_its_time_has_come(ledger):
+    fill(ledger)
+    desk = MarketDesk(ledger.database, ledger.signer, fit_nothing)
+    ahead = desk.refresh(NOW + 400 * DAY_MS).parameters
+    back = desk.refresh(NOW).parameters
+    assert back.made_day == ahead.made_day - 400
+    assert desk.refresh(NOW + 1) is None  # once, and not at every look
+    read = ledger.database.read
+    assert read(lambda c: newest_parameters(c, NOW + 1)).sha256 == back.sha256
+    assert read(lambda c: newest_snapshot(c, NOW)).made_ms == NOW
+
+
 def test_a_day_that_is_fitted_twice_goes_on_from_the_day_before_both_times(ledger):
     fill(ledger)
     desk = MarketDesk(ledger.database, ledger.signer, fit_nothing)

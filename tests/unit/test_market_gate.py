@@ -166,6 +166,12 @@ def test_a_party_to_a_loan_counts_for_nobody_under_any_spelling_of_its_name():
     }
 
 
+@pytest.mark.parametrize("name", ["acme-eu", "Acme GPU Cloud", "acme compute, Inc.", "ACME_2"])
+def test_a_name_that_begins_with_a_party_s_is_the_party_s(name):
+    rows = [rental(provider=name), rental(provider="Grand Acme"), rental(provider="acm")]
+    assert reasons(judged(Market.RENTAL, rows, ["acme"])) == {1: "interested"}
+
+
 @pytest.mark.parametrize("factor", [8.0, 1 / 8, 100.0, 1000.0])
 def test_a_seller_whose_whole_list_is_off_by_a_factor_does_not_count(factor):
     honest = [

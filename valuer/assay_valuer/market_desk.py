@@ -129,7 +129,8 @@ class MarketDesk:
         """
         day = day_of(now_ms)
         before, newest, interested = self._database.read(
-            lambda c: (newest_snapshot(c), last_row(c), interested_sellers(c))
+            # What a clock that ran ahead has made is not the newest until its time has come.
+            lambda c: (newest_snapshot(c, now_ms), last_row(c), interested_sellers(c))
         )
         names = tuple(sorted(interested))
         if newest == 0 or (before is not None and self._stands(before, newest, day, names)):
@@ -142,7 +143,7 @@ class MarketDesk:
         stored = StoredSnapshot(snapshot.sha256, now_ms, read.last, summary)
 
         def write(connection: Connection) -> bool:
-            if newest_snapshot(connection) != before:
+            if newest_snapshot(connection, now_ms) != before:
                 return False
             save_verdicts(connection, changes)
             _record(connection, stored, parameters, self._signer)

@@ -272,13 +272,14 @@ def note_feed(connection: Connection, state: FeedState) -> None:
 # ---------------------------------------------------------------------------- snapshots and fits
 
 
-def newest_snapshot(connection: Connection) -> StoredSnapshot | None:
-    """The snapshot made last."""
-    row = connection.execute(
-        select(MARKET_SNAPSHOT)
-        .order_by(MARKET_SNAPSHOT.c.made_ms.desc(), MARKET_SNAPSHOT.c.last_row.desc())
-        .limit(1)
-    ).one_or_none()
+def newest_snapshot(connection: Connection, until_ms: int | None = None) -> StoredSnapshot | None:
+    """The snapshot made last, or last up to an instant."""
+    query = select(MARKET_SNAPSHOT).order_by(
+        MARKET_SNAPSHOT.c.made_ms.desc(), MARKET_SNAPSHOT.c.last_row.desc()
+    )
+    if until_ms is not None:
+        query = query.where(MARKET_SNAPSHOT.c.made_ms <= until_ms)
+    row = connection.execute(query.limit(1)).one_or_none()
     if row is None:
         return None
     summary = msgspec.json.decode(row.summary, type=Summary)

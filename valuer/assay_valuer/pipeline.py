@@ -182,7 +182,8 @@ class Pipeline:
             remembered=remembered,
             covenants=covenants.load_covenants(connection),
             covenant_states=covenants.load_states(connection),
-            parameters=newest_parameters(connection),
+            # Not what a clock that ran ahead has made: it would be of a day that is yet to come.
+            parameters=newest_parameters(connection, now_ms + 1),
             appraisals=load_appraisals(connection),
             overrides=load_overrides(connection, now_ms),
             chain={},

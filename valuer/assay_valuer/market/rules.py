@@ -52,24 +52,38 @@ CARRIED_SPOT_ROWS: Final = 10
 _AVERAGE: Final = re.compile(r"avg|average|mean|median", re.IGNORECASE)
 
 
+_WORD: Final = re.compile(r"[a-z0-9]+")
+
+
 class Interested:
     """Prices of those who gain by them: borrowers of registered loans and their affiliates.
 
-    They count for nobody, their own collateral or another's, so one rule suffices.
+    They count for nobody, their own collateral or another's, so one rule suffices. A seller whose first
+    words are a party's name (`acme-eu`, `Acme GPU Cloud` of `acme`) is taken for it: better one honest
+    seller too few.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
         self._parties: Final = {
             seller(name) for name in names if re.search(r"[a-z0-9]", name.lower())
         }
+        self._known: Final[dict[str, bool]] = {}
 
     def step(self, _: int, rows: Sequence[Quote]) -> list[Rejected]:
         """What does not count of a day's rows."""
         return [
             Rejected(row.line, "interested", f"a loan's file names {row.seller} as a party's")
             for row in rows
-            if row.seller in self._parties
+            if self._parties and self._is_party(row)
         ]
+
+    def _is_party(self, row: Quote) -> bool:
+        name = row.names[0]
+        if name not in self._known:
+            words = _WORD.findall(name.lower())
+            leading = {seller(" ".join(words[:count])) for count in range(1, len(words))}
+            self._known[name] = bool(self._parties & {row.seller, *leading})
+        return self._known[name]
 
 
 class Repeated:
