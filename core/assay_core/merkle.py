@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 HASH_BYTES: Final = 32
@@ -34,6 +34,25 @@ def root(hashes: Sequence[bytes]) -> bytes:
             paired.append(level[-1])
         level = paired
     return level[0]
+
+
+def root_in_passing(hashes: Iterable[bytes]) -> bytes:
+    """What `root` gives, of leaf hashes that come one by one: keeps one node for each bit of their
+    number, as a tree of any size would else not fit in memory.
+    """
+    stack: list[bytes] = []
+    for count, leaf in enumerate(hashes):
+        node, left = leaf, count
+        while left & 1:
+            node = node_hash(stack.pop(), node)
+            left >>= 1
+        stack.append(node)
+    if not stack:
+        return root(())
+    node = stack.pop()
+    while stack:
+        node = node_hash(stack.pop(), node)
+    return node
 
 
 def audit_path(hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:

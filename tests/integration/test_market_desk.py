@@ -14,13 +14,14 @@ from sqlalchemy import func, select
 
 from assay_core import merkle
 from assay_core.instants import DAY_MS
+from assay_core.price_proof import Proof, holds
 from assay_core.seal import ENTRY_TYPE
 from assay_valuer.cli import main
 from assay_valuer.credit.loan_reading import read_loan
 from assay_valuer.ledger.read import entries_from
 from assay_valuer.market.observations import Market, read_observations
 from assay_valuer.market.quotes import Rejected
-from assay_valuer.market.snapshot import Proof, holds, snapshot_of
+from assay_valuer.market.snapshot import snapshot_of
 from assay_valuer.market_desk import EPOCH_DAY, MarketDesk, read_snapshot
 from assay_valuer.market_store import (
     BODY_BYTES_MAX,

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay_core import merkle
+from assay_core.price_proof import holds
 from assay_valuer.market.observations import Market, Observations, Quote
-from assay_valuer.market.snapshot import canonical, holds, prove, snapshot_of
+from assay_valuer.market.snapshot import canonical, prove, snapshot_of
 
 DAY = date(2026, 5, 1).toordinal()
 RENTAL = [

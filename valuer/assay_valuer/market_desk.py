@@ -223,10 +223,15 @@ def interested_sellers(connection: Connection) -> frozenset[str]:
     )
 
 
-def read_snapshot(database: Database, at: StoredSnapshot) -> MarketSnapshot:
-    """The rows of a stored snapshot, judged anew as of its day. Its name must be compared."""
+def read_snapshot(
+    database: Database, at: StoredSnapshot, seen: Callable[[int], None] | None = None
+) -> MarketSnapshot:
+    """The rows of a stored snapshot, judged anew as of its day. Its name must be compared.
+
+    `seen` is told, now and then, up to which row's number it has read.
+    """
     read = _Read(at.summary.day, frozenset(at.summary.interested))
-    _read_on(database, read, at.last_row)
+    _read_on(database, read, at.last_row, seen)
     return read.snapshot()
 
 
@@ -261,7 +266,12 @@ def summary_of(
     )
 
 
-def _read_on(database: Database, read: _Read, until: int | None = None) -> None:
+def _read_on(
+    database: Database,
+    read: _Read,
+    until: int | None = None,
+    seen: Callable[[int], None] | None = None,
+) -> None:
     """Adds the rows that the store has beyond those read, up to one of this id."""
 
     def rows_after(connection: Connection) -> list[StoredRow]:
@@ -272,6 +282,8 @@ def _read_on(database: Database, read: _Read, until: int | None = None) -> None:
             if until is not None and row.id > until:
                 return
             read.add(row)
+        if seen is not None:
+            seen(read.last)
 
 
 def _changes(read: _Read, snapshot: MarketSnapshot) -> dict[int, Rejected | None]:

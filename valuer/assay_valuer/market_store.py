@@ -279,11 +279,20 @@ def newest_snapshot(connection: Connection, until_ms: int | None = None) -> Stor
     )
     if until_ms is not None:
         query = query.where(MARKET_SNAPSHOT.c.made_ms <= until_ms)
-    row = connection.execute(query.limit(1)).one_or_none()
-    if row is None:
-        return None
-    summary = msgspec.json.decode(row.summary, type=Summary)
-    return StoredSnapshot(row.sha256, row.made_ms, row.last_row, summary)
+    row = connection.execute(query.limit(1)).mappings().one_or_none()
+    return None if row is None else _stored_snapshot(row)
+
+
+def load_snapshot(connection: Connection, sha256: str) -> StoredSnapshot | None:
+    """A snapshot by its name."""
+    query = select(MARKET_SNAPSHOT).where(MARKET_SNAPSHOT.c.sha256 == sha256)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _stored_snapshot(row)
+
+
+def _stored_snapshot(row: RowMapping) -> StoredSnapshot:
+    summary = msgspec.json.decode(row["summary"], type=Summary)
+    return StoredSnapshot(row["sha256"], row["made_ms"], row["last_row"], summary)
 
 
 def save_snapshot(connection: Connection, snapshot: StoredSnapshot) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from assay_audit import VERSION
-from assay_audit.cli import evidence, sealed_evidence, window
+from assay_audit.cli import evidence, prices, sealed_evidence, window
 from assay_core.errors import AssayError, FileError
 
 BAD_FILE: Final = 2
@@ -30,12 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     verify = verbs.add_parser(
         "verify",
-        help="check a file that a valuer exported: a window, or evidence",
-        description="Checks a file that `assay-valuer export` wrote, against the signed bytes.",
+        help="check a file that a valuer exported: a window, evidence, or price rows",
+        description="Checks a file that a valuer wrote, against signed bytes or a hash that you have.",
     )
     things = verify.add_subparsers(dest="thing", required=True, metavar="WHAT")
     window.add(things)
     sealed_evidence.add(things)
+    prices.add(things)
     evidence.add(verbs)
     args = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run

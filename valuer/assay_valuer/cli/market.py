@@ -9,14 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from assay_core.errors import AssayError, FileError
-from assay_core.printable import printable
-from assay_valuer.cli import market_show
+from assay_core.errors import FileError
+from assay_valuer.cli import market_export, market_show
 from assay_valuer.cli.common import (
     FALSE,
     OK,
@@ -30,15 +26,12 @@ from assay_valuer.cli.common import (
 from assay_valuer.config import FeedConfig
 from assay_valuer.market.feeds.feed import Fault, FeedUnavailable, Fetched, Known
 from assay_valuer.market.feeds.file import SUFFIXES, FileFeed
-from assay_valuer.market.observations import Market, Quote
-from assay_valuer.market.snapshot import canonical, prove
-from assay_valuer.market_desk import MarketDesk, judged, read_snapshot
+from assay_valuer.market.observations import Market
+from assay_valuer.market_desk import MarketDesk
 from assay_valuer.market_store import (
     FeedState,
     add_rows,
     last_row,
-    load_row,
-    newest_snapshot,
     note_feed,
     unread_cells,
 )
@@ -62,14 +55,7 @@ def add_parser(commands: Commands) -> None:
     )
     refreshing.add_argument("--json", action="store_true", help="for machines")
     refreshing.set_defaults(run=run_refresh)
-    proving = add_command(
-        group,
-        "prove",
-        "prove that a row stands in the newest snapshot, to whoever has that snapshot's SHA-256",
-        "assay-valuer market prove 1204 > proof.json",
-    )
-    proving.add_argument("row", metavar="ROW", type=int, help="its number")
-    proving.set_defaults(run=run_prove)
+    market_export.add_parsers(group)
 
 
 def _add_import(group: Commands) -> None:
@@ -115,7 +101,7 @@ def run_import(args: argparse.Namespace) -> int:
             note_feed(connection, state_of_feed)
             return added
 
-        with _progress() as bar:
+        with market_export.progress() as bar:
             task = bar.add_task("rows", total=len(rows))
 
             def shown(rows: Iterable[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:
@@ -164,34 +150,6 @@ def run_refresh(args: argparse.Namespace) -> int:
     return OK
 
 
-def run_prove(args: argparse.Namespace) -> int:
-    """The proof as JSON; 1 where the row does not count."""
-    number: int = args.row
-    with opened(args) as state:
-        row = state.database.read(lambda c: load_row(c, number))
-        newest = state.database.read(newest_snapshot)
-        if row is None or newest is None:
-            say(f"there is no row {number}" if row is None else "there is no snapshot yet")
-            return FALSE
-        if row.reason is not None or number > newest.last_row:
-            why = printable(row.detail or "it is newer than the snapshot", 512)
-            say(f"row {number} is not in the newest snapshot: {why}")
-            return FALSE
-        snapshot = read_snapshot(state.database, newest)
-    if snapshot.sha256 != newest.sha256:
-        raise AssayError(
-            f"the rows in the store give snapshot {snapshot.sha256}, not {newest.sha256}: the store "
-            "was changed, or the gate's rules were; run `assay-valuer market refresh`"
-        )
-    read = judged(row, newest.summary.day)
-    proof = prove(snapshot, canonical(row.market, read)) if isinstance(read, Quote) else None
-    if proof is None:
-        say(f"row {number} does not count")
-        return FALSE
-    print(msgspec.json.format(msgspec.json.encode(proof), indent=1).decode())
-    return OK
-
-
 def _read(path: Path, market: Market) -> Fetched:
     """A file's rows. Raises FileError."""
     format_ = SUFFIXES.get(path.suffix.lower())
@@ -213,14 +171,3 @@ def _check_name(name: str, feeds: tuple[FeedConfig, ...]) -> None:
         raise FileError(f"--feed {name[:80]!r}: a-z, 0-9, dots and dashes; at most 64 of them")
     if any(feed.name == name for feed in feeds):
         raise FileError(f"--feed {name}: valuer.yaml has a feed of this name; take another")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

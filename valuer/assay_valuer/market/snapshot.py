@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from assay_core import merkle
+from assay_core.price_proof import Proof
 from assay_valuer.market.observations import Market, Observations, Quote
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -43,19 +44,6 @@ class MarketSnapshot:
     def sha256(self) -> str:
         """Its name, hex: the root of the tree over `lines`."""
         return merkle.root([merkle.leaf_hash(line) for line in self.lines]).hex()
-
-
-class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """That a line stands in the snapshot of this name: the audit path of RFC 6962."""
-
-    snapshot_sha256: str
-    line: str
-    """The canonical line, exactly as it was hashed."""
-    index: int
-    size: int
-    """How many lines the snapshot has."""
-    path: tuple[str, ...]
-    """Hashes from the leaf's sibling up to the root's child, hex."""
 
 
 def snapshot_of(rental: Observations, resale: Observations, day: int) -> MarketSnapshot:
@@ -89,16 +77,3 @@ def prove(snapshot: MarketSnapshot, line: bytes) -> Proof | None:
         size=len(lines),
         path=tuple(one.hex() for one in path),
     )
-
-
-def holds(proof: Proof) -> bool:
-    """Whether the line leads to the snapshot's name. Needs nothing but the proof."""
-    try:
-        path = [bytes.fromhex(one) for one in proof.path]
-    except ValueError:
-        return False
-    if any(len(one) != merkle.HASH_BYTES for one in path):
-        return False
-    leaf = merkle.leaf_hash(proof.line.encode())
-    found = merkle.root_from_path(leaf, proof.index, proof.size, path)
-    return found is not None and found.hex() == proof.snapshot_sha256
