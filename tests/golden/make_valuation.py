@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal, getcontext
+from itertools import combinations
 from pathlib import Path
 
 from assay_core.covenant import Premise
@@ -200,16 +201,13 @@ def worth(tree: dict) -> dict[str, str]:
     sigma = (own2 + scatter2 / 2).sqrt()
     x = min(x, rcn)
 
-    # Lent on: other weights, and the lowest approach.
-    weights = [1 / one[4] ** 2 for one in says]
-    total = sum(weights)
-    centre = sum(w * one[1] for w, one in zip(weights, says, strict=True)) / total
-    error = (sum((w * one[2]) ** 2 for w, one in zip(weights, says, strict=True)) / total**2).sqrt()
+    # Lent on: other weights, the lowest approach, and no error that costs more than its absence.
     fall = max(
         e6(fit["shortfall_log_e6"]), -(1 - bps(policy["lending"]["market_haircut_least_bps"])).ln()
     )
-    lowest = min(one[1] for one in says) - (((Z10 - 1) * error) ** 2 + fall**2).sqrt()
-    low = min(min(centre, rcn) - ((Z10 * error) ** 2 + fall**2).sqrt(), lowest).exp()
+    parts = {name: 1 / tested(f"{name}_error_e6") ** 2 for name in ("market", "income", "cost")}
+    charge = {name: e6(judged["missing_e6"]) * p / sum(parts.values()) for name, p in parts.items()}
+    low = max(lent_log(says, sure, rcn, fall, charge) for sure in choices(says)).exp()
 
     factors = bps(policy["health"]["degraded_bps"]) * bps(policy["factors"]["board_partial_bps"])
     factors *= bps(policy["factors"]["warranty_bps"])
@@ -228,6 +226,29 @@ def worth(tree: dict) -> dict[str, str]:
         amounts[f"flv_{name}"] = fair * orderly * bps(market["flv_of_olv_bps"])
     amounts["lending"] = low * factors * orderly * net
     return {name: f"{amount:.2f}" for name, amount in amounts.items()}
+
+
+def choices(says: list) -> list[list]:
+    """Every choice of the approaches that has all appraisals in it."""
+    signed = [one for one in says if one[0] == "appraisal"]
+    others = [one for one in says if one[0] != "appraisal"]
+    sizes = range(0 if signed else 1, len(others) + 1)
+    return [[*some, *signed] for size in sizes for some in combinations(others, size)]
+
+
+def lent_log(says: list, sure: list, rcn: Decimal, fall: Decimal, charge: dict) -> Decimal:
+    """ln of what is lent on by the errors of those that are sure, before factors and sale."""
+
+    def mean(some: list) -> Decimal:
+        weights = [1 / one[4] ** 2 for one in some]
+        return sum(w * one[1] for w, one in zip(weights, some, strict=True)) / sum(weights)
+
+    total = sum(1 / one[4] ** 2 for one in sure)
+    error = sum((one[2] / one[4] ** 2 / total) ** 2 for one in sure).sqrt()
+    middle = min(mean(says), mean(sure), rcn) - ((Z10 * error) ** 2 + fall**2).sqrt()
+    lowest = min(one[1] for one in says) - (((Z10 - 1) * error) ** 2 + fall**2).sqrt()
+    said = {"market" if one[0] in ("table", "appraisal") else one[0] for one in sure}
+    return min(middle, lowest) - sum(less for name, less in charge.items() if name not in said)
 
 
 def text() -> str:

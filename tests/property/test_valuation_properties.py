@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from assay_core.covenant import Premise
 from assay_core.money import Usd
-from assay_valuer.valuation.case import Board, from_json, to_json
+from assay_valuer.valuation.case import Appraisal, Board, from_json, to_json
+from assay_valuer.valuation.estimate import RENTAL_LOGS_E6
 from assay_valuer.valuation.fixed import exp_e6, ln_ratio, log_of_usd, root, usd_of_log
 from assay_valuer.valuation.value import Valuation, value_case
 from tests.fakes.cases import LEVELS, maybe, plausible, readable, with_levels
@@ -207,10 +209,45 @@ def test_the_loss_of_an_approach_that_said_no_less_than_the_value_never_lends_mo
 @MANY
 @given(plausible(), st.integers(1, 300_000))
 def test_a_higher_rental_price_never_lends_less(one, by):
+    """Of what counts as a price: below half a cent an hour there is none, and nothing is held against it."""
     level = one.product.rental
-    if level is not None:
+    if level is not None and level.log_e6 >= RENTAL_LOGS_E6[0]:
         higher = of_product(one, rental=replace(level, log_e6=level.log_e6 + by))
         assert lent(higher) >= lent(one)
+
+
+def test_the_lending_of_an_appraisal_falls_with_what_the_gpu_earns_below_its_costs_too():
+    """Nothing is known but a rental price, across what it costs to run, and a signature of $31,897."""
+    signed = Appraisal(
+        appraiser="one",
+        premise=Premise.FMV,
+        micros=31_897_000_000,
+        day=DAY,
+        document_sha256="0" * 64,
+    )
+    alone = case(product=parameters(), appraisals=(signed,))
+    rented = [
+        of_product(alone, rental=level("1", error_e6=10_000)),
+        *(
+            of_product(alone, rental=replace(level("1", error_e6=10_000), log_e6=log))
+            for log in range(-17_000, -2_000_000, -17_000)
+        ),
+    ]
+    assert "income.nothing" in {found.code for found in value_case(rented[-1]).findings}
+    assert lent(rented[-1]) * 20 < lent(alone)
+    for more, less in itertools.pairwise(rented):
+        assert lent(less) <= lent(more)
+        assert_near(amounts(value_case(more)), amounts(value_case(less)))
+
+
+def test_an_approach_that_says_next_to_nothing_lends_what_its_absence_lends():
+    """New ones are asked for by nobody knows how much, within a factor of 3.4: only sales say anything."""
+    sold = case(product=parameters(sold=level("299", error_e6=10_000)))
+    unsure = of_product(sold, new_ask=level("493", error_e6=1_228_426, sellers=0))
+    sure = of_product(sold, new_ask=level("493", error_e6=10_000))
+    assert lent(unsure) == lent(sold) < lent(sure)
+    low = of_product(sold, new_ask=level("100", error_e6=1_228_426, sellers=0))
+    assert lent(low) < lent(sold)
 
 
 # -- one seller -----------------------------------------------------------------------------------

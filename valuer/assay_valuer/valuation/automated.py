@@ -48,7 +48,7 @@ def automated(case: Case, specs: Specs | None) -> Automated:
     refusals: list[Finding] = []
     young, *older = _scopes(case)
     fresh = _gather(case, specs, young, refusals)
-    if not fresh.estimates:
+    if all(one.nothing for one in fresh.estimates):
         return Automated(None, None, None, (), tuple(refusals))
     one = reconcile(fresh.estimates, fresh.rcn_log_e6, case)
     fair = range_of_log(one.log_e6, one.error_e6)
@@ -102,7 +102,7 @@ def _bare_starts(case: Case, specs: Specs | None) -> list[Start]:
     subject = msgspec.structs.replace(case.subject, contract=None)
     bare = msgspec.structs.replace(case, subject=subject)
     gathered = [_gather(bare, specs, scope, []) for scope in _scopes(bare)]
-    said = [one for one in gathered if one.estimates]
+    said = [one for one in gathered if not all(each.nothing for each in one.estimates)]
     if not said:
         return []
     alone = len(said[0].estimates) == 1
@@ -203,7 +203,10 @@ def _lending(start: Start, fair: Range, *, older: bool) -> list[Finding]:
     effect = low.micros * BPS // fair.mid.micros
     found = [Finding("lending.low", f"One in ten is worth less than {low} (FMV).", effect)]
     if start.missing_e6:
-        detail = "Approaches that say nothing are taken to say less than the others: a judgement."
+        detail = (
+            "Approaches that say nothing, or so unsurely that it comes to that, are taken to say less "
+            "than the others: a judgement."
+        )
         found.append(Finding("lending.missing", detail, exp_e6(-start.missing_e6) // 100))
     if start.lowest:
         found.append(Finding("lending.lowest", "The lowest approach decides what is lent on."))

@@ -40,7 +40,8 @@ class Estimate:
     """One approach's price of one GPU in good health, FMV, as a log of dollars in micro-nats.
 
     `lending_weight_error_e6` is the weight's error that lending takes (`reconcile.py`); `own` is the
-    range of a single row of a table, which is shown as it stands where nothing is beside it.
+    range of a single row of a table, which is shown as it stands where nothing is beside it. What is
+    `nothing` is no value alone: it counts beside others, so that they do not stand for it.
     """
 
     approach: str
@@ -50,6 +51,7 @@ class Estimate:
     lending_weight_error_e6: int
     findings: tuple[Finding, ...]
     own: Range | None = None
+    nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

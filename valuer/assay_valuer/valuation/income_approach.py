@@ -18,7 +18,8 @@ most, and says nothing at all where neither is known.
 whoever moves a rental level a little would move a loan a lot. So the approach is eased: it is the
 least curve above the plain sum that climbs no faster than `POWER_E6` when rental and hardware prices
 climb together: max over λ ≥ 1 of V(λ·prices)·λ^(−POWER). For the margins that data-centre GPUs had, that
-is the plain sum; where it is more, a finding says by how much.
+is the plain sum; where it is more, a finding says by how much. The curve goes on where the plain sum is
+nothing: there it is no value, but beside others it counts, as it did a step of prices above.
 """
 
 from __future__ import annotations
@@ -108,20 +109,20 @@ def income(
         findings.append(Finding("income.power_unknown", detail))
         return None
     stream = _stream(case, specs, level, contract, hardware_log_e6)
-    plain = _sum(stream)
-    if plain <= 0:
-        findings.append(
-            Finding("income.nothing", "It earns no more than it costs: no value by that.")
-        )
+    bare = _stream(case, specs, level, None, hardware_log_e6)
+    plain, nothing = _sum(stream), _sum(bare) <= 0
+    if plain <= 0 and level is None:
+        findings.append(_nothing())
         return None
     log_e6 = _eased_log_e6(stream, plain)
     if contract is not None:
-        bare = _stream(case, specs, level, None, hardware_log_e6)
         most_e6 = _contract_most_e6(bare, level, hardware_log_e6)
         findings += _contract_far(contract, log_e6, most_e6)
         if most_e6 is None:
             return None
         log_e6 = min(log_e6, most_e6)
+    if nothing:
+        findings.append(_nothing())
     found = [] if level is None else list(said_of(level, "rental, an hour", case))
     found += _said(case, stream, contract, plain, log_e6)
     own_e6 = approach_error_e6(case, "income")
@@ -143,7 +144,13 @@ def income(
     errors = (
         (own_e6, own_e6) if level is None else level_errors_e6(case, level, own_e6, RENTAL_POWER_E6)
     )
-    return Estimate("income", log_e6, errors[0], errors[1], errors[1], tuple(found))
+    return Estimate(
+        "income", log_e6, errors[0], errors[1], errors[1], tuple(found), nothing=nothing
+    )
+
+
+def _nothing() -> Finding:
+    return Finding("income.nothing", "It earns no more than it costs: no value by that.")
 
 
 def _contract_most_e6(
@@ -154,8 +161,8 @@ def _contract_most_e6(
     `bare`: what there is without it.
     """
     known = [] if hardware_log_e6 is None else [hardware_log_e6]
-    if level is not None and (plain := _sum(bare)) > 0:
-        known.append(_eased_log_e6(bare, plain))
+    if level is not None:
+        known.append(_eased_log_e6(bare, _sum(bare)))
     return max(known) + CONTRACT_MOST_E6 if known else None
 
 
@@ -296,12 +303,13 @@ def _sum(stream: _Stream) -> int:
 
 
 def _eased_log_e6(stream: _Stream, plain: int) -> int:
-    """ln of the eased value, micro-nats: of the plain one where that is steep nowhere above.
+    """ln of the eased value, micro-nats: of the plain one where that is steep nowhere above. Where that
+    is nothing, of what a step of prices can make of it, at least of a trillionth.
 
     While the same months run, V(λ) = λ·s − c, and V(λ)·λ^(−p) is greatest at λ = p·c ÷ ((p−1)·s), where
     V = c ÷ (p−1). From one such stretch to the next V bends upward: nothing is greatest at a bend.
     """
-    best = ln_ratio(plain, E12)
+    best = LEAST_LOG_E6 if plain <= 0 else max(ln_ratio(plain, E12), LEAST_LOG_E6)
     earned = stream.residual
     costs = -sum(month.contracted * month.discount_e12 // E12 for month in stream.months)
     for at, month in enumerate(stream.months):
@@ -351,7 +359,10 @@ def _said(
         )
         found.append(Finding("income.contract", detail))
     eased = exp_scaled(log_e6, E12)
-    if eased * BPS // plain > BPS + 1:
+    if plain <= 0:
+        detail = f"Beside others it counts all the same, as {_usd(eased)}."
+        found.append(Finding("income.thin", detail))
+    elif eased * BPS // plain > BPS + 1:
         effect = min(eased * BPS // plain, EFFECT_MAX_BPS)
         detail = f"Costs take most of what it earns: eased from {_usd(plain)} to {_usd(eased)}."
         found.append(Finding("income.thin", detail, effect))

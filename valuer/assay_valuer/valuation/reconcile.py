@@ -10,9 +10,10 @@ small move of a price changes anything by more than a small move.
 
 *Lending* takes other care. Its weights never change as sources age, its scatter is not bought off by
 a high approach, and its low is at most one error above that of the lowest approach: where they disagree,
-the lowest decides. What says nothing is taken to say less than the others. So neither more errors, nor
-older sources, nor the loss of one that said no less than the rest ever raise it, and a higher
-rental price never lowers it.
+the lowest decides. What says nothing is taken to say less than the others, and what is so unsure that
+it costs more than its absence as if it were absent: its price still holds the value down, and its error no
+longer widens that of the rest. So neither more errors, nor older sources, nor the loss of one that said
+no less than the rest ever raise it, and a higher rental price never lowers it.
 
 How uncertain the level is and how far prices may fall until a sale are two things that seldom turn out
 badly together: what is taken off for both is the root of the sum of their squares, in logs.
@@ -20,7 +21,8 @@ badly together: what is taken off for both is the root of the sum of their squar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,7 +59,7 @@ class Start:
     low_e6: int
     """How far below it the truth lies one time in ten."""
     missing_e6: int
-    """For approaches that say nothing."""
+    """For approaches that say nothing, or too unsurely to help."""
     lowest: bool
     """Whether the lowest approach decided."""
 
@@ -96,27 +98,48 @@ def lending_start(
     estimates: Sequence[Estimate], rcn_log_e6: int | None, case: Case, fall_e6: int
 ) -> Start:
     """What lending starts from where prices may fall by so much (micro-nats) until a sale: of the
-    weighted mean and the lowest approach, what leaves less.
+    weighted mean and the lowest approach, what leaves less, with the errors of those that are sure
+    enough to help.
     """
-    errors = [one.lending_weight_error_e6 for one in estimates]
-    weights = [_WEIGHT // (error * error) for error in errors]
-    error_e6 = root(_own_e12(estimates, weights))
-    missing_e6 = _missing_e6(estimates, case)
-    mean_e6 = _mean(estimates, weights)
+    mean_e6 = _lending_mean_e6(estimates)
     if rcn_log_e6 is not None:
         mean_e6 = min(mean_e6, rcn_log_e6)
-    low_e6 = error_e6 * Z10_E6 // E6
-    # The lead comes off the low and not onto the centre: a wider error never raises what is left.
-    ways = (
-        Start(mean_e6, low_e6, missing_e6, lowest=False),
-        Start(
-            min(one.log_e6 for one in estimates),
-            low_e6 - error_e6 * LEAD_E6 // E6,
-            missing_e6,
-            lowest=True,
-        ),
-    )
-    return min(ways, key=lambda one: one.lent_log_e6(fall_e6))
+    lowest_e6 = min(one.log_e6 for one in estimates)
+    found = []
+    for sure in _sure(estimates):
+        error_e6 = root(_own_e12(sure, _lending_weights(sure)))
+        missing_e6 = _missing_e6(sure, case)
+        low_e6 = error_e6 * Z10_E6 // E6
+        # Who is left out still holds the mean down: that never raises it.
+        middle_e6 = min(mean_e6, _lending_mean_e6(sure))
+        # The lead comes off the low and not onto the centre: a wider error never raises what is left.
+        lead_e6 = error_e6 * LEAD_E6 // E6
+        ways = (
+            Start(middle_e6, low_e6, missing_e6, lowest=False),
+            Start(lowest_e6, low_e6 - lead_e6, missing_e6, lowest=True),
+        )
+        found.append(min(ways, key=lambda one: one.lent_log_e6(fall_e6)))
+    return max(found, key=lambda one: one.lent_log_e6(fall_e6))
+
+
+def _sure(estimates: Sequence[Estimate]) -> Iterator[tuple[Estimate, ...]]:
+    """Every choice of approaches whose errors count, all of them first. What is signed always counts."""
+    signed = tuple(one for one in estimates if one.approach == "appraisal")
+    others = [one for one in estimates if one.approach != "appraisal"]
+    for count in range(len(others), -1, -1):
+        for some in itertools.combinations(others, count):
+            if some or signed:
+                yield (*some, *signed)
+
+
+def _lending_weights(estimates: Sequence[Estimate]) -> list[int]:
+    return [
+        _WEIGHT // (one.lending_weight_error_e6 * one.lending_weight_error_e6) for one in estimates
+    ]
+
+
+def _lending_mean_e6(estimates: Sequence[Estimate]) -> int:
+    return _mean(estimates, _lending_weights(estimates))
 
 
 def _mean(estimates: Sequence[Estimate], weights: Sequence[int]) -> int:
