@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -11,6 +13,8 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import func, select, update
 
 from assay_core.asset_events import StatedValue
@@ -19,6 +23,7 @@ from assay_core.money import Usd
 from assay_valuer.cases import day_of
 from assay_valuer.cli import main
 from assay_valuer.ledger.body import decode, encode
+from assay_valuer.market_store import newest_snapshot
 from assay_valuer.rows import gpu_rows
 from assay_valuer.store.schema import LEDGER_ENTRY, VALUATION_CASE
 from assay_valuer.valuation.value import METHOD
@@ -106,6 +111,7 @@ def test_a_value_is_explained_from_its_rows_to_what_is_lent(world, capsys):
         "baseboard",
         "acme $",  # a seller's reference
         "brook $",
+        "market export --out rows.jsonl --snapshot",
         "made up for tests",  # the price table's row
         "income",
         "premise.olv",
@@ -189,6 +195,34 @@ def test_a_file_alone_gives_the_same_value_in_another_process_without_numpy(expo
 
 def digits(text, begin, end):
     return [at for at in range(begin, end) if text[at].isdigit()]
+
+
+def test_whoever_has_no_valuer_checks_the_case_its_signature_and_its_fit_by_hand(exported, world):
+    """As the model card's page says it, with nothing of the product."""
+    file = json.loads(exported.read_text())
+
+    def name(content):
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    assert name(file["case"]) == file["sha256"]
+    assert name(file["parameters"]) == file["case"]["parameters_sha256"]
+    payload, kind = base64.b64decode(file["entry"]["payload"]), file["entry"]["payloadType"]
+    record = json.loads(payload)
+    assert (record["sha256"], record["case"]) == (file["sha256"], file["case"])
+    assert record["valuation"] == file["valuation"]
+    key = base64.b64decode(file["ledger_key"]["data"])
+    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+    (signature,) = file["entry"]["signatures"]
+    public = Ed25519PublicKey.from_public_bytes(key)
+    public.verify(base64.b64decode(signature["sig"]), signed)
+    with pytest.raises(InvalidSignature):
+        public.verify(base64.b64decode(signature["sig"]), signed + b" ")
+    algorithm = file["ledger_key"]["algorithm"]
+    fingerprint = hashlib.sha256(algorithm.encode() + b"\0" + key).hexdigest()
+    assert fingerprint == world.key.public_key.fingerprint
+    newest = world.database.read(newest_snapshot)
+    assert file["parameters"]["snapshot_sha256"] == newest.sha256
 
 
 def test_any_digit_that_is_changed_in_the_case_is_found(exported, capsys):

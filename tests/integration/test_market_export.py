@@ -112,6 +112,14 @@ def test_an_earlier_snapshot_is_exported_by_its_name(valuer, fitted, tmp_path):
         assert valuer("market", "export", "--out", out, *words)[0] == 0
         assert assay("verify", "prices", out, "--root", name)[0] == 0
     assert assay("verify", "prices", tmp_path / f"{newer}.jsonl", "--root", fitted)[0] == 1
+    new = str(
+        len(rentals()) + len(resales()) + 2
+    )  # counted from one, after a row that has no price
+    assert valuer("market", "prove", new)[0] == 0
+    code, _, said = valuer("market", "prove", new, "--snapshot", fitted)
+    assert (code, "it is newer than the snapshot" in said) == (1, True)
+    code, told, _ = valuer("market", "prove", "1", "--snapshot", fitted)
+    assert (code, json.loads(told)["snapshot_sha256"]) == (0, fitted)
 
 
 def test_what_is_not_there_is_not_exported_and_nothing_is_overwritten(valuer, tmp_path):

@@ -133,6 +133,7 @@ def _print_value(one: ValueExplained) -> None:
         print_table(("price table", "low / mid / high", "of", "source"), rows, prose="source")
     if one.levels:
         print_table(_LEVELS, [_level(level) for level in one.levels], prose="sellers' references")
+        _print_rows(one)
     if one.ratios:
         print_table(("fitted", "ratio"), [(ratio.what, percent(ratio.bps)) for ratio in one.ratios])
     if one.rejected:
@@ -149,6 +150,19 @@ def _print_value(one: ValueExplained) -> None:
             for each in one.hashes
         ],
     )
+
+
+def _print_rows(one: ValueExplained) -> None:
+    """How to come from levels to their rows: a reference is a mean of several, so none is named."""
+    snapshot = next((each.sha256 for each in one.hashes if each.what == "snapshot"), None)
+    if snapshot is not None:
+        print_sentences(
+            "every seller's rows behind these levels, one a line, and the proof of one of them:",
+            [
+                f"assay-valuer market export --out rows.jsonl --snapshot {snapshot}",
+                f"assay-valuer market prove --line LINE --snapshot {snapshot}",
+            ],
+        )
 
 
 def _subject(one: ValueExplained) -> list[tuple[str, str]]:

@@ -21,7 +21,6 @@ from assay_valuer.market.observations import Quote
 from assay_valuer.market.snapshot import MarketSnapshot, canonical, prove
 from assay_valuer.market_desk import judged, read_snapshot
 from assay_valuer.market_store import (
-    StoredRow,
     StoredSnapshot,
     load_row,
     load_snapshot,
@@ -44,34 +43,35 @@ def add_parsers(group: Commands) -> None:
     exporting.add_argument(
         "--out", required=True, type=Path, metavar="FILE", help="the new file to write"
     )
-    exporting.add_argument(
-        "--snapshot", metavar="SHA256", help="which snapshot; the newest without it"
-    )
+    _add_snapshot(exporting)
     exporting.add_argument("--json", action="store_true", help="for machines")
     exporting.set_defaults(run=run_export)
     proving = add_command(
         group,
         "prove",
-        "prove that a row stands in the newest snapshot, to whoever has that snapshot's SHA-256",
+        "prove that a row stands in a snapshot, to whoever has that snapshot's SHA-256",
         "assay-valuer market prove 1204 > proof.json",
     )
     proving.add_argument("row", metavar="ROW", type=int, nargs="?", help="its number")
     proving.add_argument(
         "--line", metavar="LINE", help="instead of a number: its line, as `market export` writes it"
     )
+    _add_snapshot(proving)
     proving.set_defaults(run=run_prove)
+
+
+def _add_snapshot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--snapshot", metavar="SHA256", help="which snapshot; the newest without it"
+    )
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Writes the rows; 1 where there is no such snapshot."""
     out: Path = args.out
-    wanted: str | None = args.snapshot
     with opened(args) as state:
-        stored = state.database.read(
-            lambda c: newest_snapshot(c) if wanted is None else load_snapshot(c, wanted.lower())
-        )
+        stored = _stored(state, args.snapshot)
         if stored is None:
-            say("there is no snapshot yet" if wanted is None else _no_snapshot(wanted))
             return FALSE
         snapshot = _read(state.database, stored)
     _write(out, snapshot.lines)
@@ -90,46 +90,58 @@ def run_prove(args: argparse.Namespace) -> int:
     if (number is None) == (line is None):
         raise FileError("name one row: by its number, or by --line")
     with opened(args) as state:
-        newest = state.database.read(newest_snapshot)
-        if newest is None:
-            say("there is no snapshot yet")
+        stored = _stored(state, args.snapshot)
+        if stored is None:
             return FALSE
-        wanted = _line_of(state, number, newest) if number is not None else _encoded(line or "")
+        wanted = _line_of(state, number, stored) if number is not None else _encoded(line or "")
         if wanted is None:
             return FALSE
-        snapshot = _read(state.database, newest)
+        snapshot = _read(state.database, stored)
     proof = prove(snapshot, wanted)
     if proof is None:
-        say("no row that counts in the newest snapshot is so")
+        say(f"no row that counts in snapshot {stored.sha256} is so")
         return FALSE
     print(msgspec.json.format(msgspec.json.encode(proof), indent=1).decode())
     return OK
 
 
-def _line_of(state: State, number: int, newest: StoredSnapshot) -> bytes | None:
-    """The canonical line of a row by its number; None, having said why, where it does not count."""
+def _stored(state: State, wanted: str | None) -> StoredSnapshot | None:
+    """The newest snapshot, or that of a name; None, having said so, where there is none."""
+    if wanted is None:
+        stored = state.database.read(newest_snapshot)
+        missing = "there is no snapshot yet"
+    else:
+        name = wanted.lower()
+        stored = state.database.read(lambda c: load_snapshot(c, name))
+        missing = f"there is no snapshot {printable(wanted, 64)}; `market show` has the newest"
+    if stored is None:
+        say(missing)
+    return stored
+
+
+def _line_of(state: State, number: int, stored: StoredSnapshot) -> bytes | None:
+    """The canonical line of a row by its number; None, having said why, where it cannot count."""
     row = state.database.read(lambda c: load_row(c, number))
     if row is None:
         say(f"there is no row {number}")
         return None
-    read = judged(row, newest.summary.day)
-    if row.reason is not None or number > newest.last_row or not isinstance(read, Quote):
-        say(f"row {number} is not in the newest snapshot: {_why(row)}")
-        return None
-    return canonical(row.market, read)
-
-
-def _why(row: StoredRow) -> str:
-    return printable(row.detail or "it is newer than the snapshot", _WHY_MAX)
+    read = judged(row, stored.summary.day)
+    # What the store says of a row is of the newest snapshot: in an earlier one it may have counted.
+    left_out = row.reason is not None and state.database.read(newest_snapshot) == stored
+    if isinstance(read, Quote) and number <= stored.last_row and not left_out:
+        return canonical(row.market, read)
+    if not isinstance(read, Quote):
+        why = read.detail
+    else:
+        why = row.detail or "" if left_out else "it is newer than the snapshot"
+    said = printable(why, _WHY_MAX)
+    say(f"row {number} is not in snapshot {stored.sha256}: {said}")
+    return None
 
 
 def _encoded(line: str) -> bytes:
     """A line as it was typed; what is no text at all stands in no snapshot."""
     return line.strip().encode("utf-8", "replace")
-
-
-def _no_snapshot(wanted: str) -> str:
-    return f"there is no snapshot {printable(wanted, 64)}; `market show` has the newest"
 
 
 def _read(database: Database, stored: StoredSnapshot) -> MarketSnapshot:
