@@ -100,6 +100,16 @@ def test_one_row_is_proved_by_its_number_or_by_its_line(valuer, fitted, tmp_path
     assert valuer("market", "prove", "1", "--line", line)[0] == 2
 
 
+def test_a_row_that_the_gate_left_out_is_not_proved_though_another_says_the_same(
+    valuer, fitted, tmp_path
+):
+    again = ("market", "import", tmp_path / "rental.csv", "--rental", "--feed", "twin")
+    assert valuer(*again)[0] == 0
+    assert json.loads(valuer("market", "refresh", "--json")[1])["snapshot_sha256"] == fitted
+    code, told, said = valuer("market", "prove", len(rentals()) + len(resales()) + 2)
+    assert (code, told, "the same as row" in said) == (1, "", True), said
+
+
 def test_an_earlier_snapshot_is_exported_by_its_name(valuer, fitted, tmp_path):
     more = tmp_path / "more.csv"
     series = "echo|H100|SXM|8|on_demand|eu"
