@@ -105,10 +105,15 @@ def lending_start(
     if rcn_log_e6 is not None:
         mean_e6 = min(mean_e6, rcn_log_e6)
     lowest_e6 = min(one.log_e6 for one in estimates)
-    found = []
+    usual = _usual_weights(case)
+    all_e12 = _own_e12(estimates, _lending_weights(estimates))
+    found: list[Start] = []
     for sure in _sure(estimates):
-        error_e6 = root(_own_e12(sure, _lending_weights(sure)))
-        missing_e6 = _missing_e6(sure, case)
+        own_e12 = _own_e12(sure, _lending_weights(sure))
+        if found and own_e12 >= all_e12:  # no surer than all together, so it lends no more
+            continue
+        error_e6 = root(own_e12)
+        missing_e6 = _missing_e6(sure, usual, case)
         low_e6 = error_e6 * Z10_E6 // E6
         # Who is left out still holds the mean down: that never raises it.
         middle_e6 = min(mean_e6, _lending_mean_e6(sure))
@@ -154,14 +159,17 @@ def _own_e12(estimates: Sequence[Estimate], weights: Sequence[int]) -> int:
     return sum(parts) // (total * total)
 
 
-def _missing_e6(estimates: Sequence[Estimate], case: Case) -> int:
+def _usual_weights(case: Case) -> dict[str, int]:
+    return {
+        approach: _WEIGHT // approach_error_e6(case, approach) ** 2
+        for approach in ("market", "income", "cost")
+    }
+
+
+def _missing_e6(estimates: Sequence[Estimate], usual: dict[str, int], case: Case) -> int:
     """What lending takes off for approaches that say nothing, micro-nats."""
     said = {"market" if one.approach == "table" else one.approach for one in estimates}
     if "appraisal" in said:
         said.add("market")
-    weights = {
-        approach: _WEIGHT // approach_error_e6(case, approach) ** 2
-        for approach in ("market", "income", "cost")
-    }
-    absent = sum(weight for approach, weight in weights.items() if approach not in said)
-    return case.policy.reconciliation.missing_e6 * absent // sum(weights.values())
+    absent = sum(weight for approach, weight in usual.items() if approach not in said)
+    return case.policy.reconciliation.missing_e6 * absent // sum(usual.values())
