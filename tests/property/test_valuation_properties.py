@@ -16,9 +16,10 @@ from assay_core.money import Usd
 from assay_valuer.valuation.case import Appraisal, Board, from_json, to_json
 from assay_valuer.valuation.estimate import RENTAL_LOGS_E6
 from assay_valuer.valuation.fixed import exp_e6, ln_ratio, log_of_usd, root, usd_of_log
+from assay_valuer.valuation.parameters import Equivalent
 from assay_valuer.valuation.value import Valuation, value_case
 from tests.fakes.cases import LEVELS, maybe, plausible, readable, with_levels
-from tests.fakes.valuing import DAY, case, h100, level, of_product, of_subject, parameters
+from tests.fakes.valuing import DAY, case, h100, level, of_product, of_subject, parameters, row
 
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -165,6 +166,20 @@ def test_older_data_never_lend_more(one, by_days, which):
         signed = tuple(replace(one, day=one.day - by_days) for one in older.appraisals)
         older = replace(older, appraisals=signed)
     assert lent(older) <= lent(one)
+
+
+def test_a_row_of_a_wide_range_lends_no_more_when_it_is_too_old_and_another_price_takes_its_place():
+    other = Equivalent(
+        product="B200 SXM6",
+        new_ask=level("3000", error_e6=10_000, basis="hedonic"),
+        performance_log_e6=0,
+    )
+    fitted = parameters(equivalents=(other,))
+    young, old = (
+        case(table=(row("new", 800, 2_217, 2_217, days=days),), product=fitted)
+        for days in (0, 181)
+    )
+    assert lent(old) <= lent(young)
 
 
 @MANY

@@ -92,6 +92,12 @@ def _starts(gathered: list[_Gathered], only: Range | None, case: Case) -> list[S
         low_e6 = ln_ratio(only.mid.micros, only.low.micros)
         own = Start(log_of_usd(only.mid), low_e6, 0, lowest=False)
         fresh = min(fresh, own, key=lambda one: one.lent_log_e6(fall_e6))
+    # A row's own range holds what is lent when it is too old as well, where it would stand alone.
+    for one in gathered[1:]:
+        row = one.estimates[0].own if len(one.estimates) == 1 else None
+        if row is not None:
+            low_e6 = ln_ratio(row.mid.micros, row.low.micros)
+            older.append(Start(log_of_usd(row.mid), low_e6, 0, lowest=False))
     return [fresh, *older]
 
 
