@@ -176,8 +176,7 @@ def test_a_row_of_a_wide_range_lends_no_more_when_it_is_too_old_and_another_pric
     )
     fitted = parameters(equivalents=(other,))
     young, old = (
-        case(table=(row("new", 800, 2_217, 2_217, days=days),), product=fitted)
-        for days in (0, 181)
+        case(table=(row("new", 800, 2_217, 2_217, days=days),), product=fitted) for days in (0, 181)
     )
     assert lent(old) <= lent(young)
 
