@@ -6,6 +6,7 @@ import dataclasses
 import random
 from dataclasses import replace
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +116,9 @@ def test_less_assurance_never_raises_what_is_lent_and_never_moves_value(assets, 
     for level in (low, high | (128 if custody else 0)):
         cap_bps = POLICY.assurance.cap_bps(level)
         proved = [
-            replace(one, standing=replace(one.standing, assurance=level, cap_bps=cap_bps))
+            msgspec.structs.replace(
+                one, standing=replace(one.standing, assurance=level, cap_bps=cap_bps)
+            )
             for one in pledges(held)
         ]
         lent.append(position(loan_file(["S0001"]), proved, POLICY, NOW))

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
+
 from assay_core import merkle
 from assay_core.covenant import Covenant
 from assay_core.leaves import Severity
@@ -89,9 +91,10 @@ class BookSnapshot:
     chain: Mapping[str, ChainView] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One GPU in the book."""
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One GPU in the book. A struct, for there is one per GPU: made in a third of the time, and no
+    cycle leads back to it that the garbage collector would have to look for.
+    """
 
     asset: Asset
     standing: Standing

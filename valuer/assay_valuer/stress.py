@@ -144,7 +144,7 @@ def fall(bps: int, asset_class: str | None, class_of: Callable[[Line], str | Non
     def change(line: Line, pledge: Pledge) -> Pledge:
         if asset_class is not None and class_of(line) != asset_class:
             return pledge
-        return replace(pledge, valuation=scaled(pledge.valuation, BPS - bps))
+        return msgspec.structs.replace(pledge, valuation=scaled(pledge.valuation, BPS - bps))
 
     return change
 
@@ -180,7 +180,7 @@ def later(book: Book, days: int) -> Change:
             return pledge
         if name not in known:
             known[name] = valued(msgspec.structs.replace(case, day=case.day + days))
-        return replace(pledge, valuation=known[name])
+        return msgspec.structs.replace(pledge, valuation=known[name])
 
     return change
 
@@ -201,7 +201,7 @@ def dearer(book: Book, bps: int) -> Change:
                 case.policy, income=msgspec.structs.replace(income, discount_bps_per_year=rate)
             )
             known[name] = valued(msgspec.structs.replace(case, policy=policy))
-        return replace(pledge, valuation=known[name])
+        return msgspec.structs.replace(pledge, valuation=known[name])
 
     return change
 
@@ -219,7 +219,7 @@ def silent(of: Callable[[Line], bool], cause: Cause, now_ms: int) -> Change:
         kept = pledge.remembered
         if values is not None:
             kept = Remembered(values.olv.mid, values.nolv.mid, now_ms, values.fmv.mid)
-        return replace(pledge, standing=standing, remembered=kept)
+        return msgspec.structs.replace(pledge, standing=standing, remembered=kept)
 
     return change
 
@@ -231,7 +231,7 @@ def broken(of: Callable[[Line], bool]) -> Change:
         if not of(line) or not pledge.standing.counts:
             return pledge
         standing = replace(pledge.standing, severity=Severity.IMPAIRED, counts=False, cap_bps=0)
-        return replace(pledge, standing=standing)
+        return msgspec.structs.replace(pledge, standing=standing)
 
     return change
 
@@ -244,7 +244,9 @@ def lapsed(book: Book, level: int) -> Change:
         low = min(one.assurance & ~CUSTODY, level)
         low |= one.assurance & CUSTODY if low >= L1 else 0
         cap_bps = min(one.cap_bps, book.policy.assurance.cap_bps(low))
-        return replace(pledge, standing=replace(one, assurance=low, cap_bps=cap_bps))
+        return msgspec.structs.replace(
+            pledge, standing=replace(one, assurance=low, cap_bps=cap_bps)
+        )
 
     return change
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from assay_core.leaves import Severity
 from assay_core.money import ZERO, Usd, total
 from assay_core.units import ratio_bps_down, ratio_bps_up
@@ -57,9 +59,8 @@ class Remembered:
     fmv: Usd | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pledge:
-    """One pledged GPU with what we believe of it and what it is worth."""
+class Pledge(msgspec.Struct, frozen=True, gc=False):
+    """One pledged GPU with what we believe of it and what it is worth. A struct, as the book's lines."""
 
     label: str
     standing: Standing
