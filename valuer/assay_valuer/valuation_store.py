@@ -27,8 +27,6 @@ from assay_valuer.valuation_record import CaseRecord
 
 CASE: Final = "case"
 """The kind of its record."""
-PREFIX_MIN: Final = 8
-"""Least characters that name a case."""
 FOUND_MAX: Final = 2
 RECORDS_MAX: Final = 1_000
 """Most records of one kind that are looked through for one of them."""

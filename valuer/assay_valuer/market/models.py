@@ -5,8 +5,8 @@ be a price for something else. Names are those that nvmlDeviceGetName and nvidia
 driver gives two cards one name (RTX 3060, 4060 Ti), or reads a card that is sold as one as several
 GPUs (K80, A16), there is no product; of the RTX 3080, which came with 10 and 12 GB, it is the lesser.
 
-Figures are those of NVIDIA's data sheets and architecture white papers: memory and bandwidth of one
-GPU, the dense tensor rate in FP16 (sparse figures halved; of the RTX and RTX PRO lines that give
+Figures are NVIDIA's data sheets and architecture white papers as remembered, the sheets not at hand;
+those that other sources gave (H100 PCIe, L40S, B200, GB200) agreed: memory and bandwidth of one GPU, the dense tensor rate in FP16 (sparse figures halved; of the RTX and RTX PRO lines that give
 FP8 or FP4 alone, a quarter or an eighth of the sparse rate; of Pascal, which has no tensor cores, the
 faster of FP16 and FP32), the most that a board draws (of superchips with their CPU's share), and the
 month in which it could first be bought. The rates of GeForce accumulate in FP16: they compare cards
